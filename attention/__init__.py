@@ -1,0 +1,1 @@
+"""What computes. Everything here imports only torch, but for `host`, which alone touches ComfyUI."""

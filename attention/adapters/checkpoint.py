@@ -1,0 +1,177 @@
+"""IP-Adapter files: what is in one, told from the shapes of its tensors and never from its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+Variant = Literal["base", "plus", "full"]
+
+FAMILY_OF_TEXT_WIDTH: Mapping[int, str] = {768: "SD 1.5", 1024: "SD 2.x", 2048: "SDXL"}
+
+
+class UnknownAdapter(ValueError):
+    """The file is not an adapter this pack can use; the message says what it looks like instead."""
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A CLIP image tower, its usual file, and where that is published."""
+
+    name: str
+    file: str
+    published: str
+
+
+VIT_L = ImageEncoder("CLIP ViT-L", "clip_vision_l.safetensors", "huggingface.co/openai/clip-vit-large-patch14")
+VIT_H = ImageEncoder(
+    "OpenCLIP ViT-H",
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+    "huggingface.co/h94/IP-Adapter as models/image_encoder/model.safetensors",
+)
+VIT_BIGG = ImageEncoder(
+    "OpenCLIP ViT-bigG",
+    "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors",
+    "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",
+)
+ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {768: VIT_L, 1024: VIT_H, 1280: VIT_BIGG}
+ENCODER_OF_PATCHES: Mapping[int, ImageEncoder] = {1024: VIT_L, 1280: VIT_H, 1664: VIT_BIGG}
+
+
+@dataclass(frozen=True)
+class AdapterLayout:
+    """Everything the shapes of an adapter's tensors tell."""
+
+    variant: Variant
+    tokens: int
+    clip_width: int
+    text_width: int
+    widths: Mapping[int, int]
+    """Channels of the keys and values of each cross-attention, by the number the file keeps them under."""
+    resampler_width: int = 0
+    resampler_depth: int = 0
+    resampler_heads: int = 0
+
+    @property
+    def is_global(self) -> bool:
+        """Whether it reads one projected embedding of the picture rather than a state per patch."""
+        return self.variant == "base"
+
+    @property
+    def family(self) -> str:
+        """The family of models it was made for, by the width of their text: `SD 1.5`, `SDXL`, ..."""
+        return FAMILY_OF_TEXT_WIDTH.get(self.text_width, f"{self.text_width}-wide")
+
+    @property
+    def encoder(self) -> str:
+        """The image encoder it needs, in words."""
+        known = ENCODER_OF_EMBEDDING if self.is_global else ENCODER_OF_PATCHES
+        encoder = known.get(self.clip_width)
+        what = "embeddings" if self.is_global else "patch states"
+        return f"{encoder.name if encoder else 'an image encoder'} ({self.clip_width}-wide {what})"
+
+    def __str__(self) -> str:
+        name = {"base": "base (or light)", "plus": "plus (or plus-face, composition)", "full": "full-face"}[
+            self.variant
+        ]
+        tokens = "one image token per patch" if self.variant == "full" else f"{self.tokens} image tokens"
+        return f"{name} for {self.family}, {tokens}, {len(self.widths)} layers, needs {self.encoder}"
+
+
+def flatten(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a `.bin` (nested dictionaries) or `.safetensors` (dotted names) file under one set of names."""
+    tensors: dict[str, Tensor] = {}
+    for name, entry in checkpoint.items():
+        if isinstance(entry, Mapping):
+            tensors |= {f"{name}.{inner}": tensor for inner, tensor in flatten(entry).items()}  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(entry, Tensor):
+            tensors[name] = entry
+    renamed = {"adapter_modules.": "ip_adapter.", "image_proj_model.": "image_proj."}
+    for old, new in renamed.items():
+        tensors = {new + name[len(old) :] if name.startswith(old) else name: t for name, t in tensors.items()}
+    return tensors
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> AdapterLayout:
+    """Reads an adapter's layout off its flattened tensors.
+
+    Raises UnknownAdapter, naming what was found, for FaceID and Portrait adapters, for files of another kind and
+    for adapters with tensors missing.
+    """
+    foreign = _foreign_kind(tensors)
+    if foreign:
+        raise UnknownAdapter(
+            f"This file is {foreign}, not an IP-Adapter that Semblance can use. Choose a base, light, plus, plus-face, "
+            "full-face, vit-G or composition IP-Adapter, e.g. ip-adapter_sdxl_vit-h.safetensors "
+            "(huggingface.co/h94/IP-Adapter)."
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    try:
+        return _layout(shapes)
+    except (KeyError, IndexError) as missing:
+        raise UnknownAdapter(
+            f"This IP-Adapter file is incomplete or of an unknown layout: {missing} is missing. "
+            "Download the file again."
+        ) from None
+
+
+def _layout(shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
+    text_width, widths = _attention_widths(shapes)
+    if "image_proj.proj.weight" in shapes:
+        rows, clip_width = shapes["image_proj.proj.weight"]
+        return AdapterLayout("base", rows // shapes["image_proj.norm.weight"][0], clip_width, text_width, widths)
+    if "image_proj.proj.3.weight" in shapes:
+        return AdapterLayout("full", 257, shapes["image_proj.proj.0.weight"][1], text_width, widths)
+    _, tokens, width = shapes["image_proj.latents"]
+    return AdapterLayout(
+        "plus",
+        tokens,
+        shapes["image_proj.proj_in.weight"][1],
+        text_width,
+        widths,
+        resampler_width=width,
+        resampler_depth=len({name.split(".")[2] for name in shapes if name.startswith("image_proj.layers.")}),
+        resampler_heads=shapes["image_proj.layers.0.0.to_q.weight"][0] // 64,
+    )
+
+
+def _attention_widths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[int, int]]:
+    numbers = sorted({int(name.split(".")[1]) for name in shapes if name.startswith("ip_adapter.")})
+    keys = {number: shapes[f"ip_adapter.{number}.to_k_ip.weight"] for number in numbers}
+    values = {number: shapes[f"ip_adapter.{number}.to_v_ip.weight"] for number in numbers}
+    if keys != values or numbers != list(range(1, 2 * len(numbers), 2)) or len({s[1] for s in keys.values()}) != 1:
+        raise KeyError("a key or value of one of its attention layers")
+    return keys[1][1], {number: shape[0] for number, shape in keys.items()}
+
+
+def _foreign_kind(tensors: Mapping[str, Tensor]) -> str | None:
+    """What the file is, when it is not an IP-Adapter for CLIP image encoders."""
+    names = tuple(tensors)
+    projector = {name.removeprefix("image_proj.") for name in names if name.startswith("image_proj.")}
+    if any("to_q_lora" in name for name in names) or any("perceiver_resampler" in name for name in projector):
+        return "a FaceID IP-Adapter, which needs face recognition"
+    if "norm.weight" in projector and "proj.0.weight" in projector:
+        return "a FaceID or Portrait IP-Adapter, which needs face recognition"
+    if any(name.startswith(("double_blocks.", "single_blocks.", "ip_adapter_proj_model.")) for name in names):
+        return "an IP-Adapter for Flux"
+    kinds = {
+        "a whole checkpoint": ("model.diffusion_model.", "conditioner.", "cond_stage_model."),
+        "a diffusion model": ("input_blocks.", "down_blocks."),
+        "a CLIP image encoder": ("vision_model.", "visual."),
+        "a text encoder": ("text_model.", "transformer."),
+        "a LoRA": ("lora_unet_", "lora_te", "unet.", "diffusion_model."),
+        "a ControlNet": ("control_model.", "controlnet_"),
+        "a VAE": ("encoder.", "decoder.", "first_stage_model."),
+        "a textual-inversion embedding": ("string_to_param", "emb_params", "clip_l", "clip_g"),
+    }
+    if projector and any(name.startswith("ip_adapter.") for name in names):
+        return None
+    for kind, prefixes in kinds.items():
+        if any(name.startswith(prefixes) for name in names):
+            return kind
+    if projector or any(name.startswith("ip_adapter.") for name in names):
+        return "half of an IP-Adapter (its projector or its attention weights are missing)"
+    return f"of an unknown kind (its first tensor is '{names[0]}')" if names else "empty of tensors"

@@ -1,0 +1,62 @@
+"""IP-Adapter (arXiv:2308.06721): a projector, and keys and values for every cross-attention of the UNet."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from .checkpoint import AdapterLayout
+from .projections import LinearProjection, PatchProjection, Resampler
+
+
+class ImageAdapter(Protocol):
+    """What a method needs of an adapter, wherever its weights happen to be."""
+
+    def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image keys and values of the cross-attention kept under `number`, each (..., tokens, channels)."""
+        ...
+
+
+class IPAdapter(nn.Module):
+    """The weights of an adapter file; its state dict has the names of the published safetensors."""
+
+    def __init__(self, layout: AdapterLayout, operations: Any = nn) -> None:
+        super().__init__()
+        self.image_proj = _projector(layout, operations)
+        self.ip_adapter = nn.ModuleDict(
+            {
+                str(number): nn.ModuleDict(
+                    {
+                        "to_k_ip": operations.Linear(layout.text_width, width, bias=False),
+                        "to_v_ip": operations.Linear(layout.text_width, width, bias=False),
+                    }
+                )
+                for number, width in layout.widths.items()
+            }
+        )
+
+    def tokens(self, embedding: Tensor) -> Tensor:
+        """Image tokens of encoded crops, (crops, tokens, text_width)."""
+        return self.image_proj(embedding)
+
+    def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image keys and values of the cross-attention kept under `number`, each (..., tokens, channels)."""
+        layer = cast(nn.ModuleDict, self.ip_adapter[str(number)])
+        return layer["to_k_ip"](tokens), layer["to_v_ip"](tokens)
+
+
+def _projector(layout: AdapterLayout, operations: Any) -> nn.Module:
+    if layout.variant == "base":
+        return LinearProjection(layout.clip_width, layout.text_width, layout.tokens, operations)
+    if layout.variant == "full":
+        return PatchProjection(layout.clip_width, layout.text_width, operations)
+    return Resampler(
+        layout.clip_width,
+        layout.text_width,
+        layout.tokens,
+        layout.resampler_width,
+        layout.resampler_depth,
+        layout.resampler_heads,
+        operations,
+    )

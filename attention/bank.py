@@ -1,0 +1,57 @@
+"""What one run of a sampler remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TypeVar, cast
+
+from torch import Tensor
+
+Remembered = TypeVar("Remembered", Tensor, tuple[Tensor, ...])
+
+
+class FeatureBank:
+    """The tensors one patch keeps during one run. The run makes it and empties it; nothing outlives the run."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Tensor | tuple[Tensor, ...]] = {}
+
+    def once(self, name: Hashable, make: Callable[[], Remembered]) -> Remembered:
+        """What `make` returned when `name` was first asked for in this run."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return cast(Remembered, self._kept[name])
+
+    def remember(self, name: Hashable, tensor: Tensor) -> None:
+        """Keeps `tensor` under `name`, in place of what was there."""
+        self._kept[name] = tensor
+
+    def recall(self, name: Hashable) -> Tensor:
+        """The tensor remembered under `name` (KeyError when there is none)."""
+        return cast(Tensor, self._kept[name])
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._kept.clear()
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all that is kept."""
+        return sum(tensor.numel() * tensor.element_size() for kept in self._kept.values() for tensor in _tensors(kept))
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self._kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __repr__(self) -> str:
+        shapes = [
+            f"  {name}: {', '.join(str(tuple(tensor.shape)) for tensor in _tensors(kept))}"
+            for name, kept in self._kept.items()
+        ]
+        return "\n".join([f"FeatureBank of {len(self)} entries, {self.bytes / 2**20:.1f} MB", *shapes])
+
+
+def _tensors(kept: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return kept if isinstance(kept, tuple) else (kept,)

@@ -1,0 +1,147 @@
+"""Where, who, when and what of one attention: the values a method reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+AttentionKind = Literal["self", "cross"]
+BlockPart = Literal["input", "middle", "output"]
+
+Area = tuple[int, int, int, int]
+"""Height, width, top and left of a crop of the latent, in latent pixels."""
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """Where: one attention layer of the UNet, e.g. the cross-attention of `output.1`, third transformer block."""
+
+    kind: AttentionKind
+    part: BlockPart
+    number: int
+    depth: int = 0
+
+    @property
+    def block(self) -> str:
+        """The name users write for the block that holds this layer, e.g. `output.1`."""
+        return f"{self.part}.{self.number}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.block}[{self.depth}]"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One conditioning's slice of a model call."""
+
+    role: str
+    """The guider's own name for the conditioning: `positive`, `negative`, `middle`, `empty_negative_prompt`, ..."""
+    area: Area | None = None
+    """The crop of the latent this chunk sees, or None for the whole of it."""
+
+    @property
+    def conditional(self) -> bool:
+        """False for the chunks that guidance pushes away from."""
+        return not any(word in self.role for word in ("negative", "uncond", "empty"))
+
+
+@dataclass(frozen=True)
+class GuestRows:
+    """Rows a patch added to the call for itself."""
+
+    owner: object
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Who: whose rows a model call holds. Chunks of `images` rows each come first, guest rows last.
+
+    ComfyUI may send the conditionings together or apart, in any order, one side only, or several of one side;
+    a method asks here and assumes nothing.
+    """
+
+    chunks: tuple[Chunk, ...]
+    images: int
+    latent: tuple[int, int]
+    """Height and width of the whole latent, of which a chunk with an area sees a crop."""
+    guests: tuple[GuestRows, ...] = ()
+
+    @classmethod
+    def from_numbers(
+        cls,
+        numbers: Sequence[int],
+        rows: int,
+        latent: tuple[int, int],
+        roles: Sequence[str] = ("positive", "negative"),
+        areas: Sequence[Area | None] = (),
+    ) -> BatchLayout:
+        """Reads ComfyUI's `cond_or_uncond`: for each chunk its place in the guider's list of conditionings.
+
+        The places are not roles (DualCFGGuider puts the negative first), hence `roles`, the guider's names in
+        the order of its list; without a guider, ComfyUI's usual order is assumed.
+        """
+        if not numbers or rows % len(numbers):
+            raise ValueError(
+                f"The model was called with {rows} rows for {len(numbers)} conditionings, which do not divide evenly. "
+                "A node before this one changes the batch inside the model; bypass it to use Semblance."
+            )
+        named = [roles[number] if number < len(roles) else f"conditioning {number}" for number in numbers]
+        crops = areas or [None] * len(numbers)
+        chunks = tuple(Chunk(role, area) for role, area in zip(named, crops, strict=True))
+        return cls(chunks, rows // len(numbers), latent)
+
+    @property
+    def host_rows(self) -> int:
+        """Rows the sampler asked for: every chunk's, without the guests."""
+        return len(self.chunks) * self.images
+
+    @property
+    def rows(self) -> int:
+        return self.host_rows + sum(guest.rows for guest in self.guests)
+
+    @property
+    def conditional(self) -> tuple[bool, ...]:
+        """For each chunk, whether it is conditional."""
+        return tuple(chunk.conditional for chunk in self.chunks)
+
+    def guest_rows(self, owner: object, name: str) -> slice:
+        """The rows that hold `owner`'s guest called `name`."""
+        first = self.host_rows
+        for guest in self.guests:
+            if guest.owner is owner and guest.name == name:
+                return slice(first, first + guest.rows)
+            first += guest.rows
+        raise KeyError(f"No guest called {name} rides in this call.")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When: the noise level of this call and its place in the run."""
+
+    sigma: float
+    step: int
+    """Index of the last ladder point at or above `sigma`; samplers may also evaluate between ladder points."""
+    steps: int
+    progress: float
+    """Share of the noise schedule passed: 0 at pure noise, 1 at the clean latent."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What: one attention about to run. Patches replace its fields; they never write into its tensors."""
+
+    site: AttentionSite
+    layout: BatchLayout
+    moment: Moment
+    height: int
+    width: int
+    heads: int
+    query: Tensor  # (rows, height * width, heads * head_dim)
+    key: Tensor  # (rows, key_tokens, heads * head_dim)
+    value: Tensor  # (rows, key_tokens, heads * head_dim)
+    mask: Tensor | None = None  # additive, broadcastable to (rows, heads, query_tokens, key_tokens)

@@ -1,0 +1,17 @@
+"""Stable Diffusion 1.x: attention on three of four levels, one transformer block each."""
+
+from .family import ModelFamily
+
+SD15 = ModelFamily(
+    name="SD 1.5",
+    blocks=(
+        *("input.1", "input.2", "input.4", "input.5", "input.7", "input.8"),
+        "middle.0",
+        *("output.3", "output.4", "output.5", "output.6", "output.7", "output.8"),
+        *("output.9", "output.10", "output.11"),
+    ),
+    style=("output.3", "output.4", "output.5"),
+    layout=("input.7", "input.8", "middle.0"),
+    source="InstantStyle's infer_style_sd15.py, which its authors call experimental: style is up_blocks.1, "
+    "style + layout adds down_blocks.2 and mid_block.",
+)

@@ -1,0 +1,15 @@
+"""Stable Diffusion XL: attention on the two lower of three levels, up to ten transformer blocks each."""
+
+from .family import ModelFamily
+
+SDXL = ModelFamily(
+    name="SDXL",
+    blocks=(
+        *("input.4", "input.5", "input.7", "input.8"),
+        "middle.0",
+        *("output.0", "output.1", "output.2", "output.3", "output.4", "output.5"),
+    ),
+    style=("output.1",),
+    layout=("input.8",),
+    source="InstantStyle (arXiv:2404.02733): style is up_blocks.0.attentions.1, layout is down_blocks.2.attentions.1.",
+)

@@ -1,0 +1,65 @@
+"""Arithmetic on the embeddings of CLIP's image and text towers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Combination = Literal["concatenate", "average", "norm average", "add", "subtract"]
+COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
+
+
+def combine_pictures(
+    pictures: Sequence[Tensor], weights: Sequence[float], combination: Combination
+) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+    """Joins the embeddings of several pictures into what one reference holds, with the share of attention of each.
+
+    Each picture is (crops, channels) or (crops, patches, channels).
+
+    - concatenate: every picture keeps its own tokens; a weight is the number of copies attention counts.
+    - average: the weighted mean.
+    - norm average: the weighted mean of directions, at the weighted mean length, so that no picture drowns another.
+    - add: the weighted sum.
+    - subtract: the first picture, less the weighted mean of the others.
+    """
+    if combination == "concatenate":
+        return tuple(pictures), tuple(weights)
+    embeddings = torch.stack([picture.mean(dim=0) for picture in pictures])  # (pictures, ..., channels)
+    weight = torch.tensor(weights, dtype=embeddings.dtype).reshape(-1, *[1] * (embeddings.ndim - 1))
+    joined = _join(embeddings, weight, combination)
+    return (joined.unsqueeze(0),), (1.0,)
+
+
+def _join(embeddings: Tensor, weight: Tensor, combination: Combination) -> Tensor:
+    if combination == "add":
+        return (weight * embeddings).sum(dim=0)
+    if combination == "subtract":
+        first, others = (weight * embeddings).split([1, len(embeddings) - 1])
+        return first[0] - others.mean(dim=0) if len(others) else first[0]
+    if combination == "norm average":
+        length = embeddings.norm(dim=-1, keepdim=True)
+        mean_length = (weight * length).sum(dim=0) / weight.sum()
+        direction = (weight * embeddings / length).sum(dim=0)
+        return direction / direction.norm(dim=-1, keepdim=True) * mean_length
+    return (weight * embeddings).sum(dim=0) / weight.sum()
+
+
+def subtract_text(embedding: Tensor, text: Tensor, strength: float) -> Tensor:
+    """`embedding` without `strength` of `text`, both projected and un-normalised (InstantStyle, arXiv:2404.02733).
+
+    The lengths of the embeddings matter: neither side is normalised in the authors' code.
+    """
+    return embedding - strength * text
+
+
+def mean_phrase(phrases: Tensor, weights: Sequence[float]) -> Tensor:
+    """One text embedding for several weighted phrases, (phrases, channels) -> (channels,).
+
+    Divided by the number of phrases, not by the sum of weights: one phrase of weight 1 is itself, and the
+    subtraction's strength keeps the authors' scale however many phrases there are.
+    """
+    weight = torch.tensor(weights, dtype=phrases.dtype, device=phrases.device)
+    return (weight[:, None] * phrases).mean(dim=0)

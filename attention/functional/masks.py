@@ -1,0 +1,66 @@
+"""Image masks, from the size a person painted them in to the token grid of an attention layer.
+
+The arithmetic is that of diffusers' IPAdapterMaskProcessor: Lanczos to the picture's size in 8 bits, binarised at
+one half, then bicubic without antialiasing to the grid, which may overshoot [0, 1] a little at the edges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def fit_mask(mask: Tensor, height: int, width: int, feather: bool) -> Tensor:
+    """`mask` (masks, any height, any width) in [0, 1], resized to (masks, height, width).
+
+    Without `feather` every pixel becomes 0 or 1, as in diffusers.
+    """
+    levels = lanczos_8bit((mask.float().clamp(0, 1) * 255).round(), height, width)
+    return levels / 255 if feather else (levels / 255 >= 0.5).float()
+
+
+def mask_on_grid(mask: Tensor, height: int, width: int) -> Tensor:
+    """`mask` (masks, height, width) for an attention layer's tokens, -> (masks, height * width)."""
+    grid = functional.interpolate(mask.unsqueeze(0), size=(height, width), mode="bicubic", align_corners=False)
+    return grid.squeeze(0).flatten(1)
+
+
+def lanczos_8bit(levels: Tensor, height: int, width: int) -> Tensor:
+    """Resizes grey levels 0..255, (masks, rows, columns), as Pillow's LANCZOS does: across, round, down, round."""
+    across = _lanczos_weights(levels.shape[2], width)
+    down = _lanczos_weights(levels.shape[1], height)
+    resized = (levels.double() @ across.T).add(0.5).floor().clamp(0, 255)
+    return (down @ resized).add(0.5).floor().clamp(0, 255).float()
+
+
+def _lanczos_weights(size: int, target: int) -> Tensor:
+    """The share of each of `size` pixels in each of `target` pixels, (target, size)."""
+    if size == target:
+        return torch.eye(size, dtype=torch.float64)
+    scale = size / target
+    stretch = max(scale, 1.0)
+    support = 3.0 * stretch
+    weights = torch.zeros((target, size), dtype=torch.float64)
+    for pixel in range(target):
+        center = (pixel + 0.5) * scale
+        first, last = max(int(center - support + 0.5), 0), min(int(center + support + 0.5), size)
+        distance = (torch.arange(first, last, dtype=torch.float64) - center + 0.5) / stretch
+        window = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
+        weights[pixel, first:last] = window / window.sum()
+    return weights
+
+
+def token_shares(shares: Sequence[float], tokens: Sequence[int]) -> Tensor | None:
+    """The additive attention mask that makes attention count each picture's tokens `share` times.
+
+    `tokens` says how many tokens each picture has, one after another. Returns (1, 1, 1, all tokens), or None where
+    all shares are equal, which softmax does not notice.
+    """
+    if len(set(shares)) <= 1:
+        return None
+    logs = torch.tensor([math.log(share) for share in shares], dtype=torch.float32)
+    return logs.repeat_interleave(torch.tensor(tokens)).reshape(1, 1, 1, -1)

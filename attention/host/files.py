@@ -1,0 +1,104 @@
+"""Files: where they lie, how they are opened safely, and what to say when they cannot be."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import folder_paths
+from safetensors import SafetensorError
+from torch import Tensor
+
+ADAPTERS = "ipadapter"
+STYLES = "semblance_styles"
+CLIP_VISION = "clip_vision"
+TEXT_ENCODERS = "text_encoders"
+
+
+class UnreadableFile(ValueError):
+    """A file that is missing, damaged, or not what it should be; the message says which and what to do."""
+
+
+def register_folders() -> None:
+    """Makes our model folders known to ComfyUI, beside those other packs or extra_model_paths.yaml registered."""
+    models = Path(folder_paths.models_dir)
+    _register(ADAPTERS, models / "ipadapter", set(folder_paths.supported_pt_extensions))
+    _register(STYLES, models / "semblance" / "styles", {".safetensors"})
+
+
+def file_names(*folders: str) -> list[str]:
+    """The files a node can offer, from one or several model folders."""
+    return sorted({name for folder in folders for name in folder_paths.get_filename_list(folder)})
+
+
+def find_file(name: str, *folders: str, published: str = "") -> Path:
+    """The full path of `name` in the first folder that has it.
+
+    Raises UnreadableFile that names the folders searched and where such a file is published.
+    """
+    for folder in folders:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return Path(path)
+    searched = " or ".join(str(path) for folder in folders for path in folder_paths.get_folder_paths(folder))
+    source = f" It is published at {published}." if published else ""
+    wanted = f"The file '{name}' is not" if name else "No file is"
+    raise UnreadableFile(f"{wanted} in {searched}. Put it there and press R to refresh.{source}")
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Opens a safetensors or PyTorch file; pickles are read for their weights only, never run.
+
+    Raises UnreadableFile for damaged files and for pickles that hold more than weights.
+    """
+    try:
+        return comfy.utils.load_torch_file(str(path), safe_load=True)
+    except pickle.UnpicklingError as refused:
+        raise UnreadableFile(
+            f"'{path.name}' was not opened: it holds program code or is damaged, where only weights are expected. "
+            "Download the file again from its publisher, as .safetensors if there is one."
+        ) from refused
+    except (SafetensorError, ValueError, RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError) as fault:
+        raise UnreadableFile(
+            f"'{path.name}' cannot be read: the file is damaged or its download is incomplete ({_first_line(fault)}). "
+            "Download it again."
+        ) from fault
+
+
+def style_path(name: str) -> Path:
+    """Where a style called `name` is saved: a free name in models/semblance/styles.
+
+    Raises UnreadableFile for names that lead out of that folder.
+    """
+    folder = Path(folder_paths.get_folder_paths(STYLES)[0]).resolve()
+    wanted = (folder / name.strip().removesuffix(".safetensors")).resolve()
+    if not name.strip() or folder not in wanted.parents:
+        raise UnreadableFile(f"'{name}' is not a name for a style. Use letters, digits and spaces, e.g. watercolour.")
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    path, count = wanted.with_name(f"{wanted.name}.safetensors"), 1
+    while path.exists():
+        count += 1
+        path = wanted.with_name(f"{wanted.name} {count}.safetensors")
+    return path
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
+    os.replace(unfinished, path)
+
+
+def _register(name: str, path: Path, extensions: set[str]) -> None:
+    paths, known = folder_paths.folder_names_and_paths.get(name, ([], set()))
+    if str(path) not in paths:
+        paths.append(str(path))
+    # A folder known from extra_model_paths.yaml alone has no extensions, which would list every file.
+    folder_paths.folder_names_and_paths[name] = (paths, set(known) or extensions)
+
+
+def _first_line(fault: BaseException) -> str:
+    return str(fault).strip().split("\n")[0][:160] or type(fault).__name__

@@ -1,0 +1,136 @@
+"""Patches on a MODEL: put there, read back, and described. The given MODEL is never changed; a clone carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP
+
+from ..adapters.checkpoint import FAMILY_OF_TEXT_WIDTH
+from ..call import AttentionSite
+from ..families import FAMILIES, ModelFamily, family_of
+from ..patch import AttentionPatch
+from .carried import KEY, CarriedPatch, carried_patches
+from .sampling import apply_model, calc_cond_batch, outer_sample
+from .unet import SLOT, attention_sites, diffusion_model
+
+WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: outer_sample,
+    WrappersMP.CALC_COND_BATCH: calc_cond_batch,
+    WrappersMP.APPLY_MODEL: apply_model,
+    WrappersMP.DIFFUSION_MODEL: diffusion_model,
+}
+
+
+@dataclass(frozen=True)
+class ModelMap:
+    """What a method needs to know of a MODEL before it runs."""
+
+    family: ModelFamily
+    text_width: int
+    widths: Mapping[AttentionSite, int]
+    """Channels of every attention layer, in the order the model runs them."""
+
+    @property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        return tuple(self.widths)
+
+    @property
+    def name(self) -> str:
+        """The family as people know it; SD 2.x has SD 1.5's blocks and another text encoder."""
+        return FAMILY_OF_TEXT_WIDTH.get(self.text_width, self.family.name)
+
+
+def map_model(model: Any) -> ModelMap:
+    """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
+    unet = model.model.diffusion_model
+    sites = attention_sites(unet) if hasattr(unet, "output_blocks") else ()
+    family = family_of(sites, FAMILIES)
+    if family is None:
+        known = " and ".join(family.name for family in FAMILIES)
+        raise ValueError(
+            f"This model is a {type(model.model).__name__}, whose attention Semblance does not know. "
+            f"Load an {known} checkpoint."
+        )
+    layers = {site: _attention_layer(unet, site) for site in sites}
+    text_width = next(layer.to_k.in_features for site, layer in layers.items() if site.kind == "cross")
+    return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
+
+
+def add_patch(model: Any, patch: AttentionPatch, weights: Sequence[Any] = ()) -> Any:
+    """A clone of MODEL that also carries `patch`, after those it already carries.
+
+    `weights` are the model patchers of the patch's own weights; ComfyUI loads and frees them with the MODEL.
+    """
+    patched = model.clone()
+    patched.set_model_patch(CarriedPatch(patch, weights), KEY)
+    for kind, wrapper in WRAPPERS.items():
+        if not comfy.patcher_extension.get_wrappers_with_key(kind, KEY, patched.model_options, is_model_options=True):
+            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, True)
+    return patched
+
+
+def patches_on(model: Any) -> tuple[AttentionPatch, ...]:
+    """The patches a MODEL carries, in the order their nodes were applied."""
+    return carried_patches(model.model_options["transformer_options"])
+
+
+def describe(model: Any) -> str:
+    """What is on this MODEL, where and in which order, one thing a line; what other packs put there is named too."""
+    model_map = map_model(model)
+    options = model.model_options["transformer_options"]
+    lines = [f"{model_map.name}: {len(model_map.family.blocks)} blocks with attention, {len(model_map.sites)} layers"]
+    lines += [f"{place}. {patch!r}" for place, patch in enumerate(patches_on(model), start=1)] or [
+        "No Semblance patch."
+    ]
+    lines += _foreign_replacements(options) + _foreign_lists(options) + _foreign_slots(model)
+    return "\n".join(lines)
+
+
+def _attention_layer(unet: Any, site: AttentionSite) -> Any:
+    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[site.part]
+    transformer = next(layer for layer in blocks[site.number] if hasattr(layer, "transformer_blocks"))
+    return getattr(transformer.transformer_blocks[site.depth], SLOT[site.kind])
+
+
+def _foreign_replacements(options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Another pack replaces {slot} of {'.'.join(str(part) for part in key)}: {_name(occupant)}"
+        for slot, occupants in options.get("patches_replace", {}).items()
+        for key, occupant in occupants.items()
+    ]
+
+
+def _foreign_lists(options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Another pack patches {name}: {_name(patch)}"
+        for name, patches in options.get("patches", {}).items()
+        if name != KEY
+        for patch in patches
+    ]
+
+
+def _foreign_slots(model: Any) -> list[str]:
+    options = model.model_options["transformer_options"]
+    wrappers = {
+        f"{kind} ({key})"
+        for source in (options.get("wrappers", {}), model.wrappers)
+        for kind, keyed in source.items()
+        for key in keyed
+        if key != KEY
+    }
+    lines = [f"Another pack wraps {wrapper}" for wrapper in sorted(wrappers)]
+    if "optimized_attention_override" in options:
+        lines.append(f"Another pack chooses the attention kernel: {_name(options['optimized_attention_override'])}")
+    if model.patches:
+        lines.append(f"{len(model.patches)} weights are changed (LoRA or merge)")
+    return lines
+
+
+def _name(thing: Any) -> str:
+    kind = type(thing)
+    named = thing if hasattr(thing, "__qualname__") else kind
+    return f"{named.__module__}.{named.__qualname__}"

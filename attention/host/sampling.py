@@ -1,0 +1,180 @@
+"""The run of a sampler: it opens the banks, knows the ladder and the conditionings, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import numpy
+from torch import Tensor
+
+from ..bank import FeatureBank
+from ..call import Area, AttentionSite, Moment
+from ..patch import AttentionPatch
+from .carried import KEY
+
+RUN = f"{KEY}_run"
+CONDITIONINGS = f"{KEY}_conditionings"
+
+
+@dataclass(frozen=True)
+class Conditionings:
+    """What only the guider's list of conditionings tells: their roles by number, their areas by number and uuid."""
+
+    roles: tuple[str, ...]
+    areas: Mapping[tuple[int, Any], Area]
+
+
+class NoiseSchedule:
+    """Translates a sigma into the share of the schedule passed, as ComfyUI's own start and end percentages do."""
+
+    POINTS = 129
+
+    def __init__(self, model_sampling: Any) -> None:
+        percents = numpy.linspace(0.0, 1.0, self.POINTS)
+        sigmas = [float(model_sampling.percent_to_sigma(percent)) for percent in percents]
+        # ComfyUI answers "more than any" and "less than any" at the two ends.
+        sigmas[0], sigmas[-1] = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
+        self._percents = percents
+        self._falling = -numpy.log(sigmas)
+
+    def progress(self, sigma: float) -> float:
+        """0 at the highest noise level, 1 at the lowest and below."""
+        return 1.0 if sigma <= 0 else float(numpy.interp(-math.log(sigma), self._falling, self._percents))
+
+
+class Run:
+    """One run of a sampler, or a single call of the model that came without one."""
+
+    def __init__(
+        self,
+        model_sampling: Any,
+        ladder: Sequence[float],
+        latent: tuple[int, int],
+        conditionings: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self.latent = latent
+        self._schedule = NoiseSchedule(model_sampling)
+        self._ladder = tuple(ladder)
+        self._conditionings = conditionings
+        self._banks: dict[int, FeatureBank] = {}
+        self._sites: dict[int, tuple[AttentionSite, ...]] = {}
+
+    def bank_of(self, patch: AttentionPatch) -> FeatureBank:
+        """What `patch` keeps during this run."""
+        return self._banks.setdefault(id(patch), FeatureBank())
+
+    def sites_of(self, unet: Any, find: Callable[[Any], tuple[AttentionSite, ...]]) -> tuple[AttentionSite, ...]:
+        """The attention layers of `unet`, found once a run."""
+        if id(unet) not in self._sites:
+            self._sites[id(unet)] = find(unet)
+        return self._sites[id(unet)]
+
+    def moment(self, sigma: float) -> Moment:
+        """Where `sigma` stands on the ladder and in the schedule."""
+        rising = self._ladder[-1] > self._ladder[0]
+        # The slack forgives the rounding of a sampler's own arithmetic.
+        reached = sum(point <= sigma * (1 + 1e-6) if rising else point >= sigma * (1 - 1e-6) for point in self._ladder)
+        steps = max(len(self._ladder) - 1, 1)
+        return Moment(sigma, min(max(reached - 1, 0), steps - 1), steps, self._schedule.progress(sigma))
+
+    def read(self, conds: Sequence[Sequence[dict[str, Any]] | None], height: int, width: int) -> Conditionings:
+        """The roles and areas of the conditionings of one call, in the order ComfyUI numbers them."""
+        roles = tuple(self._role(number, group) for number, group in enumerate(conds))
+        areas = {
+            (number, cond["uuid"]): _clamped(cond["area"], height, width)
+            for number, group in enumerate(conds)
+            for cond in group or ()
+            if len(cond.get("area") or ()) == 4 and "uuid" in cond
+        }
+        return Conditionings(roles, areas)
+
+    def _role(self, number: int, group: Sequence[dict[str, Any]] | None) -> str:
+        for name, known in self._conditionings().items():
+            if known is group:
+                return name
+        # Context windows hand over copies. (A uuid alone would mislead: the counterpart that ComfyUI makes for an
+        # area conditioning keeps the uuid of the other side.)
+        uuids = {cond.get("uuid") for cond in group or ()}
+        for name, known in self._conditionings().items():
+            if uuids and uuids == {cond.get("uuid") for cond in known}:
+                return name
+        return ("positive", "negative")[number] if number < 2 else f"conditioning {number}"
+
+    def close(self) -> None:
+        """Forgets everything the run remembered."""
+        for bank in self._banks.values():
+            bank.clear()
+        self._banks.clear()
+        self._sites.clear()
+        self._conditionings = dict
+
+
+@contextmanager
+def open_run(
+    model_sampling: Any,
+    sigmas: Tensor,
+    latent: tuple[int, int],
+    conditionings: Callable[[], Mapping[str, Any]] = dict,
+) -> Iterator[Run]:
+    """A run that is closed whatever happens inside: success, an error or the user's interrupt."""
+    run = Run(model_sampling, sigmas.tolist(), latent, conditionings)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def outer_sample(
+    executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **named: Any
+) -> Tensor:
+    """OUTER_SAMPLE wrapper: the run lasts exactly as long as the sampler."""
+    guider = executor.class_obj
+    model_sampling = guider.model_patcher.get_model_object("model_sampling")
+    options = guider.model_options["transformer_options"]
+    height, width = noise.shape[-2:]
+    with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
+        options[RUN] = run
+        try:
+            return executor(noise, latent_image, sampler, sigmas, *rest, **named)
+        finally:
+            options.pop(RUN, None)
+
+
+def apply_model(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Any,
+    transformer_options: dict[str, Any],
+    **named: Any,
+) -> Tensor:
+    """APPLY_MODEL wrapper: a model called without a sampler gets a run as long as the call."""
+    if RUN in transformer_options:
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **named)
+    height, width = x.shape[-2:]
+    with open_run(executor.class_obj.model_sampling, t[:1], (height, width)) as run:
+        options = {"sigmas": t, **transformer_options, RUN: run}
+        return executor(x, t, c_concat, c_crossattn, control, options, **named)
+
+
+def calc_cond_batch(
+    executor: Any, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: dict[str, Any]
+) -> Any:
+    """CALC_COND_BATCH wrapper: the only place where the conditionings' roles and areas can be seen."""
+    run: Run | None = model_options.get("transformer_options", {}).get(RUN)
+    if run is not None:
+        model_options = comfy.model_patcher.create_model_options_clone(model_options)
+        model_options["transformer_options"][CONDITIONINGS] = run.read(conds, *x_in.shape[-2:])
+    return executor(model, conds, x_in, timestep, model_options)
+
+
+def _clamped(area: Sequence[int], height: int, width: int) -> Area:
+    rows, columns, top, left = area
+    return min(height - top, rows), min(width - left, columns), top, left

@@ -1,0 +1,120 @@
+"""A style between nodes and on disk: the reference, the adapter it was made for, a thumbnail."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..reference import StyleReference, Subtraction
+from .files import STYLES, UnreadableFile, find_file, save_tensors, style_path
+from .weights import LoadedAdapter
+
+FORMAT = "semblance style 1"
+THUMBNAIL = 192
+"""Pixels of a thumbnail's long side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """What a REFERENCE socket carries."""
+
+    reference: StyleReference
+    adapter: LoadedAdapter
+    thumbnail: str
+    """A JPEG picture as a data URL, or an empty text."""
+
+    def __repr__(self) -> str:
+        return f"{self.reference} for {self.adapter}"
+
+
+def thumbnail_of(pictures: Tensor) -> str:
+    """The first pictures (pictures, height, width, 3), side by side, as a small JPEG data URL."""
+    strip = torch.cat(list(pictures[:4]), dim=1)
+    image = Image.fromarray((strip.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    image.thumbnail((THUMBNAIL * min(len(pictures), 4), THUMBNAIL))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def thumbnail_picture(style: Style) -> Tensor:
+    """The thumbnail as an IMAGE, (1, height, width, 3)."""
+    file = io.BytesIO(base64.b64decode(style.thumbnail.partition(",")[2]))
+    return torch.from_numpy(numpy.array(Image.open(file).convert("RGB"))).float().unsqueeze(0) / 255
+
+
+def save_style(style: Style, name: str, version: str) -> str:
+    """Writes a style as one safetensors file in models/semblance/styles and returns the name it got."""
+    reference, layout = style.reference, style.adapter.layout
+    tensors = {f"picture.{place}": picture.contiguous() for place, picture in enumerate(reference.pictures)}
+    described = {
+        "format": FORMAT,
+        "semblance": version,
+        "adapter": str(layout),
+        "clip_width": layout.clip_width,
+        "is_global": layout.is_global,
+        "shares": reference.shares,
+        "subtracted": [asdict(subtraction) for subtraction in reference.subtracted],
+        "modelspec.thumbnail": style.thumbnail,
+    }
+    metadata = {key: entry if isinstance(entry, str) else json.dumps(entry) for key, entry in described.items()}
+    path = style_path(name)
+    save_tensors(path, {**tensors, "negative": reference.negative.contiguous()}, metadata)
+    return path.name
+
+
+def load_style(name: str, adapter: LoadedAdapter) -> Style:
+    """Opens a saved style for use with `adapter`.
+
+    Raises UnreadableFile for a missing, damaged or foreign file, and ValueError when the style was made for an
+    adapter with another image encoder.
+    """
+    path = find_file(name, STYLES)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise UnreadableFile(
+            f"'{name}' cannot be read: the file is damaged ({fault}). Save the style again."
+        ) from fault
+    if metadata.get("format") != FORMAT:
+        raise UnreadableFile(
+            f"'{name}' is not a style saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
+            "Choose a file written by Save Style."
+        )
+    _require_match(name, metadata, adapter)
+    try:
+        return Style(_reference(tensors, metadata), adapter, metadata["modelspec.thumbnail"])
+    except (KeyError, ValueError) as fault:
+        raise UnreadableFile(f"'{name}' is damaged ({fault} is missing). Save the style again.") from fault
+
+
+def _reference(tensors: dict[str, Tensor], metadata: dict[str, str]) -> StyleReference:
+    shares: list[float] = json.loads(metadata["shares"])
+    subtracted: list[dict[str, Any]] = json.loads(metadata["subtracted"])
+    return StyleReference(
+        tuple(tensors[f"picture.{place}"] for place in range(len(shares))),
+        tensors["negative"],
+        tuple(shares),
+        tuple(Subtraction(**entry) for entry in subtracted),
+    )
+
+
+def _require_match(name: str, metadata: dict[str, str], adapter: LoadedAdapter) -> None:
+    layout = adapter.layout
+    made_for = (json.loads(metadata.get("clip_width", "0")), json.loads(metadata.get("is_global", "false")))
+    if made_for != (layout.clip_width, layout.is_global):
+        raise ValueError(
+            f"The style '{name}' was made for an adapter of the kind '{metadata.get('adapter')}', but the adapter "
+            f"connected is '{adapter.name}': {layout}. Load an adapter of the style's kind."
+        )

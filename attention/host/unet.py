@@ -1,0 +1,156 @@
+"""One call of the UNet: patches bind to their sites around whatever other packs have put there, then let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import comfy.ldm.modules.attention as host_attention
+from torch import Tensor
+
+from ..bank import FeatureBank
+from ..call import AttentionCall, AttentionKind, AttentionSite, BatchLayout, BlockPart, Moment
+from ..patch import AttentionPatch
+from .carried import carried_patches
+from .guests import InvitedGuests, seat_guests, shield_from_guests
+from .sampling import CONDITIONINGS, RUN, Conditionings, Run
+
+Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+"""What another pack left at a site: (query, key, value, extra_options) -> attention's output."""
+
+SLOT: Mapping[AttentionKind, str] = {"self": "attn1", "cross": "attn2"}
+
+
+def diffusion_model(
+    executor: Any,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    y: Tensor | None,
+    control: dict[str, list[Tensor | None]] | None,
+    transformer_options: dict[str, Any],
+    **named: Any,
+) -> Tensor:
+    """DIFFUSION_MODEL wrapper: binds the carried patches for this call only.
+
+    Wrappers run after the graph is built, so the order of nodes does not matter and no other pack meets our objects.
+    """
+    run: Run = transformer_options[RUN]
+    layout = _layout(transformer_options, x, run)
+    # The one number read back from the device in a call, and outside every attention.
+    moment = run.moment(float(transformer_options["sigmas"][0]))
+    patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
+    guests = InvitedGuests.invite(patches, moment)
+    layout = replace(layout, guests=guests.rows)
+    x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
+    options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
+    sites = run.sites_of(executor.class_obj, attention_sites)
+    options["patches_replace"] = _bound(options.get("patches_replace", {}), sites, patches, layout, moment)
+    return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
+
+
+@dataclass(frozen=True)
+class BoundSite:
+    """The attention of one site during one call: inputs edited, attention run once, output edited."""
+
+    site: AttentionSite
+    patches: Sequence[tuple[AttentionPatch, FeatureBank]]
+    layout: BatchLayout
+    moment: Moment
+    occupant: Occupant | None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        height, width = extra["activations_shape"][-2:]
+        self._require_whole_picture(query, height, width)
+        call = AttentionCall(self.site, self.layout, self.moment, height, width, extra["n_heads"], query, key, value)
+        for patch, bank in self.patches:
+            call = patch.edit_inputs(call, bank)
+        attend = partial(_attend, extra)
+        if self.occupant is None:
+            output = attend(call.query, call.key, call.value, call.mask)
+        else:
+            output = self._occupied(call, extra)
+        for patch, bank in self.patches:
+            output = patch.edit_output(call, output, attend, bank)
+        return output
+
+    def _occupied(self, call: AttentionCall, extra: dict[str, Any]) -> Tensor:
+        assert self.occupant is not None
+        if call.mask is not None:
+            raise ValueError(
+                f"Another node replaces the attention of {self.site.block}, and a Semblance patch restricts it with a "
+                "mask there; the two cannot be joined. Bypass one of them for this block."
+            )
+        return self.occupant(call.query, call.key, call.value, extra)
+
+    def _require_whole_picture(self, query: Tensor, height: int, width: int) -> None:
+        rows, tokens, _ = query.shape
+        if rows != self.layout.rows or tokens != height * width:
+            raise ValueError(
+                f"At {self.site} the model shows {rows} rows of {tokens} tokens where the picture has "
+                f"{self.layout.rows} rows of {height}x{width}. A node such as HyperTile or ToMe cuts the picture up; "
+                "bypass it to use Semblance."
+            )
+
+
+def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
+    """Every attention layer of a UNet, in the order it runs them."""
+    parts: list[tuple[BlockPart, Sequence[Any]]] = [
+        ("input", unet.input_blocks),
+        ("middle", [unet.middle_block]),
+        ("output", unet.output_blocks),
+    ]
+    return tuple(
+        AttentionSite(kind, part, number, depth)
+        for part, blocks in parts
+        for number, block in enumerate(blocks)
+        for layer in block
+        for depth, transformer in enumerate(getattr(layer, "transformer_blocks", ()))
+        for kind in (("self", "cross") if transformer.attn2 is not None else ("self",))
+    )
+
+
+def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> BatchLayout:
+    numbers: Sequence[int] = transformer_options.get("cond_or_uncond", (0,))
+    conditionings: Conditionings | None = transformer_options.get(CONDITIONINGS)
+    if conditionings is None:
+        return BatchLayout.from_numbers(numbers, len(x), run.latent)
+    areas = [conditionings.areas.get(place) for place in zip(numbers, transformer_options["uuids"], strict=True)]
+    return BatchLayout.from_numbers(numbers, len(x), run.latent, conditionings.roles, areas)
+
+
+def _bound(
+    replaced: Mapping[str, Mapping[Any, Occupant]],
+    sites: Sequence[AttentionSite],
+    patches: Sequence[tuple[AttentionPatch, FeatureBank]],
+    layout: BatchLayout,
+    moment: Moment,
+) -> dict[str, dict[Any, Occupant]]:
+    """A copy of `patches_replace` with our sites in it, each around its present occupant."""
+    bound = {slot: dict(occupants) for slot, occupants in replaced.items()}
+    for site in sites:
+        wanted = [(patch, bank) for patch, bank in patches if patch.applies_to(site, moment)]
+        if not wanted:
+            continue
+        occupants = bound.setdefault(SLOT[site.kind], {})
+        whole_block, one_depth = (site.part, site.number), (site.part, site.number, site.depth)
+        # ComfyUI calls the three-part key alone where both exist, so it must take in the two-part occupant.
+        occupant = occupants.get(one_depth, occupants.get(whole_block))
+        occupants[one_depth] = BoundSite(site, wanted, layout, moment, occupant)
+    return bound
+
+
+def _attend(extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """ComfyUI's attention of choice; looked up at each call, since packs rebind it."""
+    attention = host_attention.optimized_attention if mask is None else host_attention.optimized_attention_masked
+    return attention(
+        query,
+        key,
+        value,
+        extra["n_heads"],
+        mask=mask,
+        attn_precision=extra["attn_precision"],
+        transformer_options=extra,
+    )

@@ -1,0 +1,168 @@
+"""InstantStyle (arXiv:2404.02733): an IP-Adapter that speaks only to the blocks that carry style.
+
+An IP-Adapter adds to every cross-attention a second one, over image tokens c with keys and values of their own
+(arXiv:2308.06721, eq. 5):
+
+    Z = Attention(Q, K, V) + strength * Attention(Q, c K', c V')
+
+InstantStyle's finding is that injecting into one block (SDXL: up_blocks.0.attentions.1) takes the style and leaves
+the reference's content behind. Content words can be taken out of the embedding besides: `functional.embeddings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..adapters.ip_adapter import ImageAdapter
+from ..bank import FeatureBank
+from ..call import AttentionCall, AttentionSite, BatchLayout, Moment
+from ..functional.masks import fit_mask, mask_on_grid, token_shares
+from ..patch import Attend, AttentionPatch
+from ..scope import ImageMask, Scope
+
+PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTokens:
+    """The reference pictures as an adapter's projector gives them."""
+
+    conditional: tuple[Tensor, ...]  # for each picture (crops * tokens, channels)
+    unconditional: Tensor  # (tokens, channels)
+    weights: tuple[float, ...]
+    """For each picture: its share of attention, or with a mask of its own, its strength there."""
+
+    def both_sides(self, picture: int | None) -> Tensor:
+        """Tokens of one picture or, with None, of all in a row, (2, tokens, channels), unconditional side first."""
+        tokens = torch.cat(self.conditional) if picture is None else self.conditional[picture]
+        # Attention does not notice that the unconditional tokens repeat, as they do in diffusers.
+        return torch.stack([self.unconditional.repeat(len(tokens) // len(self.unconditional), 1), tokens])
+
+    def shares(self) -> Tensor | None:
+        """The attention mask that gives each picture its share, or None where all weigh alike."""
+        # A picture cut into several crops counts as one.
+        each = [
+            weight * len(self.unconditional) / len(tokens)
+            for weight, tokens in zip(self.weights, self.conditional, strict=True)
+        ]
+        return token_shares(each, [len(tokens) for tokens in self.conditional])
+
+
+@dataclass(frozen=True, eq=False)
+class InstantStyle(AttentionPatch):
+    """Adds image cross-attention where the scope says, to conditional and unconditional rows alike.
+
+    One mask in the scope holds for the sum of all pictures; as many masks as pictures give each picture an area and
+    a softmax of its own, as diffusers does; any other number is one mask for each image of the batch.
+    """
+
+    tokens: ImageTokens
+    adapter: ImageAdapter
+    numbers: Mapping[AttentionSite, int]
+    """The number under which the adapter keeps the weights of each cross-attention."""
+    scope: Scope
+    strength: float = 1.0
+    name: str = "IP-Adapter"
+
+    def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
+        return site in self.numbers and self._weight(site, moment) != 0.0
+
+    def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
+        rows = call.layout.host_rows
+        image = self._image_attention(call, call.query[:rows], attend, bank)
+        styled = torch.add(output[:rows], image, alpha=self._weight(call.site, call.moment))
+        return styled if rows == len(output) else torch.cat([styled, output[rows:]])
+
+    def __repr__(self) -> str:
+        return f"InstantStyle ({self.name}), strength {self.strength:g}, {self.scope}"
+
+    def _weight(self, site: AttentionSite, moment: Moment) -> float:
+        return self.strength * self.scope.weight(site, moment)
+
+    def _image_attention(self, call: AttentionCall, query: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
+        """What the sampler's own queries find in the pictures, (rows, query_tokens, channels)."""
+        mask = self.scope.mask
+        if mask is None:
+            return self._attend_to(None, call, query, attend, bank)
+        areas = self._areas(mask, call, query, bank)
+        if not self._mask_per_picture(mask):
+            return _within(areas[0], self._attend_to(None, call, query, attend, bank), call.layout)
+        found = torch.zeros_like(query)
+        for picture, (area, weight) in enumerate(zip(areas, self.tokens.weights, strict=True)):
+            image = self._attend_to(picture, call, query, attend, bank)
+            found = torch.add(found, _within(area, image, call.layout), alpha=weight)
+        return found
+
+    def _attend_to(
+        self, picture: int | None, call: AttentionCall, query: Tensor, attend: Attend, bank: FeatureBank
+    ) -> Tensor:
+        """Attention to one picture's tokens or, with None, to those of all pictures in one softmax."""
+        key, value = self._keys_values(picture, call, query, bank)
+        shares = self.tokens.shares() if picture is None else None
+        if shares is not None:
+            shares = bank.once(("shares", query.device, query.dtype), lambda: shares.to(query))
+        # The images of a chunk share their keys, so they queue up as one long query and no key is copied.
+        queue = query.reshape(len(call.layout.chunks), -1, query.shape[-1])
+        return attend(queue, key, value, shares).reshape(query.shape)
+
+    def _keys_values(
+        self, picture: int | None, call: AttentionCall, query: Tensor, bank: FeatureBank
+    ) -> tuple[Tensor, Tensor]:
+        """Image keys and values of each chunk's side, (chunks, tokens, channels): projected once a run."""
+        place = (call.site, picture, query.device, query.dtype)
+
+        def project() -> tuple[Tensor, Tensor]:
+            tokens = self.tokens.both_sides(picture).to(query.device)
+            key, value = self.adapter.keys_values(self.numbers[call.site], tokens)
+            return key.to(query.dtype), value.to(query.dtype)
+
+        def line_up() -> tuple[Tensor, Tensor]:
+            key, value = bank.once(place, project)
+            sides = [int(conditional) for conditional in call.layout.conditional]
+            return key[sides], value[sides]
+
+        return bank.once((*place, call.layout.conditional), line_up)
+
+    def _mask_per_picture(self, mask: ImageMask) -> bool:
+        return 1 < len(mask.values) == len(self.tokens.conditional)
+
+    def _areas(self, mask: ImageMask, call: AttentionCall, query: Tensor, bank: FeatureBank) -> Tensor:
+        """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
+        layout = call.layout
+        masks = len(mask.values)
+        if not self._mask_per_picture(mask) and masks not in (1, layout.images):
+            raise ValueError(
+                f"There are {masks} masks for {len(self.tokens.conditional)} reference pictures and {layout.images} "
+                "images. Connect one mask, one for each reference picture, or one for each image of the batch."
+            )
+
+        def fit() -> Tensor:
+            height, width = (side * PIXELS_PER_LATENT for side in layout.latent)
+            return fit_mask(mask.values, height, width, mask.feather)
+
+        def lay() -> Tensor:
+            fitted = bank.once(("mask", layout.latent), fit)
+            crops = [mask_on_grid(_crop(fitted, chunk.area), call.height, call.width) for chunk in layout.chunks]
+            areas = torch.stack(crops, dim=1).unsqueeze(-1)  # (masks, chunks, tokens, 1)
+            per_picture = self._mask_per_picture(mask)
+            return (areas.unsqueeze(2) if per_picture else areas.transpose(0, 1).unsqueeze(0)).to(query)
+
+        areas = tuple(chunk.area for chunk in layout.chunks)
+        return bank.once(("areas", call.height, call.width, layout.latent, areas, query.device, query.dtype), lay)
+
+
+def _crop(mask: Tensor, area: tuple[int, int, int, int] | None) -> Tensor:
+    """The part of a pixel mask (masks, height, width) that a crop of the latent shows."""
+    if area is None:
+        return mask
+    height, width, top, left = (side * PIXELS_PER_LATENT for side in area)
+    return mask[:, top : top + height, left : left + width]
+
+
+def _within(area: Tensor, image: Tensor, layout: BatchLayout) -> Tensor:
+    """`image` (rows, tokens, channels) times its area (chunks, images or 1, tokens, 1)."""
+    return (image.unflatten(0, (len(layout.chunks), layout.images)) * area).flatten(0, 1)

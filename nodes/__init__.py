@@ -1,0 +1,24 @@
+"""What the user sees: schemas, tooltips and wiring; tensors are computed elsewhere."""
+
+from comfy_api.latest import io
+
+from ..attention.host.files import register_folders
+
+register_folders()  # before the nodes list what is in them
+
+from .inspect import ShowPatches  # noqa: E402
+from .instantstyle import InstantStyle  # noqa: E402
+from .load import LoadAdapter, LoadTextTower  # noqa: E402
+from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent  # noqa: E402
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadAdapter,
+    LoadTextTower,
+    EncodeReference,
+    SubtractContent,
+    SaveReference,
+    LoadReference,
+    InstantStyle,
+    ShowPatches,
+]
+"""Every node, in the order of the menu."""

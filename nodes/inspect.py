@@ -1,0 +1,33 @@
+"""What is on a MODEL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..attention.host.patching import describe
+from .inputs import CATEGORY
+
+
+class ShowPatches(io.ComfyNode):
+    """The patches a MODEL carries, ours and others', in order."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceShowPatches",
+            display_name="Show Patches",
+            category=CATEGORY,
+            description="Lists what is on a model: Semblance's patches in order, with their blocks and strengths, and "
+            "what other packs have put there.",
+            search_aliases=["debug model", "inspect model", "list patches"],
+            inputs=[io.Model.Input("model", tooltip="The model to look at; it passes through no sampler here.")],
+            outputs=[io.String.Output("patches", tooltip="One thing a line.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        patches = describe(model)
+        return io.NodeOutput(patches, ui=ui.PreviewText(patches))

@@ -1,0 +1,104 @@
+"""InstantStyle on a MODEL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..attention.families import PRESETS
+from ..attention.host.patching import add_patch, map_model
+from ..attention.host.styles import Style
+from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
+from ..attention.scope import CURVES, ImageMask, Scope, Window, finite
+from . import sockets
+from .inputs import CATEGORY, CUSTOM, blocks_input, curve_input, read_blocks, read_curve, unknown_choice
+
+
+class InstantStyle(io.ComfyNode):
+    """The style of a reference, in the blocks that carry style."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceInstantStyle",
+            display_name="InstantStyle",
+            category=CATEGORY,
+            description="Gives a model the style of a reference, through an IP-Adapter that speaks only to the blocks "
+            "that carry style. Chain several for several styles or regions; other packs may come before or after.",
+            search_aliases=["ipadapter", "ip-adapter", "style transfer", "reference only", "apply ipadapter", "style"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="An SD 1.5 or SDXL model; it is not changed, a patched copy comes out."
+                ),
+                sockets.Reference.Input("reference", tooltip="The style, from Encode Style Reference or Load Style."),
+                blocks_input(),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="How strongly the reference speaks: 0 not at all, 1 as trained, more at your own risk.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When it begins, as a share of the noise schedule. Later leaves the layout to the prompt.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When it ends. Earlier leaves fine texture to the prompt.",
+                ),
+                curve_input(),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the style applies, white is where. One mask, one for each picture of the reference, "
+                    "or one for each image of the batch; any size.",
+                ),
+                io.Combo.Input(
+                    "mask_edges",
+                    options=["soft", "hard"],
+                    optional=True,
+                    advanced=True,
+                    tooltip="'soft' keeps the mask's feathering; 'hard' cuts it at half grey, as the authors' code does.",
+                ),
+            ],
+            outputs=[io.Model.Output("model", tooltip="The model with the style on it, for any sampler.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, blocks: Any, curve: Any) -> bool | str:
+        chosen = unknown_choice("blocks", blocks["blocks"], [*PRESETS, CUSTOM])
+        return chosen if isinstance(chosen, str) else unknown_choice("curve", curve["curve"], [*CURVES, CUSTOM])
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        reference: Style,
+        blocks: dict[str, Any],
+        strength: float,
+        start: float,
+        end: float,
+        curve: dict[str, Any],
+        mask: Tensor | None = None,
+        mask_edges: str = "soft",
+    ) -> io.NodeOutput:
+        model_map = map_model(model)
+        adapter = reference.adapter
+        numbers = adapter.numbers_for(model_map)
+        area = None if mask is None else ImageMask(mask, feather=mask_edges == "soft")
+        scope = Scope(read_blocks(blocks, model_map), Window(start, end, read_curve(curve)), area)
+        tokens = adapter.image_tokens(reference.reference)
+        patch = InstantStylePatch(tokens, adapter, numbers, scope, finite(strength, "The strength"), adapter.name)
+        return io.NodeOutput(add_patch(model, patch, [adapter.patcher]))

@@ -1,0 +1,89 @@
+"""Load IP-Adapter, and the text tower that names what a reference shows."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..attention.host.files import ADAPTERS, CLIP_VISION, TEXT_ENCODERS, UnreadableFile, file_names, find_file
+from ..attention.host.text import load_text_tower
+from ..attention.host.weights import PUBLISHED, load_adapter
+from . import sockets
+from .inputs import CATEGORY
+
+
+class LoadAdapter(io.ComfyNode):
+    """An IP-Adapter file, recognised by what is in it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceLoadAdapter",
+            display_name="Load IP-Adapter",
+            category=CATEGORY,
+            description="Opens an IP-Adapter file and says what it is: for which family of models, with how many image "
+            "tokens, and which image encoder it needs.",
+            search_aliases=["ipadapter", "ip adapter", "ip-adapter", "instantstyle", "style transfer", "image prompt"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=file_names(ADAPTERS),
+                    tooltip="A file in models/ipadapter. Base, light, vit-G, plus, plus-face, full-face and composition "
+                    "adapters for SD 1.5 and SDXL are recognised by their contents, whatever their names.",
+                )
+            ],
+            outputs=[
+                sockets.Adapter.Output("adapter", tooltip="For Encode Style Reference and Load Style."),
+                io.String.Output("kind", tooltip="What the file was recognised as."),
+            ],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            find_file(file, ADAPTERS, published=PUBLISHED)
+        except UnreadableFile as missing:
+            return str(missing)
+        return True
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        adapter = load_adapter(file)
+        kind = str(adapter.layout)
+        return io.NodeOutput(adapter, kind, ui=ui.PreviewText(kind))
+
+
+class LoadTextTower(io.ComfyNode):
+    """The text half of a CLIP file, for words that ComfyUI's own CLIP loaders cannot give."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceLoadTextTower",
+            display_name="Load CLIP Text Tower",
+            category=CATEGORY,
+            description="Opens the text half of a full CLIP file in transformers' layout, such as the whole "
+            "CLIP-ViT-H-14, so that content words can be subtracted from what its image half saw. It runs on the CPU.",
+            search_aliases=["clip-h text", "ViT-H text", "open clip", "content words"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=file_names(CLIP_VISION, TEXT_ENCODERS),
+                    tooltip="A full CLIP file in models/clip_vision or models/text_encoders; one that holds only an "
+                    "image encoder is refused.",
+                )
+            ],
+            outputs=[sockets.TextTower.Output("text_tower", tooltip="For Subtract Content Text.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            find_file(file, CLIP_VISION, TEXT_ENCODERS)
+        except UnreadableFile as missing:
+            return str(missing)
+        return True
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(load_text_tower(file))

@@ -1,0 +1,210 @@
+"""Style references: encoded from pictures, freed of their content, saved and loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..attention.functional.embeddings import COMBINATIONS, Combination
+from ..attention.host.encoding import encode_style, read_weights
+from ..attention.host.files import STYLES, UnreadableFile, file_names, find_file
+from ..attention.host.pictures import FITS, Fit
+from ..attention.host.styles import Style, load_style, save_style, thumbnail_picture
+from ..attention.host.text import embed_phrases, parse_phrases
+from ..attention.host.weights import LoadedAdapter
+from ..attention.scope import finite
+from ..version import VERSION
+from . import sockets
+from .inputs import CATEGORY
+
+
+class EncodeReference(io.ComfyNode):
+    """One or many pictures as an adapter's image encoder sees them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        pictures = io.Autogrow.TemplatePrefix(
+            io.Image.Input(
+                "picture", tooltip="A style picture, or a batch of them; a new socket grows as you connect."
+            ),
+            prefix="picture",
+            min=1,
+            max=16,
+        )
+        return io.Schema(
+            node_id="SemblanceEncodeReference",
+            display_name="Encode Style Reference",
+            category=CATEGORY,
+            description="Shows style pictures to the adapter's image encoder. The picture as the encoder sees it is "
+            "shown on the node: 'crop' loses the borders of a wide picture, 'pad' and 'tile' keep them.",
+            search_aliases=["ipadapter encoder", "style transfer", "reference only", "style picture", "clip vision"],
+            inputs=[
+                sockets.Adapter.Input("adapter", tooltip="From Load IP-Adapter; it decides which encoder is needed."),
+                io.ClipVision.Input("clip_vision", tooltip="The image encoder the adapter was trained with."),
+                io.Autogrow.Input("pictures", template=pictures, tooltip="The pictures whose style you want."),
+                io.Combo.Input(
+                    "combine",
+                    options=list(COMBINATIONS),
+                    tooltip="How several pictures become one reference: 'concatenate' keeps each one's tokens, the "
+                    "averages blend them, 'add' sums and 'subtract' takes the others from the first.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    tooltip="How a picture becomes the square the encoder reads: its middle (crop), all of it on a "
+                    "neutral ground (pad), or several squares side by side (tile).",
+                ),
+                io.String.Input(
+                    "weights",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="One weight a picture, e.g. 1.0, 0.5; a larger one counts more. Empty weighs all alike. "
+                    "With a mask for each picture, it is the picture's strength in its area.",
+                ),
+                io.Image.Input(
+                    "negative",
+                    optional=True,
+                    advanced=True,
+                    tooltip="A picture of what to steer away from, in place of the empty one guidance uses.",
+                ),
+            ],
+            outputs=[
+                sockets.Reference.Output(
+                    "reference", tooltip="For InstantStyle, Subtract Content Text and Save Style."
+                ),
+                io.Image.Output("fitted", tooltip="The pictures as the encoder saw them."),
+            ],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        adapter: LoadedAdapter,
+        clip_vision: Any,
+        pictures: dict[str, Tensor | None],
+        combine: Combination,
+        fit: Fit,
+        weights: str = "",
+        negative: Tensor | None = None,
+    ) -> io.NodeOutput:
+        connected = {name: picture for name, picture in pictures.items() if picture is not None}
+        style, fitted = encode_style(adapter, clip_vision, connected, combine, fit, read_weights(weights), negative)
+        return io.NodeOutput(style, fitted, ui=ui.PreviewImage(fitted, cls=cls))
+
+
+class SubtractContent(io.ComfyNode):
+    """The words for what a reference shows, taken out of what the encoder saw."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceSubtractContent",
+            display_name="Subtract Content Text",
+            category=CATEGORY,
+            description="Takes content words out of a style reference, so that its rabbit does not turn up in the "
+            "result. For adapters that read one embedding of the picture (base, light, vit-G).",
+            search_aliases=["content leakage", "negative content", "instantstyle", "remove content"],
+            inputs=[
+                sockets.Reference.Input("reference", tooltip="From Encode Style Reference or Load Style."),
+                io.MultiType.Input(
+                    "text_encoder",
+                    types=[io.Clip, sockets.TextTower],
+                    tooltip="The text side of the reference's image encoder: the CLIP of an SDXL checkpoint for bigG, an "
+                    "SD 2.x text encoder or Load CLIP Text Tower for ViT-H.",
+                ),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="a rabbit",
+                    tooltip="What the reference shows and the result should not, one phrase a line. (green grass:0.5) "
+                    "weighs a phrase.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=0.5,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="How much of the words is taken out. More removes more content and, beyond about 1, style "
+                    "with it.",
+                ),
+            ],
+            outputs=[sockets.Reference.Output("reference", tooltip="The reference without the words.")],
+        )
+
+    @classmethod
+    def execute(cls, reference: Style, text_encoder: Any, text: str, strength: float) -> io.NodeOutput:
+        phrases = parse_phrases(text)
+        words = embed_phrases(text_encoder, phrases, reference.reference.require_global().width)
+        freed = reference.reference.without(words, "; ".join(map(str, phrases)), finite(strength, "The strength"))
+        return io.NodeOutput(replace(reference, reference=freed))
+
+
+class SaveReference(io.ComfyNode):
+    """A style as one file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceSaveReference",
+            display_name="Save Style",
+            category=CATEGORY,
+            description="Writes a style reference as one safetensors file with a thumbnail, in models/semblance/styles. "
+            "A name already taken gets a number; nothing is overwritten.",
+            search_aliases=["save reference", "save ipadapter embeds", "style file"],
+            inputs=[
+                sockets.Reference.Input("reference", tooltip="The style to keep."),
+                io.String.Input("name", default="my style", tooltip="The file's name; a slash makes a folder."),
+            ],
+            outputs=[io.String.Output("file", tooltip="The name the file got.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, reference: Style, name: str) -> io.NodeOutput:
+        file = save_style(reference, name, VERSION)
+        return io.NodeOutput(file, ui=ui.PreviewImage(thumbnail_picture(reference), cls=cls))
+
+
+class LoadReference(io.ComfyNode):
+    """A style from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceLoadReference",
+            display_name="Load Style",
+            category=CATEGORY,
+            description="Opens a style saved by Save Style and shows its thumbnail. No picture and no image encoder are "
+            "needed any more.",
+            search_aliases=["load reference", "load ipadapter embeds", "style file"],
+            inputs=[
+                sockets.Adapter.Input("adapter", tooltip="An adapter of the kind the style was made for."),
+                io.Combo.Input("file", options=file_names(STYLES), tooltip="A file in models/semblance/styles."),
+            ],
+            outputs=[sockets.Reference.Output("reference", tooltip="For InstantStyle and Subtract Content Text.")],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            find_file(file, STYLES)
+        except UnreadableFile as missing:
+            return str(missing)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter: Any, file: str) -> str:
+        path = find_file(file, STYLES)
+        return f"{path} {path.stat().st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, adapter: LoadedAdapter, file: str) -> io.NodeOutput:
+        style = load_style(file, adapter)
+        return io.NodeOutput(style, ui=ui.PreviewImage(thumbnail_picture(style), cls=cls))

@@ -1,0 +1,7 @@
+"""Socket types of our own. No other pack passes these; `IPADAPTER`, which one does, is another object."""
+
+from comfy_api.latest import io
+
+Adapter = io.Custom("SEMBLANCE_ADAPTER")
+Reference = io.Custom("SEMBLANCE_REFERENCE")
+TextTower = io.Custom("SEMBLANCE_TEXT_TOWER")

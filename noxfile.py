@@ -1,0 +1,71 @@
+"""The project's commands, after `python -m pip install "nox[uv]"`: `python -m nox -s tests`.
+
+Each session has ComfyUI's requirements and the `dev` group of pyproject.toml, under constraints.txt.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "lint"]
+
+ROOT = Path(__file__).resolve().parent
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every test that needs no browser, those on the real ComfyUI included."""
+    prepare(session)
+    session.run("python", "-m", "pytest", "--ignore=tests/browser", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The tests in ComfyUI's real frontend; needs Chromium."""
+    prepare(session)
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests/browser"]))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Runs the InstantStyle template on a real ComfyUI and saves the pictures and a contact sheet."""
+    prepare(session)
+    session.run("python", "-m", "demo", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measures what the patches cost beside the plain model."""
+    prepare(session)
+    session.run("python", "-m", "bench", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting, lint and types; the same three commands as the pre-commit hooks."""
+    prepare(session)
+    name_checkout_for_pyright()
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("pyright")
+
+
+def prepare(session: nox.Session) -> None:
+    """Gets the host, installs what it and we need, and sets what every session runs under."""
+    # With the interpreter that runs nox: the session's own has no pip.
+    found = session.run(sys.executable, "-m", "hosting.pinned", external=True, silent=True)
+    host = Path(str(found).splitlines()[-1])
+    session.install("-r", str(host / "requirements.txt"), "--group", "dev", "-c", "constraints.txt")
+    # One thread: beside another job, two make the tiny models 20-100 times slower.
+    session.env.update({"COMFYUI_PATH": str(host), "OMP_NUM_THREADS": "1"})
+
+
+def name_checkout_for_pyright() -> None:
+    """Links the checkout under the name the tests import it by, whatever its folder is called."""
+    pack = ROOT / ".typings" / "semblance"
+    pack.parent.mkdir(exist_ok=True)
+    if not pack.exists():
+        pack.symlink_to(ROOT, target_is_directory=True)

@@ -1,0 +1,122 @@
+"""UNets and adapters of the real widths, in ComfyUI's own classes. Their weights are random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+import nodes
+import torch
+from semblance.attention.adapters.checkpoint import AdapterLayout
+from semblance.attention.adapters.ip_adapter import IPAdapter
+from semblance.attention.families import adapter_numbers
+from semblance.attention.host.patching import add_patch, map_model
+from semblance.attention.host.weights import LoadedAdapter, manage_adapter
+from semblance.attention.methods.instantstyle import InstantStyle
+from semblance.attention.reference import StyleReference
+from semblance.attention.scope import Scope
+from torch import nn
+
+Family = Literal["sd15", "sdxl"]
+
+TEXT_WIDTH = {"sd15": 768, "sdxl": 2048}
+POOLED_WIDTH = 1280
+UNETS: dict[Family, dict[str, Any]] = {
+    "sd15": {
+        "channel_mult": [1, 2, 4, 4],
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+    },
+    "sdxl": {
+        "channel_mult": [1, 2, 4],
+        "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "use_linear_in_transformer": True,
+        "adm_in_channels": POOLED_WIDTH + 6 * 256,
+        "num_classes": "sequential",
+    },
+}
+
+
+def real_model(kind: Family, dtype: torch.dtype) -> Any:
+    """A MODEL of the family's true size (SD 1.5 860 M, SDXL 2.6 G parameters)."""
+    known = {"sd15": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[kind]
+    base = {"sd15": comfy.model_base.BaseModel, "sdxl": comfy.model_base.SDXL}[kind]
+    common = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "legacy": False}
+    config = known(
+        {
+            **common,
+            **UNETS[kind],
+            "context_dim": TEXT_WIDTH[kind],
+            "use_spatial_transformer": True,
+            "use_checkpoint": False,
+            "use_temporal_resblock": False,
+            "use_temporal_attention": False,
+        }
+    )
+    config.set_inference_dtype(dtype, None)
+    device = comfy.model_management.get_torch_device()
+    model = base(config, device=device)
+    fill(model.diffusion_model)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
+def fill(module: nn.Module) -> None:
+    """Random weights small enough that nothing overflows."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, 0.02)
+
+
+@dataclass(frozen=True)
+class RealAdapter:
+    """An adapter of the published shapes, and a picture as its encoder would see it."""
+
+    adapter: LoadedAdapter
+    reference: StyleReference
+
+    def patch(self, model: Any, preset: str) -> Any:
+        """MODEL with this adapter on the blocks of `preset`."""
+        model_map = map_model(model)
+        scope = Scope(model_map.family.preset(preset))
+        numbers = self.adapter.numbers_for(model_map)
+        patch = InstantStyle(self.adapter.image_tokens(self.reference), self.adapter, numbers, scope)
+        return add_patch(model, patch, [self.adapter.patcher])
+
+
+def real_adapter(model: Any, kind: Family, variant: Literal["base", "plus"]) -> RealAdapter:
+    """ip-adapter_sd15 and plus_sd15, or ip-adapter_sdxl_vit-h and plus_sdxl_vit-h, by their shapes."""
+    model_map = map_model(model)
+    widths = {number: model_map.widths[site] for site, number in adapter_numbers(model_map.sites).items()}
+    if variant == "base":
+        layout = AdapterLayout("base", 4, 1024, TEXT_WIDTH[kind], widths)
+    else:
+        width, heads = {"sd15": (768, 12), "sdxl": (1280, 20)}[kind]
+        layout = AdapterLayout("plus", 16, 1280, TEXT_WIDTH[kind], widths, width, 4, heads)
+    module = IPAdapter(layout)
+    fill(module)
+    adapter = manage_adapter(variant, module.half().state_dict() if kind == "sdxl" else module.state_dict())
+    shape = (1, 1024) if variant == "base" else (1, 257, 1280)
+    return RealAdapter(adapter, StyleReference((torch.randn(shape),), torch.zeros(shape), (1.0,)))
+
+
+def sample(model: Any, kind: Family, side: int, steps: int = 2) -> None:
+    """One run of the KSampler node over a latent of `side` by `side`."""
+
+    def conditioning(seed: int) -> list[list[Any]]:
+        generator = torch.Generator().manual_seed(seed)
+        pooled = {"pooled_output": torch.randn((1, POOLED_WIDTH), generator=generator)} if kind == "sdxl" else {}
+        return [[torch.randn((1, 77, TEXT_WIDTH[kind]), generator=generator), pooled]]
+
+    latent = {"samples": torch.zeros(1, 4, side, side)}
+    nodes.common_ksampler(model, 1, steps, 5.0, "euler", "normal", conditioning(1), conditioning(2), latent)

@@ -1,0 +1,1 @@
+"""The main job in one command: the real ComfyUI, the InstantStyle template, a contact sheet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,6 +129,8 @@ class Moment:
     steps: int
     progress: float
     """Share of the noise schedule passed: 0 at pure noise, 1 at the clean latent."""
+    sigma_at: Callable[[float], float]
+    """The noise level at a share of the schedule, as the host counts shares: above any at 0, none at 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,11 +39,12 @@ class Window:
                 f"Start ({self.start:g}) must come before end ({self.end:g}). Swap them or widen the window."
             )
 
-    def weight(self, progress: float) -> float:
-        """The curve's weight at `progress` of the run, 0 outside the window."""
-        if not self.start <= progress <= self.end:
+    def weight(self, moment: Moment) -> float:
+        """The curve's weight at `moment`, 0 outside the window."""
+        # By noise level, for steps that fall on an edge: they must round as under the host's own percentages.
+        if not moment.sigma_at(self.end) <= moment.sigma <= moment.sigma_at(self.start):
             return 0.0
-        place = (progress - self.start) / (self.end - self.start)
+        place = min(max((moment.progress - self.start) / (self.end - self.start), 0.0), 1.0)
         before = max((frame for frame in self.curve if frame[0] <= place), default=self.curve[0])
         after = min((frame for frame in self.curve if frame[0] >= place), default=self.curve[-1])
         if after[0] == before[0]:
@@ -90,7 +91,7 @@ class Scope:
     def weight(self, site: AttentionSite, moment: Moment) -> float:
         """How strongly a method acts at `site` now: the block's weight times the curve's."""
         block = self.blocks.get(site.block, 0.0)
-        return block * self.window.weight(moment.progress) if block else 0.0
+        return block * self.window.weight(moment) if block else 0.0
 
     def __repr__(self) -> str:
         chosen = ", ".join(f"{name}={weight:g}" for name, weight in self.blocks.items() if weight)

@@ -1,14 +1,14 @@
 """A real ComfyUI server for as long as a `with` block lasts, isolated in a folder of its own.
 
-with ComfyUIServer() as server:
-    history = server.run(prompt, on_progress=print)
-    pictures = server.outputs(history)
+>>> with ComfyUIServer() as server:
+...     pictures = server.outputs(server.run(prompt, on_progress=print))
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,41 +27,27 @@ from urllib.request import Request, urlopen
 import websocket
 
 from .pinned import ROOT, find_host
+from .prompts import (
+    History,
+    Progress,
+    Prompt,
+    PromptFailed,
+    PromptInterrupted,
+    progress_of,
+    prompt_refusal,
+    raise_for_red_node,
+)
+
+__all__ = ["ComfyUIServer", "History", "Progress", "Prompt", "PromptFailed", "PromptInterrupted", "ServerFailed"]
 
 PACK_NAME = "semblance"
 BASE_FOLDERS = ("models", "custom_nodes", "input", "output", "user", "temp")
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__")
 LOG_LINES_SHOWN = 40
 
-Prompt = dict[str, Any]
-"""A workflow in ComfyUI's API form: node id -> class_type and inputs."""
-History = dict[str, Any]
-"""What the server remembers of one finished prompt."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the node that runs now has come."""
-
-    node_id: str
-    value: float
-    maximum: float
-
 
 class ServerFailed(RuntimeError):
     """The server did not start, did not answer or ended too early; the message ends with its log's last lines."""
-
-
-class PromptFailed(RuntimeError):
-    """A prompt was refused or a node of it turned red."""
-
-    def __init__(self, reason: str, node_id: str = "", node_type: str = "") -> None:
-        self.reason, self.node_id, self.node_type = reason, node_id, node_type
-        super().__init__(f"{node_type} (node {node_id}): {reason}" if node_id else reason)
-
-
-class PromptInterrupted(PromptFailed):
-    """Somebody stopped the prompt while it ran."""
 
 
 class ComfyUIServer:
@@ -170,7 +155,9 @@ class ComfyUIServer:
 
     @property
     def log(self) -> str:
-        return (self.base_directory / "comfyui.log").read_text(encoding="utf-8", errors="replace")
+        """Everything the server has said so far, without its colours."""
+        text = (self.base_directory / "comfyui.log").read_text(encoding="utf-8", errors="replace")
+        return re.sub(r"\x1b\[[\d;]*m", "", text)
 
     @property
     def log_tail(self) -> str:
@@ -260,32 +247,6 @@ class ComfyUIServer:
             return {}
         event = json.loads(message)
         return {"type": event["type"], **event["data"]}
-
-
-def progress_of(event: dict[str, Any]) -> Progress | None:
-    if event["type"] == "executing":
-        return Progress(event["node"], 0, 1)
-    if event["type"] == "progress":
-        return Progress(event["node"], event["value"], event["max"])
-    return None
-
-
-def prompt_refusal(answer: dict[str, Any], prompt: Prompt) -> PromptFailed:
-    """The first complaint of a refused prompt; a node's own complaint says more than the summary."""
-    for node_id, complaint in answer.get("node_errors", {}).items():
-        error = complaint["errors"][0]
-        return PromptFailed(f"{error['message']}: {error['details']}", node_id, complaint["class_type"])
-    error = answer["error"]
-    node_id = (error.get("extra_info") or {}).get("node_id", "")
-    return PromptFailed(error["message"], node_id, prompt.get(node_id, {}).get("class_type", "unknown node"))
-
-
-def raise_for_red_node(history: History) -> None:
-    for kind, event in history["status"]["messages"]:
-        if kind == "execution_error":
-            raise PromptFailed(event["exception_message"].strip(), event["node_id"], event["node_type"])
-        if kind == "execution_interrupted":
-            raise PromptInterrupted("interrupted", event["node_id"], event["node_type"])
 
 
 def link(source: Path, target: Path) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..attention.families import PRESETS
+from ..attention.host.files import UnreadableFile, file_names, find_file
 from ..attention.host.patching import ModelMap
 from ..attention.scope import CURVES, Keyframes, parse_block_weights, parse_keyframes
 
 CATEGORY = "Semblance"
 CUSTOM = "custom"
+CHOICES = {"blocks": (*PRESETS, CUSTOM), "curve": (*CURVES, CUSTOM)}
 
 
 def blocks_input() -> io.DynamicCombo.Input:
@@ -57,8 +59,25 @@ def read_curve(curve: dict[str, Any]) -> Keyframes:
     return parse_keyframes(curve["points"]) if curve["curve"] == CUSTOM else CURVES[curve["curve"]]
 
 
-def unknown_choice(name: str, chosen: str, options: list[str]) -> str | bool:
-    """For `validate_inputs`: True, or the sentence for a choice that is not on offer."""
-    if chosen in options:
+def missing_choice(**choices: Any) -> str | bool:
+    """For `validate_inputs`: True, or the sentence for the first choice ComfyUI left out because it does not know it."""
+    for name, choice in choices.items():
+        if choice is None:
+            return f"The choice for {name} is missing or not on offer. Choose one of: {', '.join(CHOICES[name])}."
+    return True
+
+
+def file_options(*folders: str) -> list[str]:
+    """The files a loader offers; an empty name where there are none, so that running it says what to put where."""
+    return file_names(*folders) or [""]
+
+
+def missing_file(name: str | None, *folders: str, published: str = "") -> str | bool:
+    """For `validate_inputs`: True, or the sentence for a file that is not there."""
+    if name is None:  # it comes from another node, and is not known before that has run
         return True
-    return f"'{chosen}' is not a choice for {name}. Choose one of: {', '.join(options)}."
+    try:
+        find_file(name, *folders, published=published)
+    except UnreadableFile as missing:
+        return str(missing)
+    return True

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..attention.host.display import show_text
 from ..attention.host.patching import describe
 from .inputs import CATEGORY
 
@@ -22,12 +23,14 @@ class ShowPatches(io.ComfyNode):
             description="Lists what is on a model: Semblance's patches in order, with their blocks and strengths, and "
             "what other packs have put there.",
             search_aliases=["debug model", "inspect model", "list patches"],
-            inputs=[io.Model.Input("model", tooltip="The model to look at; it passes through no sampler here.")],
-            outputs=[io.String.Output("patches", tooltip="One thing a line.")],
+            inputs=[io.Model.Input("model", tooltip="The model to look at. Nothing is sampled.")],
+            outputs=[io.String.Output("patches", tooltip="The list, one thing a line; it is shown on the node too.")],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
         patches = describe(model)
+        show_text(cls.hidden.unique_id, patches)
         return io.NodeOutput(patches, ui=ui.PreviewText(patches))

@@ -7,13 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.families import PRESETS
 from ..attention.host.patching import add_patch, map_model
 from ..attention.host.styles import Style
 from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
-from ..attention.scope import CURVES, ImageMask, Scope, Window, finite
+from ..attention.scope import ImageMask, Scope, Window, finite
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, blocks_input, curve_input, read_blocks, read_curve, unknown_choice
+from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve
 
 
 class InstantStyle(io.ComfyNode):
@@ -70,16 +69,17 @@ class InstantStyle(io.ComfyNode):
                     options=["soft", "hard"],
                     optional=True,
                     advanced=True,
-                    tooltip="'soft' keeps the mask's feathering; 'hard' cuts it at half grey, as the authors' code does.",
+                    tooltip="'soft' keeps the mask's feathering; 'hard' cuts it at half grey, as the authors' "
+                    "code does.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with the style on it, for any sampler.")],
         )
 
     @classmethod
-    def validate_inputs(cls, blocks: Any, curve: Any) -> bool | str:
-        chosen = unknown_choice("blocks", blocks["blocks"], [*PRESETS, CUSTOM])
-        return chosen if isinstance(chosen, str) else unknown_choice("curve", curve["curve"], [*CURVES, CUSTOM])
+    def validate_inputs(cls, model: Any = None, blocks: Any = None, curve: Any = None) -> bool | str:
+        # ComfyUI leaves out a choice it does not know. It wants the complaint on an input it did pass, hence `model`.
+        return missing_choice(blocks=blocks, curve=curve)
 
     @classmethod
     def execute(

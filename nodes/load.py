@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..attention.host.files import ADAPTERS, CLIP_VISION, TEXT_ENCODERS, UnreadableFile, file_names, find_file
+from ..attention.host.display import show_text
+from ..attention.host.files import ADAPTERS, CLIP_VISION, TEXT_ENCODERS
+from ..attention.host.text import PUBLISHED as PUBLISHED_CLIP
 from ..attention.host.text import load_text_tower
 from ..attention.host.weights import PUBLISHED, load_adapter
 from . import sockets
-from .inputs import CATEGORY
+from .inputs import CATEGORY, file_options, missing_file
 
 
 class LoadAdapter(io.ComfyNode):
@@ -26,30 +28,28 @@ class LoadAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=file_names(ADAPTERS),
-                    tooltip="A file in models/ipadapter. Base, light, vit-G, plus, plus-face, full-face and composition "
-                    "adapters for SD 1.5 and SDXL are recognised by their contents, whatever their names.",
+                    options=file_options(ADAPTERS),
+                    tooltip="A file in models/ipadapter. Base, light, vit-G, plus, plus-face, full-face and "
+                    "composition adapters for SD 1.5 and SDXL are recognised by their contents, whatever their names.",
                 )
             ],
             outputs=[
                 sockets.Adapter.Output("adapter", tooltip="For Encode Style Reference and Load Style."),
-                io.String.Output("kind", tooltip="What the file was recognised as."),
+                io.String.Output("kind", tooltip="What the file was recognised as; it is shown on the node too."),
             ],
+            hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
-        try:
-            find_file(file, ADAPTERS, published=PUBLISHED)
-        except UnreadableFile as missing:
-            return str(missing)
-        return True
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return missing_file(file, ADAPTERS, published=PUBLISHED)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         adapter = load_adapter(file)
         kind = str(adapter.layout)
+        show_text(cls.hidden.unique_id, kind)
         return io.NodeOutput(adapter, kind, ui=ui.PreviewText(kind))
 
 
@@ -62,27 +62,23 @@ class LoadTextTower(io.ComfyNode):
             node_id="SemblanceLoadTextTower",
             display_name="Load CLIP Text Tower",
             category=CATEGORY,
-            description="Opens the text half of a full CLIP file in transformers' layout, such as the whole "
-            "CLIP-ViT-H-14, so that content words can be subtracted from what its image half saw. It runs on the CPU.",
+            description="Opens the text half of a full CLIP file, such as the whole CLIP-ViT-H-14, so that content "
+            "words can be subtracted from what the image half saw. It runs on the CPU.",
             search_aliases=["clip-h text", "ViT-H text", "open clip", "content words"],
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=file_names(CLIP_VISION, TEXT_ENCODERS),
-                    tooltip="A full CLIP file in models/clip_vision or models/text_encoders; one that holds only an "
-                    "image encoder is refused.",
+                    options=file_options(CLIP_VISION, TEXT_ENCODERS),
+                    tooltip="A full CLIP file in models/clip_vision or models/text_encoders. One that holds an image "
+                    "encoder alone is refused.",
                 )
             ],
             outputs=[sockets.TextTower.Output("text_tower", tooltip="For Subtract Content Text.")],
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
-        try:
-            find_file(file, CLIP_VISION, TEXT_ENCODERS)
-        except UnreadableFile as missing:
-            return str(missing)
-        return True
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return missing_file(file, CLIP_VISION, TEXT_ENCODERS, published=PUBLISHED_CLIP)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

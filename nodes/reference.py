@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..attention.functional.embeddings import COMBINATIONS, Combination
 from ..attention.host.encoding import encode_style, read_weights
-from ..attention.host.files import STYLES, UnreadableFile, file_names, find_file
+from ..attention.host.files import STYLES, find_file
 from ..attention.host.pictures import FITS, Fit
 from ..attention.host.styles import Style, load_style, save_style, thumbnail_picture
 from ..attention.host.text import embed_phrases, parse_phrases
@@ -18,7 +18,7 @@ from ..attention.host.weights import LoadedAdapter
 from ..attention.scope import finite
 from ..version import VERSION
 from . import sockets
-from .inputs import CATEGORY
+from .inputs import CATEGORY, file_options, missing_file
 
 
 class EncodeReference(io.ComfyNode):
@@ -114,8 +114,8 @@ class SubtractContent(io.ComfyNode):
                 io.MultiType.Input(
                     "text_encoder",
                     types=[io.Clip, sockets.TextTower],
-                    tooltip="The text side of the reference's image encoder: the CLIP of an SDXL checkpoint for bigG, an "
-                    "SD 2.x text encoder or Load CLIP Text Tower for ViT-H.",
+                    tooltip="The text side of the reference's image encoder: the CLIP of an SDXL checkpoint for bigG, "
+                    "an SD 2.x text encoder or Load CLIP Text Tower for ViT-H.",
                 ),
                 io.String.Input(
                     "text",
@@ -154,8 +154,8 @@ class SaveReference(io.ComfyNode):
             node_id="SemblanceSaveReference",
             display_name="Save Style",
             category=CATEGORY,
-            description="Writes a style reference as one safetensors file with a thumbnail, in models/semblance/styles. "
-            "A name already taken gets a number; nothing is overwritten.",
+            description="Writes a style reference as one safetensors file with a thumbnail, in "
+            "models/semblance/styles. A name already taken gets a number; nothing is overwritten.",
             search_aliases=["save reference", "save ipadapter embeds", "style file"],
             inputs=[
                 sockets.Reference.Input("reference", tooltip="The style to keep."),
@@ -180,24 +180,20 @@ class LoadReference(io.ComfyNode):
             node_id="SemblanceLoadReference",
             display_name="Load Style",
             category=CATEGORY,
-            description="Opens a style saved by Save Style and shows its thumbnail. No picture and no image encoder are "
-            "needed any more.",
+            description="Opens a style saved by Save Style and shows its thumbnail. No picture and no image encoder "
+            "are needed any more.",
             search_aliases=["load reference", "load ipadapter embeds", "style file"],
             inputs=[
                 sockets.Adapter.Input("adapter", tooltip="An adapter of the kind the style was made for."),
-                io.Combo.Input("file", options=file_names(STYLES), tooltip="A file in models/semblance/styles."),
+                io.Combo.Input("file", options=file_options(STYLES), tooltip="A file in models/semblance/styles."),
             ],
             outputs=[sockets.Reference.Output("reference", tooltip="For InstantStyle and Subtract Content Text.")],
             has_intermediate_output=True,
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
-        try:
-            find_file(file, STYLES)
-        except UnreadableFile as missing:
-            return str(missing)
-        return True
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return missing_file(file, STYLES)
 
     @classmethod
     def fingerprint_inputs(cls, adapter: Any, file: str) -> str:

@@ -7,51 +7,35 @@ ComfyUI is looked for at the first import of one of its modules, so tests of the
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import ModuleType
 
 # Before torch is imported: beside another job, two threads make these tiny models 20-100 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
+from hosting.library import use_library
+from hosting.pinned import ROOT
 
-
-class HostFinder(MetaPathFinder):
-    """Puts ComfyUI on the path, set to run on the CPU, when one of its modules is first imported."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname not in HOST_MODULES:
-            return None
-        from semblance.hosting.pinned import find_host
-
-        sys.path.insert(0, str(find_host()))
-        sys.meta_path.remove(self)
-        # Read once, when comfy.model_management is first imported.
-        importlib.import_module("comfy.cli_args").args.cpu = True
-        return PathFinder.find_spec(fullname, path, target)
-
-
-def register_pack() -> None:
-    pack = ModuleType("semblance")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["semblance"] = pack
-
-
-register_pack()
-sys.meta_path.insert(0, HostFinder())
+use_library()
 torch.set_num_threads(1)
+
+
+class CheckoutIsNoPackage:
+    """Keeps pytest from running the root `__init__.py` as that of a package of tests."""
+
+    @staticmethod
+    def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(CheckoutIsNoPackage())
 
 
 @pytest.fixture(scope="session")

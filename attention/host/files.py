@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import comfy.utils
 import folder_paths
-from safetensors import SafetensorError
 from torch import Tensor
 
 ADAPTERS = "ipadapter"
 STYLES = "semblance_styles"
 CLIP_VISION = "clip_vision"
 TEXT_ENCODERS = "text_encoders"
+
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+"""Characters that some system refuses in a file's name, or reads as something else."""
 
 
 class UnreadableFile(ValueError):
@@ -34,13 +37,13 @@ def file_names(*folders: str) -> list[str]:
     return sorted({name for folder in folders for name in folder_paths.get_filename_list(folder)})
 
 
-def find_file(name: str, *folders: str, published: str = "") -> Path:
+def find_file(name: str | None, *folders: str, published: str = "") -> Path:
     """The full path of `name` in the first folder that has it.
 
     Raises UnreadableFile that names the folders searched and where such a file is published.
     """
     for folder in folders:
-        path = folder_paths.get_full_path(folder, name)
+        path = folder_paths.get_full_path(folder, name) if name else None
         if path is not None:
             return Path(path)
     searched = " or ".join(str(path) for folder in folders for path in folder_paths.get_folder_paths(folder))
@@ -52,20 +55,27 @@ def find_file(name: str, *folders: str, published: str = "") -> Path:
 def load_tensors(path: Path) -> dict[str, Any]:
     """Opens a safetensors or PyTorch file; pickles are read for their weights only, never run.
 
-    Raises UnreadableFile for damaged files and for pickles that hold more than weights.
+    Raises UnreadableFile for damaged files, for pickles that hold more than weights, and for weights without names.
     """
     try:
-        return comfy.utils.load_torch_file(str(path), safe_load=True)
+        found: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
     except pickle.UnpicklingError as refused:
         raise UnreadableFile(
             f"'{path.name}' was not opened: it holds program code or is damaged, where only weights are expected. "
             "Download the file again from its publisher, as .safetensors if there is one."
         ) from refused
-    except (SafetensorError, ValueError, RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError) as fault:
+    except MemoryError:
+        raise
+    except Exception as fault:  # a broken file makes the readers raise almost anything
         raise UnreadableFile(
             f"'{path.name}' cannot be read: the file is damaged or its download is incomplete ({_first_line(fault)}). "
             "Download it again."
         ) from fault
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UnreadableFile(
+            f"'{path.name}' holds no weights by name, so it is not a model file. Download the file again."
+        )
+    return found
 
 
 def style_path(name: str) -> Path:
@@ -73,10 +83,11 @@ def style_path(name: str) -> Path:
 
     Raises UnreadableFile for names that lead out of that folder.
     """
-    folder = Path(folder_paths.get_folder_paths(STYLES)[0]).resolve()
-    wanted = (folder / name.strip().removesuffix(".safetensors")).resolve()
-    if not name.strip() or folder not in wanted.parents:
+    folder = _styles_folder()
+    plain = name.strip().replace("\\", "/").removesuffix(".safetensors")
+    if FORBIDDEN.search(plain) or folder not in (folder / plain).resolve().parents:
         raise UnreadableFile(f"'{name}' is not a name for a style. Use letters, digits and spaces, e.g. watercolour.")
+    wanted = (folder / plain).resolve()
     wanted.parent.mkdir(parents=True, exist_ok=True)
     path, count = wanted.with_name(f"{wanted.name}.safetensors"), 1
     while path.exists():
@@ -85,11 +96,19 @@ def style_path(name: str) -> Path:
     return path
 
 
+def style_name(path: Path) -> str:
+    """The name by which a saved style is found again: with its folder inside models/semblance/styles."""
+    return str(path.relative_to(_styles_folder()))
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file whole or not at all."""
     unfinished = path.with_suffix(".part")
-    comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
-    os.replace(unfinished, path)
+    try:
+        comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _register(name: str, path: Path, extensions: set[str]) -> None:
@@ -98,6 +117,10 @@ def _register(name: str, path: Path, extensions: set[str]) -> None:
         paths.append(str(path))
     # A folder known from extra_model_paths.yaml alone has no extensions, which would list every file.
     folder_paths.folder_names_and_paths[name] = (paths, set(known) or extensions)
+
+
+def _styles_folder() -> Path:
+    return Path(folder_paths.get_folder_paths(STYLES)[0]).resolve()
 
 
 def _first_line(fault: BaseException) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.ldm.modules.attention as host_attention
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..bank import FeatureBank
@@ -141,7 +141,7 @@ def _host_view(extra: Mapping[str, Any], rows: int) -> dict[str, Any]:
 def _shield_replacement(occupant: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
     def shielded(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         replaced = occupant(query[:rows], key[:rows], value[:rows], _host_view(extra, rows))
-        plain = optimized_attention(
+        plain = host_attention.optimized_attention(
             query[rows:],
             key[rows:],
             value[rows:],

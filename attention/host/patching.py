@@ -50,7 +50,7 @@ def map_model(model: Any) -> ModelMap:
     sites = attention_sites(unet) if hasattr(unet, "output_blocks") else ()
     family = family_of(sites, FAMILIES)
     if family is None:
-        known = " and ".join(family.name for family in FAMILIES)
+        known = " or ".join(family.name for family in FAMILIES)
         raise ValueError(
             f"This model is a {type(model.model).__name__}, whose attention Semblance does not know. "
             f"Load an {known} checkpoint."
@@ -98,7 +98,7 @@ def _attention_layer(unet: Any, site: AttentionSite) -> Any:
 
 def _foreign_replacements(options: Mapping[str, Any]) -> list[str]:
     return [
-        f"Another pack replaces {slot} of {'.'.join(str(part) for part in key)}: {_name(occupant)}"
+        f"Another node replaces {slot} of {'.'.join(str(part) for part in key)}: {_name(occupant)}"
         for slot, occupants in options.get("patches_replace", {}).items()
         for key, occupant in occupants.items()
     ]
@@ -106,7 +106,7 @@ def _foreign_replacements(options: Mapping[str, Any]) -> list[str]:
 
 def _foreign_lists(options: Mapping[str, Any]) -> list[str]:
     return [
-        f"Another pack patches {name}: {_name(patch)}"
+        f"Another node patches {name}: {_name(patch)}"
         for name, patches in options.get("patches", {}).items()
         if name != KEY
         for patch in patches
@@ -122,9 +122,9 @@ def _foreign_slots(model: Any) -> list[str]:
         for key in keyed
         if key != KEY
     }
-    lines = [f"Another pack wraps {wrapper}" for wrapper in sorted(wrappers)]
+    lines = [f"Another node wraps {wrapper}" for wrapper in sorted(wrappers)]
     if "optimized_attention_override" in options:
-        lines.append(f"Another pack chooses the attention kernel: {_name(options['optimized_attention_override'])}")
+        lines.append(f"Another node chooses the attention kernel: {_name(options['optimized_attention_override'])}")
     if model.patches:
         lines.append(f"{len(model.patches)} weights are changed (LoRA or merge)")
     return lines

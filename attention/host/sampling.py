@@ -41,6 +41,14 @@ class NoiseSchedule:
         sigmas[0], sigmas[-1] = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
         self._percents = percents
         self._falling = -numpy.log(sigmas)
+        self._model_sampling = model_sampling
+        self._asked: dict[float, float] = {}
+
+    def sigma_at(self, percent: float) -> float:
+        """The noise level at a share of the schedule, to ComfyUI's last bit."""
+        if percent not in self._asked:
+            self._asked[percent] = float(self._model_sampling.percent_to_sigma(percent))
+        return self._asked[percent]
 
     def progress(self, sigma: float) -> float:
         """0 at the highest noise level, 1 at the lowest and below."""
@@ -80,7 +88,8 @@ class Run:
         # The slack forgives the rounding of a sampler's own arithmetic.
         reached = sum(point <= sigma * (1 + 1e-6) if rising else point >= sigma * (1 - 1e-6) for point in self._ladder)
         steps = max(len(self._ladder) - 1, 1)
-        return Moment(sigma, min(max(reached - 1, 0), steps - 1), steps, self._schedule.progress(sigma))
+        step = min(max(reached - 1, 0), steps - 1)
+        return Moment(sigma, step, steps, self._schedule.progress(sigma), self._schedule.sigma_at)
 
     def read(self, conds: Sequence[Sequence[dict[str, Any]] | None], height: int, width: int) -> Conditionings:
         """The roles and areas of the conditionings of one call, in the order ComfyUI numbers them."""

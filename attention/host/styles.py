@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..reference import StyleReference, Subtraction
-from .files import STYLES, UnreadableFile, find_file, save_tensors, style_path
+from .files import STYLES, UnreadableFile, find_file, save_tensors, style_name, style_path
 from .weights import LoadedAdapter
 
 FORMAT = "semblance style 1"
@@ -47,9 +47,13 @@ def thumbnail_of(pictures: Tensor) -> str:
 
 
 def thumbnail_picture(style: Style) -> Tensor:
-    """The thumbnail as an IMAGE, (1, height, width, 3)."""
-    file = io.BytesIO(base64.b64decode(style.thumbnail.partition(",")[2]))
-    return torch.from_numpy(numpy.array(Image.open(file).convert("RGB"))).float().unsqueeze(0) / 255
+    """The thumbnail as an IMAGE, (1, height, width, 3); black where a file has none that can be read."""
+    try:
+        file = io.BytesIO(base64.b64decode(style.thumbnail.partition(",")[2]))
+        image = Image.open(file).convert("RGB")
+    except (ValueError, OSError, Image.DecompressionBombError):
+        image = Image.new("RGB", (THUMBNAIL, THUMBNAIL))
+    return torch.from_numpy(numpy.array(image)).float().unsqueeze(0) / 255
 
 
 def save_style(style: Style, name: str, version: str) -> str:
@@ -69,7 +73,7 @@ def save_style(style: Style, name: str, version: str) -> str:
     metadata = {key: entry if isinstance(entry, str) else json.dumps(entry) for key, entry in described.items()}
     path = style_path(name)
     save_tensors(path, {**tensors, "negative": reference.negative.contiguous()}, metadata)
-    return path.name
+    return style_name(path)
 
 
 def load_style(name: str, adapter: LoadedAdapter) -> Style:
@@ -82,7 +86,8 @@ def load_style(name: str, adapter: LoadedAdapter) -> Style:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as fault:
         raise UnreadableFile(
             f"'{name}' cannot be read: the file is damaged ({fault}). Save the style again."
@@ -92,29 +97,30 @@ def load_style(name: str, adapter: LoadedAdapter) -> Style:
             f"'{name}' is not a style saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
             "Choose a file written by Save Style."
         )
-    _require_match(name, metadata, adapter)
     try:
-        return Style(_reference(tensors, metadata), adapter, metadata["modelspec.thumbnail"])
-    except (KeyError, ValueError) as fault:
-        raise UnreadableFile(f"'{name}' is damaged ({fault} is missing). Save the style again.") from fault
-
-
-def _reference(tensors: dict[str, Tensor], metadata: dict[str, str]) -> StyleReference:
-    shares: list[float] = json.loads(metadata["shares"])
-    subtracted: list[dict[str, Any]] = json.loads(metadata["subtracted"])
-    return StyleReference(
-        tuple(tensors[f"picture.{place}"] for place in range(len(shares))),
-        tensors["negative"],
-        tuple(shares),
-        tuple(Subtraction(**entry) for entry in subtracted),
-    )
-
-
-def _require_match(name: str, metadata: dict[str, str], adapter: LoadedAdapter) -> None:
-    layout = adapter.layout
-    made_for = (json.loads(metadata.get("clip_width", "0")), json.loads(metadata.get("is_global", "false")))
-    if made_for != (layout.clip_width, layout.is_global):
+        made_for = (json.loads(metadata["clip_width"]), json.loads(metadata["is_global"]))
+        style = Style(_reference(tensors, metadata, *made_for), adapter, metadata["modelspec.thumbnail"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the style again.") from fault
+    if made_for != (adapter.layout.clip_width, adapter.layout.is_global):
         raise ValueError(
             f"The style '{name}' was made for an adapter of the kind '{metadata.get('adapter')}', but the adapter "
-            f"connected is '{adapter.name}': {layout}. Load an adapter of the style's kind."
+            f"connected is '{adapter.name}': {adapter.layout}. Load an adapter of the style's kind."
         )
+    return style
+
+
+def _reference(
+    tensors: dict[str, Tensor], metadata: dict[str, str], clip_width: int, is_global: bool
+) -> StyleReference:
+    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    shares = [float(share) for share in json.loads(metadata["shares"])]
+    subtracted: list[dict[str, Any]] = json.loads(metadata["subtracted"])
+    pictures = tuple(tensors[f"picture.{place}"] for place in range(len(shares)))
+    negative = tensors["negative"]
+    for tensor in (*pictures, negative):
+        if tensor.ndim != (2 if is_global else 3) or tensor.shape[-1] != clip_width or not tensor.isfinite().all():
+            raise ValueError(f"its tensors do not fit an adapter that reads {clip_width} channels")
+    if not pictures or min(shares) <= 0 or len(negative) != 1:
+        raise ValueError("its pictures, their weights and its negative do not fit together")
+    return StyleReference(pictures, negative, tuple(shares), tuple(Subtraction(**entry) for entry in subtracted))

@@ -24,6 +24,7 @@ REMEDIES = {
     1024: "Connect an SD 2.x text encoder (OpenCLIP-H), or Load CLIP Text Tower with a full CLIP-ViT-H-14 file",
     1280: "Connect the CLIP of an SDXL checkpoint",
 }
+PUBLISHED = "huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 LONGEST = 77
 """Tokens of one text block, with the marks at both ends; pooled embeddings see no further."""
 
@@ -54,6 +55,7 @@ def parse_phrases(text: str) -> list[Phrase]:
     for line in filter(None, (line.strip() for line in text.splitlines())):
         weighted = re.fullmatch(r"\((.+):\s*(-?\d+(?:\.\d+)?)\)", line)
         phrases.append(Phrase(weighted[1].strip(), float(weighted[2])) if weighted else Phrase(line))
+    phrases = [phrase for phrase in phrases if phrase.words]
     if not phrases:
         raise ValueError("There are no content words to subtract. Write what the reference shows, e.g. a rabbit.")
     return phrases
@@ -73,15 +75,21 @@ def load_text_tower(name: str) -> TextTower:
     """Opens the text half of a CLIP file in transformers' layout, e.g. a full CLIP-ViT-H-14 model.safetensors."""
     from transformers import CLIPTextModelWithProjection  # slow to import, and few need it
 
-    path = find_file(name, CLIP_VISION, TEXT_ENCODERS, published="huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+    path = find_file(name, CLIP_VISION, TEXT_ENCODERS, published=PUBLISHED)
     tensors = {key: tensor for key, tensor in _text_half(path).items() if not key.endswith("position_ids")}
     if "text_projection.weight" not in tensors or "text_model.embeddings.token_embedding.weight" not in tensors:
         raise UnreadableFile(
             f"'{name}' has no CLIP text tower with a projection (it needs text_model.* and text_projection.weight). "
             "Use a full CLIP file in transformers' layout, e.g. model.safetensors of laion/CLIP-ViT-H-14-laion2B-s32B-b79K."
         )
-    model = CLIPTextModelWithProjection(_config_of(tensors))
-    model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, strict=True)
+    try:
+        model = CLIPTextModelWithProjection(_config_of(tensors))
+        model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, strict=True)
+    except (KeyError, RuntimeError) as missing:
+        raise UnreadableFile(
+            f"'{name}' is incomplete or of an unknown layout ({str(missing).splitlines()[-1].strip()[:160]}). "
+            "Download the file again."
+        ) from missing
     return TextTower(name, model.eval().requires_grad_(False), tensors["text_projection.weight"].shape[0])
 
 
@@ -98,18 +106,19 @@ def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
 def _embed_with_clip(clip: Any, words: str, width: int) -> Tensor:
     name, tower = _pooled_tower(clip)
     _require_space(tower.transformer.text_projection.out_features, width, f"the text encoder connected ({name})")
-    _require_projection(clip, tower, name)
+    _require_whole(clip, tower.transformer, name)
     tokens = clip.tokenize(words)
-    _require_one_block(tokens[name.removeprefix("clip_")], words)
-    model = clip.cond_stage_model
-    model.reset_clip_options()
-    model.set_clip_options({"projected_pooled": True})
+    own_tokens = tokens[name.removeprefix("clip_")]
+    _require_one_block(own_tokens, words)
+    clip.cond_stage_model.reset_clip_options()
+    tower.set_clip_options({"projected_pooled": True})
     clip.load_model(tokens)
-    model.set_clip_options({"execution_device": clip.patcher.load_device})
+    tower.set_clip_options({"execution_device": clip.patcher.load_device})
     try:
-        return model.encode_token_weights(tokens)[1].float().cpu()
+        # The tower itself: the pooled output of SD 3's CLIP as a whole is that of two towers in a row.
+        return tower.encode_token_weights(own_tokens)[1].float().cpu()
     finally:
-        model.reset_clip_options()
+        clip.cond_stage_model.reset_clip_options()
 
 
 def _pooled_tower(clip: Any) -> tuple[str, Any]:
@@ -141,22 +150,24 @@ def _require_one_block(blocks: Sequence[Any], words: str) -> None:
         )
 
 
-def _require_projection(clip: Any, tower: Any, name: str) -> None:
-    """Refuses an encoder whose file has no projection: ComfyUI leaves that matrix uninitialised and says nothing."""
-    weight = tower.transformer.text_projection.weight
-    files = [str(path) for path in _files_of(clip)]
-    if files:
-        present = any(_has_projection(path, tuple(weight.shape)) for path in files if path.endswith(".safetensors"))
-        missing = all(path.endswith(".safetensors") for path in files) and not present
-    else:
-        deviation = float(weight.float().std())
-        missing = not 1e-4 < deviation < 10.0  # NaN fails too
-    if missing:
-        raise ValueError(
-            f"The text encoder's file has no projection (text_projection) for {name}, so its words cannot be compared "
-            "with a picture. Use a file that has one, e.g. a whole SDXL or SD 2.x checkpoint rather than its "
-            "diffusers text encoder."
-        )
+def _require_whole(clip: Any, tower: Any, name: str) -> None:
+    """Refuses an encoder whose file ends early: ComfyUI leaves what is missing as raw memory and says nothing."""
+    parts = {
+        "projection (text_projection)": (r"text_projection(\.weight)?$", tower.text_projection.weight),
+        "last layer": (
+            rf"(layers|resblocks)\.{tower.num_layers - 1}\.mlp\.(fc2|c_proj)\.weight$",
+            tower.text_model.encoder.layers[-1].mlp.fc2.weight,
+        ),
+    }
+    files = _files_of(clip)
+    legible = bool(files) and all(path.endswith((".safetensors", ".sft")) for path in files)
+    for part, (pattern, weight) in parts.items():
+        if not (any(_contains(path, pattern, weight) for path in files) if legible else _is_trained(weight)):
+            raise ValueError(
+                f"The text encoder's file has no {part} for {name}, so its words cannot be compared with a picture. "
+                "Use a file that has one, e.g. a whole SDXL or SD 2.x checkpoint rather than its diffusers text "
+                "encoder."
+            )
 
 
 def _files_of(clip: Any) -> Sequence[str]:
@@ -166,10 +177,16 @@ def _files_of(clip: Any) -> Sequence[str]:
     return [source] if isinstance(source, str) else [path for path in source if isinstance(path, str)]
 
 
-def _has_projection(path: str, shape: tuple[int, ...]) -> bool:
+def _contains(path: str, pattern: str, weight: Tensor) -> bool:
+    """Whether a safetensors file has a tensor of this name and shape."""
     with safe_open(path, framework="pt") as file:
-        names = [key for key in file.keys() if key.endswith(("text_projection", "text_projection.weight"))]  # noqa: SIM118
-        return any(tuple(file.get_slice(key).get_shape()) == shape for key in names)
+        names = [name for name in file.keys() if re.search(pattern, name)]  # noqa: SIM118
+        return any(tuple(file.get_slice(name).get_shape()) == tuple(weight.shape) for name in names)
+
+
+def _is_trained(weight: Tensor) -> bool:
+    """Whether this can be a trained matrix; raw memory holds zeros, huge numbers or NaN."""
+    return 1e-4 < float(weight.detach().float().std()) < 10.0
 
 
 def _text_half(path: Path) -> dict[str, Tensor]:

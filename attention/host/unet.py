@@ -20,6 +20,8 @@ from .sampling import CONDITIONINGS, RUN, Conditionings, Run
 Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 """What another pack left at a site: (query, key, value, extra_options) -> attention's output."""
 
+PatchWithBank = tuple[AttentionPatch, FeatureBank]
+
 SLOT: Mapping[AttentionKind, str] = {"self": "attn1", "cross": "attn2"}
 
 
@@ -42,12 +44,14 @@ def diffusion_model(
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
     patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
-    guests = InvitedGuests.invite(patches, moment)
+    wanted = _wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
+    acting = {id(patch) for those in wanted.values() for patch, _ in those}
+    # A patch that acts nowhere now has no use for its guests.
+    guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
     layout = replace(layout, guests=guests.rows)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
-    sites = run.sites_of(executor.class_obj, attention_sites)
-    options["patches_replace"] = _bound(options.get("patches_replace", {}), sites, patches, layout, moment)
+    options["patches_replace"] = _bound(options.get("patches_replace", {}), wanted, layout, moment)
     return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
 
 
@@ -56,7 +60,7 @@ class BoundSite:
     """The attention of one site during one call: inputs edited, attention run once, output edited."""
 
     site: AttentionSite
-    patches: Sequence[tuple[AttentionPatch, FeatureBank]]
+    patches: Sequence[PatchWithBank]
     layout: BatchLayout
     moment: Moment
     occupant: Occupant | None
@@ -121,24 +125,28 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
     return BatchLayout.from_numbers(numbers, len(x), run.latent, conditionings.roles, areas)
 
 
+def _wanted(
+    sites: Sequence[AttentionSite], patches: Sequence[PatchWithBank], moment: Moment
+) -> dict[AttentionSite, Sequence[PatchWithBank]]:
+    """The patches that want to act at each site now, for the sites where there are any."""
+    wanted = {site: [(patch, bank) for patch, bank in patches if patch.applies_to(site, moment)] for site in sites}
+    return {site: those for site, those in wanted.items() if those}
+
+
 def _bound(
     replaced: Mapping[str, Mapping[Any, Occupant]],
-    sites: Sequence[AttentionSite],
-    patches: Sequence[tuple[AttentionPatch, FeatureBank]],
+    wanted: Mapping[AttentionSite, Sequence[PatchWithBank]],
     layout: BatchLayout,
     moment: Moment,
 ) -> dict[str, dict[Any, Occupant]]:
     """A copy of `patches_replace` with our sites in it, each around its present occupant."""
     bound = {slot: dict(occupants) for slot, occupants in replaced.items()}
-    for site in sites:
-        wanted = [(patch, bank) for patch, bank in patches if patch.applies_to(site, moment)]
-        if not wanted:
-            continue
+    for site, patches in wanted.items():
         occupants = bound.setdefault(SLOT[site.kind], {})
         whole_block, one_depth = (site.part, site.number), (site.part, site.number, site.depth)
         # ComfyUI calls the three-part key alone where both exist, so it must take in the two-part occupant.
         occupant = occupants.get(one_depth, occupants.get(whole_block))
-        occupants[one_depth] = BoundSite(site, wanted, layout, moment, occupant)
+        occupants[one_depth] = BoundSite(site, patches, layout, moment, occupant)
     return bound
 
 

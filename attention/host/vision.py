@@ -24,6 +24,8 @@ def require_encoder(encoder: Any, layout: AdapterLayout) -> None:
     is_clip = getattr(encoder, "model_type", "clip_vision_model") == "clip_vision_model"
     width = encoder.config["projection_dim" if layout.is_global else "hidden_size"] if is_clip else 0
     if width == layout.clip_width:
+        if layout.is_global:
+            _require_projection(encoder)
         return
     known = ENCODER_OF_EMBEDDING if layout.is_global else ENCODER_OF_PATCHES
     found = known.get(width)
@@ -48,7 +50,8 @@ def encode_crops(encoder: Any, crops: Tensor, is_global: bool) -> Tensor:
     unseen = {name: crop for name, crop in zip(names, crops, strict=True) if name not in memory}
     if unseen:
         encoded = encode_pixels(encoder, _normalised(encoder, torch.stack(list(unseen.values()))), is_global)
-        memory.update(zip(unseen, encoded, strict=True))
+        # Rows of their own: a view would keep its whole batch alive after the others are forgotten.
+        memory.update((name, row.clone()) for name, row in zip(unseen, encoded, strict=True))
     found = torch.stack([memory[name] for name in names])
     for name in names:
         memory.move_to_end(name)
@@ -74,6 +77,16 @@ def encode_pixels(encoder: Any, pixels: Tensor, is_global: bool) -> Tensor:
         seen = encoder.model(pixel_values=batch.to(encoder.load_device), intermediate_output=-2)
         parts.append((seen[2] if is_global else seen[1]).float().cpu())
     return torch.cat(parts)
+
+
+def _require_projection(encoder: Any) -> None:
+    """Refuses a file without a projection: ComfyUI leaves that matrix as raw memory, zeros, huge numbers or NaN."""
+    deviation = float(encoder.model.visual_projection.weight.detach().float().std())
+    if not 1e-4 < deviation < 10.0:
+        raise ValueError(
+            "The image encoder's file has no projection (visual_projection), which this adapter needs. "
+            "Download the image encoder again from where the adapter is published."
+        )
 
 
 def _normalised(encoder: Any, crops: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class ImageTokens:
         # Attention does not notice that the unconditional tokens repeat, as they do in diffusers.
         return torch.stack([self.unconditional.repeat(len(tokens) // len(self.unconditional), 1), tokens])
 
+    @cached_property
     def shares(self) -> Tensor | None:
         """The attention mask that gives each picture its share, or None where all weigh alike."""
         # A picture cut into several crops counts as one.
@@ -102,7 +104,7 @@ class InstantStyle(AttentionPatch):
     ) -> Tensor:
         """Attention to one picture's tokens or, with None, to those of all pictures in one softmax."""
         key, value = self._keys_values(picture, call, query, bank)
-        shares = self.tokens.shares() if picture is None else None
+        shares = self.tokens.shares if picture is None else None
         if shares is not None:
             shares = bank.once(("shares", query.device, query.dtype), lambda: shares.to(query))
         # The images of a chunk share their keys, so they queue up as one long query and no key is copied.

@@ -1,0 +1,303 @@
+"""A run knows where it stands, acts when the window says, and leaves nothing behind however it ends."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy.model_management import InterruptProcessingException
+from comfy.model_patcher import ModelPatcher
+from semblance.attention.host.patching import add_patch
+from semblance.attention.host.sampling import CONDITIONINGS, RUN
+from semblance.attention.host.unet import BoundSite
+from semblance.attention.methods.instantstyle import InstantStyle
+from semblance.attention.scope import CURVES, Scope, Window
+from semblance.tests.tiny_models import make_controlnet, random_latent, sampler_custom
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import nodes
+from semblance.tests.attention.host.studio import PATCHES, Studio, record_calls, relative_error, run_guider
+from semblance.tests.attention.host.toy_patches import Diary, Echo
+
+ONE_BLOCK = {"output.5": 1.0}
+
+
+def ladder(studio: Studio, steps: int, scheduler: str = "simple") -> Tensor:
+    return comfy.samplers.calculate_sigmas(studio.model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def guider_of(studio: Studio, model: ModelPatcher, cfg: float = 5.0) -> comfy.samplers.CFGGuider:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(studio.positive, studio.negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        ("euler", [0, 1, 2]),
+        ("euler_ancestral", [0, 1, 2]),
+        ("dpmpp_2m", [0, 1, 2]),
+        ("heun", [0, 1, 1, 2, 2]),  # the second look is at the step's end
+        ("dpm_2", [0, 0, 1, 1, 2]),  # the second look is between two points of the ladder
+        ("dpmpp_sde", [0, 0, 1, 1, 2]),
+    ],
+)
+def test_step_is_the_ladder_point_last_reached(sd15: Studio, sampler: str, steps: list[int]) -> None:
+    diary = Diary(Scope(ONE_BLOCK))
+    sd15.sample(add_patch(sd15.model, diary), steps=3, sampler=sampler, images=1)
+    assert [moment.step for moment in diary.moments] == steps
+    assert {moment.steps for moment in diary.moments} == {3}
+
+
+@pytest.mark.parametrize("name", ["instantstyle masked", "remembers", "brings guests"])
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_sde"])
+def test_samplers_that_look_twice_a_step_repeat_themselves(sd15: Studio, name: str, sampler: str) -> None:
+    patched = sd15.with_patch(name)
+    first, second = (sd15.sample(patched, steps=3, sampler=sampler, images=1) for _ in range(2))
+    assert torch.isfinite(first).all() and torch.equal(first, second)
+    assert relative_error(first, sd15.sample(steps=3, sampler=sampler, images=1)) > 1e-3
+
+
+def test_the_ladder_of_an_img2img_run_is_the_part_that_is_left(sd15: Studio) -> None:
+    diary = Diary(Scope(ONE_BLOCK))
+    whole = ladder(sd15, 6)
+    sd15.sample(add_patch(sd15.model, diary), steps=3, denoise=0.5, images=1)
+    assert [(moment.step, moment.steps) for moment in diary.moments] == [(0, 3), (1, 3), (2, 3)]
+    assert [moment.sigma for moment in diary.moments] == pytest.approx(whole[3:6].tolist())
+    assert 0.3 < diary.moments[0].progress < 0.7
+
+
+def test_a_rising_ladder_counts_upwards(sd15: Studio) -> None:
+    diary = Diary(Scope(ONE_BLOCK))
+    rising = torch.tensor([0.1, 0.5, 2.0, 14.0])
+    sampler_custom(add_patch(sd15.model, diary), sd15.positive, sd15.negative, random_latent(1, 8, 8), rising)
+    assert [moment.step for moment in diary.moments] == [0, 1, 2]
+    assert [moment.progress for moment in diary.moments] == sorted((m.progress for m in diary.moments), reverse=True)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpm_2"])
+def test_progress_inverts_the_percentages_of_comfyui(sd15: Studio, sampler: str) -> None:
+    diary = Diary(Scope(ONE_BLOCK))
+    sd15.sample(add_patch(sd15.model, diary), steps=8, sampler=sampler, scheduler="normal", images=1, cfg=1.0)
+    sampling = sd15.model.get_model_object("model_sampling")
+    moments = diary.moments
+    assert moments[0].progress == pytest.approx(0, abs=1e-6) and 0.85 < moments[-1].progress <= 1
+    for moment in moments[1:-1]:
+        assert sampling.percent_to_sigma(moment.progress) == pytest.approx(moment.sigma, rel=1e-3)
+
+
+def test_curves_follow_progress_in_the_window(sd15: Studio) -> None:
+    diary = Diary(Scope(ONE_BLOCK, Window(0.25, 0.75, CURVES["fade in"])))
+    sd15.sample(add_patch(sd15.model, diary), steps=10, scheduler="normal", images=1, cfg=1.0)
+    expected = [(moment.progress - 0.25) / 0.5 for moment in diary.moments]
+    assert len(expected) == 4 and diary.weights == pytest.approx(expected, abs=1e-3)
+
+
+PERCENTS = [(0.0, 0.5), (0.5, 1.0), (0.3, 0.7), (0.1, 0.2), (0.33, 0.9), (0.0, 1.0), (0.4, 0.401)]
+
+
+# With sgm_uniform, and with normal at 11 steps, the steps fall on whole tenths of the schedule, as people's windows do.
+@pytest.mark.parametrize(("scheduler", "steps"), [("sgm_uniform", 10), ("normal", 11), ("karras", 8), ("simple", 10)])
+def test_the_window_is_that_of_a_controlnet_with_the_same_percentages(
+    sd15: Studio, scheduler: str, steps: int, control: Any
+) -> None:
+    picture = torch.rand(1, 64, 64, 3)
+    for start, end in PERCENTS:
+        diary = Diary(Scope(ONE_BLOCK, Window(start, end)))
+        model, calls = record_calls(add_patch(sd15.model, diary))
+        guided, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(
+            sd15.positive, sd15.negative, control, picture, 1.0, start, end
+        )
+        sd15.sample(model, positive=guided, images=1, cfg=1.0, steps=steps, scheduler=scheduler)
+        guided_at = [call["sigma"] for call in calls if call["control"]]
+        assert [moment.sigma for moment in diary.moments] == guided_at, (start, end)
+
+
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A ControlNet whose network has nothing to say, to save time; when it speaks is the host's own affair."""
+    control = make_controlnet("sd15")
+    monkeypatch.setattr(type(control.control_model), "forward", lambda self, **_: {})
+    return control
+
+
+def test_a_later_change_of_the_noise_schedule_moves_the_window_too(sd15: Studio) -> None:
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    diary = Diary(Scope(ONE_BLOCK, Window(0.5, 1.0)))
+    model = ModelSamplingDiscrete().patch(add_patch(sd15.model, diary), "v_prediction", True)[0]
+    sd15.sample(model, steps=10, images=1, cfg=1.0)
+    half = model.get_model_object("model_sampling").percent_to_sigma(0.5)
+    assert half != sd15.model.get_model_object("model_sampling").percent_to_sigma(0.5)
+    assert 4 <= len(diary.moments) <= 6 and diary.moments[0].sigma <= half
+
+
+class Fault(Exception):
+    pass
+
+
+def raise_fault(*_: Any) -> None:
+    raise Fault
+
+
+def press_interrupt(*_: Any) -> None:
+    comfy.model_management.interrupt_current_processing(True)
+
+
+def raise_interrupt(*_: Any) -> None:
+    raise InterruptProcessingException
+
+
+@pytest.mark.parametrize(
+    ("end", "raised"),
+    [
+        (None, None),
+        (raise_fault, Fault),
+        (raise_interrupt, InterruptProcessingException),
+        (press_interrupt, InterruptProcessingException),
+    ],
+)
+def test_a_run_leaves_no_bank_however_it_ends(
+    sd15: Studio, end: Callable[..., None] | None, raised: type[BaseException] | None
+) -> None:
+    diary = Diary(Scope(ONE_BLOCK))
+    model = add_patch(sd15.with_patch("remembers"), diary)
+    guider = guider_of(sd15, model)
+    before = run_guider(guider_of(sd15, model), ladder(sd15, 3), images=1)
+    diary.banks.clear()
+    if raised is None:
+        run_guider(guider, ladder(sd15, 3), images=1)
+    else:
+        with pytest.raises(raised) as caught:
+            run_guider(guider, ladder(sd15, 3), images=1, callback=end)
+        # The traceback still holds the run's frames; the banks are empty all the same.
+        assert all(not bank() for bank in diary.banks)
+        del caught
+    assert len(diary.banks) >= (3 if raised is None else 1)
+    assert RUN not in guider.model_options["transformer_options"]
+    gc.collect()
+    assert [bank() for bank in diary.banks] == [None] * len(diary.banks)
+    assert torch.equal(run_guider(guider, ladder(sd15, 3), images=1), before)
+
+
+def test_an_error_inside_attention_leaves_no_bank_and_no_trace_in_the_next_run(sd15: Studio) -> None:
+    class Stumble(Echo):
+        def edit_output(self, call: Any, *rest: Any) -> Tensor:
+            if call.moment.step == 1 and trap:
+                raise Fault
+            return super().edit_output(call, *rest)
+
+    trap, diary = [], Diary(Scope(ONE_BLOCK))
+    model = add_patch(add_patch(sd15.model, Stumble(sd15.everywhere())), diary)
+    before = sd15.sample(model)
+    diary.banks.clear()
+    trap.append(True)
+    with pytest.raises(Fault):
+        sd15.sample(model)
+    trap.clear()
+    gc.collect()
+    assert diary.banks and all(bank() is None for bank in diary.banks)
+    assert torch.equal(sd15.sample(model), before)
+
+
+def test_options_handed_to_other_packs_hold_the_run_only_while_it_lasts(sd15: Studio) -> None:
+    kept: list[dict[str, Any]] = []
+    model = sd15.with_patch("remembers").clone()
+    model.set_model_sampler_post_cfg_function(lambda args: kept.append(args["model_options"]) or args["denoised"])
+    sd15.sample(model, steps=1)
+    assert RUN in kept[0]["transformer_options"]
+    assert RUN not in model.model_options["transformer_options"]
+    assert CONDITIONINGS not in model.model_options["transformer_options"]
+    assert not kept[0]["transformer_options"][RUN]._banks
+
+
+def test_a_model_called_without_a_sampler_gets_a_run_as_long_as_the_call(studio: Studio) -> None:
+    diary = Diary(Scope(dict.fromkeys(studio.model_map.family.blocks, 1.0)))
+    model = add_patch(studio.with_patch("edits output"), diary)
+    model, calls = record_calls(model)
+    studio.sample(model, steps=1, cfg=1.0)
+    (call,) = calls
+    diary.banks.clear()
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": [0]}
+    sigma = torch.full((2,), call["sigma"])
+    with torch.no_grad():
+        alone = model.model.apply_model(
+            call["x"], sigma, c_crossattn=call["context"], transformer_options=options, **call["more"]
+        )
+    assert torch.equal(alone, call["output"])
+    assert diary.moments[-1].sigma == call["sigma"]
+    gc.collect()
+    assert [bank() for bank in diary.banks] == [None]
+
+
+class CountingAdapter:
+    """An adapter that counts its projections by layer."""
+
+    def __init__(self, adapter: Any) -> None:
+        self.adapter = adapter
+        self.projected: Counter[int] = Counter()
+
+    def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        self.projected[number] += 1
+        return self.adapter.keys_values(number, tokens)
+
+
+def counted(patch: InstantStyle, counter: CountingAdapter) -> InstantStyle:
+    return InstantStyle(patch.tokens, counter, patch.numbers, patch.scope, patch.strength, patch.name)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_image_keys_are_projected_once_a_run_for_each_layer(
+    studio: Studio, sampler: str, one_conditioning_a_call: None
+) -> None:
+    counter = CountingAdapter(studio.adapters["base"])
+    patch = counted(studio.instantstyle(pictures=2), counter)
+    model = add_patch(studio.model, patch, [studio.adapters["base"].patcher])
+    for run in (1, 2):
+        studio.sample(model, sampler=sampler)
+        assert dict(counter.projected) == dict.fromkeys(patch.numbers.values(), run)
+
+
+def test_only_the_layers_in_scope_are_projected(sd15: Studio) -> None:
+    counter = CountingAdapter(sd15.adapters["base"])
+    patch = counted(sd15.instantstyle(scope=Scope({"output.4": 0.5, "input.8": 1.0, "output.3": 0.0})), counter)
+    sd15.sample(add_patch(sd15.model, patch))
+    layers = {number for site, number in patch.numbers.items() if site.block in ("output.4", "input.8")}
+    assert dict(counter.projected) == dict.fromkeys(layers, 1)
+
+
+class NoReadBack(TorchDispatchMode):
+    """Refuses what makes a GPU wait for the CPU."""
+
+    REFUSED = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "equal")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.REFUSED, f"{name} reads a tensor back to the CPU inside attention"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_no_tensor_is_read_back_inside_attention(sd15: Studio, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attend, entered = BoundSite.__call__, itertools.count()
+
+    def watched(self: BoundSite, *tensors: Any) -> Tensor:
+        next(entered)
+        with NoReadBack():
+            return attend(self, *tensors)
+
+    monkeypatch.setattr(BoundSite, "__call__", watched)
+    sd15.sample(sd15.with_patch(name))
+    assert next(entered) >= 2 * 16
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoReadBack():
+        torch.ones(1).item()

@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 from torch import Tensor
 
-Remembered = TypeVar("Remembered", Tensor, tuple[Tensor, ...])
+Remembered = TypeVar("Remembered", bound=Tensor | tuple[Tensor, ...])
 
 
 class FeatureBank:

@@ -6,7 +6,7 @@ from: `torch.nn`, or the host's own, which casts weights to the input as they ar
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,9 @@ class Resampler(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """(crops, patches, clip_width) -> (crops, tokens, text_width)"""
         features = self.proj_in(patches)
-        latents = self.latents.to(features).expand(len(features), -1, -1)
-        for attention, feed_forward in self.layers:  # pyright: ignore[reportGeneralTypeIssues]
+        latents: Tensor = self.latents.to(features).expand(len(features), -1, -1)
+        for layer in self.layers:
+            attention, feed_forward = cast(nn.ModuleList, layer)
             latents = latents + attention(features, latents)
             latents = latents + feed_forward(latents)
         return self.norm_out(self.proj_out(latents))

@@ -37,14 +37,18 @@ def _join(embeddings: Tensor, weight: Tensor, combination: Combination) -> Tenso
     if combination == "add":
         return (weight * embeddings).sum(dim=0)
     if combination == "subtract":
-        first, others = (weight * embeddings).split([1, len(embeddings) - 1])
-        return first[0] - others.mean(dim=0) if len(others) else first[0]
+        weighted = weight * embeddings
+        return weighted[0] - weighted[1:].mean(dim=0) if len(weighted) > 1 else weighted[0]
     if combination == "norm average":
-        length = embeddings.norm(dim=-1, keepdim=True)
+        length = _length(embeddings)
         mean_length = (weight * length).sum(dim=0) / weight.sum()
         direction = (weight * embeddings / length).sum(dim=0)
-        return direction / direction.norm(dim=-1, keepdim=True) * mean_length
+        return direction / _length(direction) * mean_length
     return (weight * embeddings).sum(dim=0) / weight.sum()
+
+
+def _length(embeddings: Tensor) -> Tensor:
+    return embeddings.square().sum(dim=-1, keepdim=True).sqrt()
 
 
 def subtract_text(embedding: Tensor, text: Tensor, strength: float) -> Tensor:

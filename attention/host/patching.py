@@ -24,6 +24,9 @@ WRAPPERS = {
     WrappersMP.DIFFUSION_MODEL: diffusion_model,
 }
 
+GUIDER_SLOTS = ("model_function_wrapper", "sampler_", "denoise_mask_function")
+"""How the entries of a MODEL's options begin that hold another node's function around a step."""
+
 
 @dataclass(frozen=True)
 class ModelMap:
@@ -125,6 +128,13 @@ def _foreign_slots(model: Any) -> list[str]:
     lines = [f"Another node wraps {wrapper}" for wrapper in sorted(wrappers)]
     if "optimized_attention_override" in options:
         lines.append(f"Another node chooses the attention kernel: {_name(options['optimized_attention_override'])}")
+    lines += [
+        f"Another node sets {slot}: {_name(occupant)}"
+        for slot, occupants in model.model_options.items()
+        if slot.startswith(GUIDER_SLOTS)
+        for occupant in (occupants if isinstance(occupants, list) else [occupants])
+    ]
+    lines += [f"Another node exchanges {name}: {_name(thing)}" for name, thing in model.object_patches.items()]
     if model.patches:
         lines.append(f"{len(model.patches)} weights are changed (LoRA or merge)")
     return lines

@@ -25,6 +25,7 @@ REMEDIES = {
     1280: "Connect the CLIP of an SDXL checkpoint",
 }
 PUBLISHED = "huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+END_MARK = 49407  # ends a text in the vocabulary that all CLIP towers share
 LONGEST = 77
 """Tokens of one text block, with the marks at both ends; pooled embeddings see no further."""
 
@@ -90,7 +91,8 @@ def load_text_tower(name: str) -> TextTower:
             f"'{name}' is incomplete or of an unknown layout ({str(missing).splitlines()[-1].strip()[:160]}). "
             "Download the file again."
         ) from missing
-    return TextTower(name, model.eval().requires_grad_(False), tensors["text_projection.weight"].shape[0])
+    width = tensors["text_projection.weight"].shape[0]
+    return TextTower(name, model.eval().requires_grad_(False), width)
 
 
 def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
@@ -99,7 +101,7 @@ def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
     _require_one_block(tokens, words)
     ids = [token for token, _ in tokens[0]]
     # The causal tower reads the embedding off the first end mark; what pads the block after it has no effect.
-    ids = ids[: ids.index(tower.model.config.eos_token_id) + 1]
+    ids = ids[: ids.index(END_MARK) + 1]
     return tower.model(input_ids=torch.tensor([ids])).text_embeds.float()
 
 
@@ -217,5 +219,5 @@ def _config_of(tensors: dict[str, Tensor]) -> CLIPTextConfig:
         # OpenAI's ViT-L uses the sigmoid approximation; OpenCLIP's towers the exact function.
         hidden_act="quick_gelu" if width == 768 else "gelu",
         bos_token_id=49406,
-        eos_token_id=49407,
+        eos_token_id=END_MARK,
     )

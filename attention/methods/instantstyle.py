@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -104,12 +104,14 @@ class InstantStyle(AttentionPatch):
     ) -> Tensor:
         """Attention to one picture's tokens or, with None, to those of all pictures in one softmax."""
         key, value = self._keys_values(picture, call, query, bank)
-        shares = self.tokens.shares if picture is None else None
-        if shares is not None:
-            shares = bank.once(("shares", query.device, query.dtype), lambda: shares.to(query))
+        shares = self._shares(picture, query, bank)
         # The images of a chunk share their keys, so they queue up as one long query and no key is copied.
         queue = query.reshape(len(call.layout.chunks), -1, query.shape[-1])
         return attend(queue, key, value, shares).reshape(query.shape)
+
+    def _shares(self, picture: int | None, query: Tensor, bank: FeatureBank) -> Tensor | None:
+        shares = self.tokens.shares if picture is None else None
+        return None if shares is None else bank.once(("shares", query.device, query.dtype), partial(shares.to, query))
 
     def _keys_values(
         self, picture: int | None, call: AttentionCall, query: Tensor, bank: FeatureBank
@@ -167,4 +169,4 @@ def _crop(mask: Tensor, area: tuple[int, int, int, int] | None) -> Tensor:
 
 def _within(area: Tensor, image: Tensor, layout: BatchLayout) -> Tensor:
     """`image` (rows, tokens, channels) times its area (chunks, images or 1, tokens, 1)."""
-    return (image.unflatten(0, (len(layout.chunks), layout.images)) * area).flatten(0, 1)
+    return (image.reshape(len(layout.chunks), layout.images, *image.shape[1:]) * area).reshape(image.shape)

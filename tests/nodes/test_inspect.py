@@ -38,6 +38,10 @@ def their_kernel(attention: Any, *inputs: Any, **named: Any) -> Tensor:
     raise AssertionError("looked at, not run")
 
 
+def their_guidance(arguments: dict[str, Any]) -> Tensor:
+    raise AssertionError("looked at, not run")
+
+
 HERE = their_attention.__module__
 
 
@@ -72,8 +76,8 @@ def test_other_packs_are_named_with_what_they_occupy(models: Path) -> None:
     model.set_model_attn1_replace(TheirReplacement(), "middle", 0, 0)
     model.set_model_attn1_output_patch(their_attention)
     model.set_model_unet_function_wrapper(their_kernel)
-    model.set_model_sampler_cfg_function(their_kernel)
-    model.set_model_sampler_post_cfg_function(their_kernel)
+    model.set_model_sampler_cfg_function(their_guidance)
+    model.set_model_sampler_post_cfg_function(their_guidance)
     model.model_options["transformer_options"]["optimized_attention_override"] = their_kernel
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     model.add_wrapper_with_key(kind, "their_key", their_kernel)
@@ -83,16 +87,16 @@ def test_other_packs_are_named_with_what_they_occupy(models: Path) -> None:
     text = "\n".join(shown(model))
     for line in (
         "1. InstantStyle",
-        f"Another pack replaces attn2 of output.3: {HERE}.their_attention",
-        f"Another pack replaces attn1 of middle.0.0: {HERE}.TheirReplacement",
-        f"Another pack patches attn1_output_patch: {HERE}.their_attention",
-        "Another pack wraps diffusion_model (their_key)",
-        f"Another pack chooses the attention kernel: {HERE}.their_kernel",
-        f"Another pack sets model_function_wrapper: {HERE}.their_kernel",
-        f"Another pack sets sampler_cfg_function: {HERE}.their_kernel",
-        f"Another pack sets sampler_post_cfg_function: {HERE}.their_kernel",
-        "Another pack exchanges model_sampling: builtins.object",
-        "64 weights are changed (LoRA or merge)",
+        f"Another node replaces attn2 of output.3: {HERE}.their_attention",
+        f"Another node replaces attn1 of middle.0.0: {HERE}.TheirReplacement",
+        f"Another node patches attn1_output_patch: {HERE}.their_attention",
+        "Another node wraps diffusion_model (their_key)",
+        f"Another node chooses the attention kernel: {HERE}.their_kernel",
+        f"Another node sets model_function_wrapper: {HERE}.their_kernel",
+        f"Another node sets sampler_cfg_function: {HERE}.their_guidance",
+        f"Another node sets sampler_post_cfg_function: {HERE}.their_guidance",
+        "Another node exchanges model_sampling: builtins.object",
+        "128 weights are changed (LoRA or merge)",
     ):
         assert line in text
     assert "No Semblance patch" not in text and "semblance" not in text.replace("Semblance", "").replace(HERE, "")
@@ -152,9 +156,9 @@ def test_server_serves_the_packs_help_and_translations(comfyui: ComfyUIServer) -
     translations = comfyui.get("/i18n")
     for node in NODES:
         name = node.define_schema().node_id
-        with urlopen(f"{comfyui.url}/extensions/semblance/docs/{name}.md", timeout=60) as page:
-            assert len(page.read()) > 100
         for language in ("en", "zh"):
+            with urlopen(f"{comfyui.url}/extensions/semblance/docs/{name}/{language}.md", timeout=60) as page:
+                assert len(page.read()) > 100
             assert translations[language]["nodeDefs"][name]["display_name"]
 
 

@@ -61,7 +61,8 @@ class Scene:
         if self.kind == "sd15":
             return None
         sizes = dict(width=128, height=128, crop_w=0, crop_h=0, target_width=128, target_height=128)
-        return self.model.model.encode_adm(pooled_output=self.pooled, **sizes)
+        encode: Any = self.model.model.encode_adm
+        return encode(pooled_output=self.pooled, **sizes)
 
     def ours(self, patches: list[tuple[InstantStyle, LoadedAdapter]], timestep: int) -> Tensor:
         model = self.model

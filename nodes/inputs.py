@@ -60,7 +60,7 @@ def read_curve(curve: dict[str, Any]) -> Keyframes:
 
 
 def missing_choice(**choices: Any) -> str | bool:
-    """For `validate_inputs`: True, or the sentence for the first choice ComfyUI left out because it does not know it."""
+    """For `validate_inputs`: True, or the sentence for a choice ComfyUI left out because it does not know it."""
     for name, choice in choices.items():
         if choice is None:
             return f"The choice for {name} is missing or not on offer. Choose one of: {', '.join(CHOICES[name])}."

@@ -111,10 +111,15 @@ def recognise(tensors: Mapping[str, Tensor]) -> AdapterLayout:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         return _layout(shapes)
-    except (KeyError, IndexError) as missing:
+    except KeyError as missing:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout: {missing} is missing. "
             "Download the file again."
+        ) from None
+    # A tensor of fewer dimensions, a layer without a number.
+    except (IndexError, ValueError, ZeroDivisionError) as fault:
+        raise UnknownAdapter(
+            f"This IP-Adapter file is incomplete or of an unknown layout ({fault}). Download the file again."
         ) from None
 
 
@@ -159,11 +164,12 @@ def _foreign_kind(tensors: Mapping[str, Tensor]) -> str | None:
         return "an IP-Adapter for Flux"
     kinds = {
         "a whole checkpoint": ("model.diffusion_model.", "conditioner.", "cond_stage_model."),
+        # Before the diffusion model, half of which a ControlNet repeats.
+        "a ControlNet": ("control_model.", "controlnet_", "zero_convs.", "input_hint_block."),
         "a diffusion model": ("input_blocks.", "down_blocks."),
         "a CLIP image encoder": ("vision_model.", "visual."),
         "a text encoder": ("text_model.", "transformer."),
         "a LoRA": ("lora_unet_", "lora_te", "unet.", "diffusion_model."),
-        "a ControlNet": ("control_model.", "controlnet_"),
         "a VAE": ("encoder.", "decoder.", "first_stage_model."),
         "a textual-inversion embedding": ("string_to_param", "emb_params", "clip_l", "clip_g"),
     }

@@ -30,7 +30,10 @@ def mask_on_grid(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def lanczos_8bit(levels: Tensor, height: int, width: int) -> Tensor:
-    """Resizes grey levels 0..255, (masks, rows, columns), as Pillow's LANCZOS does: across, round, down, round."""
+    """Resizes grey levels 0..255, (masks, rows, columns), as Pillow's LANCZOS does: across, round, down, round.
+
+    Pillow goes across first in every version up to 12; since 13, down first where the height shrinks far more.
+    """
     across = _lanczos_weights(levels.shape[2], width)
     down = _lanczos_weights(levels.shape[1], height)
     resized = (levels.double() @ across.T).add(0.5).floor().clamp(0, 255)
@@ -51,7 +54,8 @@ def _lanczos_weights(size: int, target: int) -> Tensor:
         distance = (torch.arange(first, last, dtype=torch.float64) - center + 0.5) / stretch
         window = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
         weights[pixel, first:last] = window / window.sum()
-    return weights
+    # Pillow keeps 22 bits of them, which shows where a level falls just between two.
+    return (weights * 2**22).round() / 2**22
 
 
 def token_shares(shares: Sequence[float], tokens: Sequence[int]) -> Tensor | None:

@@ -55,8 +55,8 @@ def map_model(model: Any) -> ModelMap:
     if family is None:
         known = " or ".join(family.name for family in FAMILIES)
         raise ValueError(
-            f"This model is a {type(model.model).__name__}, whose attention Semblance does not know. "
-            f"Load an {known} checkpoint."
+            f"This model ({type(model.model).__name__}) does not have the attention blocks of {known}: it is of "
+            f"another family, or a thinned copy such as SSD-1B. Load an {known} checkpoint."
         )
     layers = {site: _attention_layer(unet, site) for site in sites}
     text_width = next(layer.to_k.in_features for site, layer in layers.items() if site.kind == "cross")
@@ -83,14 +83,18 @@ def patches_on(model: Any) -> tuple[AttentionPatch, ...]:
 
 def describe(model: Any) -> str:
     """What is on this MODEL, where and in which order, one thing a line; what other packs put there is named too."""
-    model_map = map_model(model)
     options = model.model_options["transformer_options"]
-    lines = [f"{model_map.name}: {len(model_map.family.blocks)} blocks with attention, {len(model_map.sites)} layers"]
-    lines += [f"{place}. {patch!r}" for place, patch in enumerate(patches_on(model), start=1)] or [
-        "No Semblance patch."
-    ]
-    lines += _foreign_replacements(options) + _foreign_lists(options) + _foreign_slots(model)
-    return "\n".join(lines)
+    ours = [f"{place}. {patch!r}" for place, patch in enumerate(patches_on(model), start=1)]
+    theirs = _foreign_replacements(options) + _foreign_lists(options) + _foreign_slots(model)
+    return "\n".join([_kind(model), *(ours or ["No Semblance patch."]), *theirs])
+
+
+def _kind(model: Any) -> str:
+    try:
+        known = map_model(model)
+    except ValueError:
+        return f"{type(model.model).__name__}: a family that Semblance does not know"
+    return f"{known.name}: {len(known.family.blocks)} blocks with attention, {len(known.sites)} layers"
 
 
 def _attention_layer(unet: Any, site: AttentionSite) -> Any:

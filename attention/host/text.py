@@ -81,7 +81,7 @@ def load_text_tower(name: str) -> TextTower:
     if "text_projection.weight" not in tensors or "text_model.embeddings.token_embedding.weight" not in tensors:
         raise UnreadableFile(
             f"'{name}' has no CLIP text tower with a projection (it needs text_model.* and text_projection.weight). "
-            "Use a full CLIP file in transformers' layout, e.g. model.safetensors of laion/CLIP-ViT-H-14-laion2B-s32B-b79K."
+            f"Use a full CLIP file in transformers' layout, e.g. model.safetensors of {PUBLISHED}."
         )
     try:
         model = CLIPTextModelWithProjection(_config_of(tensors))
@@ -148,7 +148,8 @@ def _require_space(found: int, width: int, what: str) -> None:
 def _require_one_block(blocks: Sequence[Any], words: str) -> None:
     if len(blocks) > 1:
         raise ValueError(
-            f"The content words '{words[:40]}...' are too long: CLIP reads {LONGEST - 2} tokens. Name the content briefly."
+            f"The content words '{words[:40]}...' are too long: CLIP reads {LONGEST - 2} tokens. "
+            "Name the content briefly."
         )
 
 

@@ -103,7 +103,7 @@ def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
     """Every attention layer of a UNet, in the order it runs them."""
     parts: list[tuple[BlockPart, Sequence[Any]]] = [
         ("input", unet.input_blocks),
-        ("middle", [unet.middle_block]),
+        ("middle", [] if unet.middle_block is None else [unet.middle_block]),
         ("output", unet.output_blocks),
     ]
     return tuple(

@@ -11,6 +11,7 @@ import pytest
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty models folder, in which ComfyUI knows the folders it and the pack register at their start."""
     import folder_paths
+
     from semblance.attention.host.files import register_folders
 
     root = tmp_path / "models"

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+
 from semblance.attention.host.styles import Style
 from semblance.attention.host.weights import LoadedAdapter
 from semblance.nodes.instantstyle import InstantStyle
 from semblance.nodes.load import LoadAdapter
 from semblance.nodes.reference import EncodeReference
 from semblance.tests.tiny_models import adapter_state_dict, empty_latent, ksampler, make_conditioning
-from torch import Tensor
 
 Family = str
 

@@ -8,6 +8,9 @@ from typing import Any
 import comfy.utils  # noqa: F401  (puts ComfyUI on the path)
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
 from semblance.attention.host.patching import patches_on
 from semblance.hosting.server import ComfyUIServer, Prompt, PromptFailed
 from semblance.nodes.instantstyle import InstantStyle
@@ -19,8 +22,6 @@ from semblance.tests.tiny_models import (
     write_checkpoint,
     write_clip_vision,
 )
-from safetensors.torch import save_file
-from torch import Tensor
 
 SAME = 1e-5
 CHANGED = 1e-4
@@ -57,7 +58,10 @@ def test_style_changes_the_picture_and_not_the_model_it_was_given(style: Any) ->
 @pytest.mark.parametrize(
     "settings",
     [{"strength": 0.0}, {"blocks": {"blocks": "custom", "weights": "output.3=0"}}]
-    + [{"curve": {"curve": "custom", "points": "0:0, 1:0"}}, {"start": 0.9999, "end": 1.0, "blocks": {"blocks": "layout"}}],
+    + [
+        {"curve": {"curve": "custom", "points": "0:0, 1:0"}},
+        {"start": 0.9999, "end": 1.0, "blocks": {"blocks": "layout"}},
+    ],
     ids=["strength 0", "block weight 0", "curve at 0", "window that no step meets"],
 )
 def test_nothing_asked_for_leaves_the_model_bit_identical(style: Any, settings: dict[str, Any]) -> None:
@@ -200,7 +204,9 @@ def test_mask_for_each_image_of_the_batch(style: Any) -> None:
 
 def test_wrong_count_of_masks_is_refused_when_the_batch_is_known(two_styles: Any) -> None:
     masked = styled(make_unet("sd15"), two_styles, mask=torch.ones(3, 64, 64))
-    with pytest.raises(ValueError, match="3 masks for 2 reference pictures and 4 images. Connect one mask, one for each"):
+    with pytest.raises(
+        ValueError, match="3 masks for 2 reference pictures and 4 images. Connect one mask, one for each"
+    ):
         sampled(masked, images=4)
 
 
@@ -292,7 +298,9 @@ def test_missing_value_of_a_custom_choice_is_named(server: ComfyUIServer, name: 
 
 
 def test_wrong_block_turns_the_node_red_with_our_sentence(server: ComfyUIServer) -> None:
-    with pytest.raises(PromptFailed, match=r"no block called 'output.1'.* blocks are: input.1, .*, output.11") as refusal:
+    with pytest.raises(
+        PromptFailed, match=r"no block called 'output.1'.* blocks are: input.1, .*, output.11"
+    ) as refusal:
         server.run(prompt_with(blocks="custom", **{"blocks.weights": "output.1=1"}))
     assert refusal.value.node_id == "style"
 

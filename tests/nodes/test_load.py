@@ -9,13 +9,14 @@ import folder_paths
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+
 from semblance.attention.adapters.checkpoint import flatten, recognise
 from semblance.attention.host.files import ADAPTERS, STYLES, file_names, register_folders
 from semblance.attention.host.weights import LoadedAdapter
 from semblance.nodes.load import LoadAdapter
 from semblance.tests.nodes.graphs import run
 from semblance.tests.tiny_models import adapter_state_dict
-from torch import Tensor
 
 VARIANTS = ("base", "plus", "full-face")
 SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
@@ -64,7 +65,10 @@ def test_community_prefix_of_attention_weights_is_understood(models: Path) -> No
     tensors = adapter_state_dict("sd15")
     renamed = {name.replace("ip_adapter.", "adapter_modules."): tensor for name, tensor in tensors.items()}
     save_file(renamed, models / "ipadapter" / "community.safetensors")
-    assert torch.equal(weights_of(loaded("community.safetensors"))["ip_adapter.1.to_k_ip.weight"], tensors["ip_adapter.1.to_k_ip.weight"])
+    assert torch.equal(
+        weights_of(loaded("community.safetensors"))["ip_adapter.1.to_k_ip.weight"],
+        tensors["ip_adapter.1.to_k_ip.weight"],
+    )
 
 
 def test_file_is_found_in_a_folder_of_extra_model_paths_yaml(models: Path, tmp_path: Path) -> None:
@@ -147,7 +151,9 @@ FULL_FACE = {"image_proj.proj.0.weight": (1280, 1280), "image_proj.proj.2.weight
 }
 SD15, SDXL = attention(SD15_WIDTHS, 768), attention(SDXL_WIDTHS, 2048)
 BASE = "base (or light) for {}, 4 image tokens, {} layers, needs {} embeddings)"
-PLUS = "plus (or plus-face, composition) for {}, 16 image tokens, {} layers, needs OpenCLIP ViT-H (1280-wide patch states)"
+PLUS = (
+    "plus (or plus-face, composition) for {}, 16 image tokens, {} layers, needs OpenCLIP ViT-H (1280-wide patch states)"
+)
 PUBLISHED = {
     "sd15": (linear(3072, 1024, 768) | SD15, BASE.format("SD 1.5", 16, "OpenCLIP ViT-H (1024-wide")),
     "sd15_vit-G": (linear(3072, 1280, 768) | SD15, BASE.format("SD 1.5", 16, "OpenCLIP ViT-bigG (1280-wide")),
@@ -171,7 +177,9 @@ def test_published_files_are_recognised_by_their_shapes(name: str) -> None:
 
 def test_perceivers_of_both_families_have_heads_of_64() -> None:
     heads = {
-        name: recognise({key: torch.empty(shape, device="meta") for key, shape in PUBLISHED[name][0].items()}).resampler_heads
+        name: recognise(
+            {key: torch.empty(shape, device="meta") for key, shape in PUBLISHED[name][0].items()}
+        ).resampler_heads
         for name in ("plus_sd15", "plus_sdxl_vit-h")
     }
     assert heads == {"plus_sd15": 12, "plus_sdxl_vit-h": 20}

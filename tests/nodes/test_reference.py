@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import comfy.utils  # noqa: F401  (puts ComfyUI on the path)
+import comfy.sd
 import numpy
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from semblance.attention.host.styles import Style
 from semblance.attention.host.text import embed_phrases, parse_phrases
+from semblance.hosting.server import ComfyUIServer, Prompt
 from semblance.nodes.load import LoadTextTower
 from semblance.nodes.reference import EncodeReference, LoadReference, SaveReference, SubtractContent
 from semblance.tests.nodes.graphs import (
@@ -30,9 +33,16 @@ from semblance.tests.nodes.graphs import (
     sampled,
     styled,
 )
-from semblance.tests.tiny_models import make_clip, make_clip_vision, make_unet
+from semblance.tests.tiny_models import (
+    adapter_state_dict,
+    make_clip,
+    make_clip_vision,
+    make_unet,
+    register_tiny_supported_models,
+    write_checkpoint,
+    write_clip_vision,
+)
 from semblance.version import VERSION
-from torch import Tensor
 
 
 @contextmanager
@@ -229,7 +239,10 @@ def test_subtracting_twice_adds_up_and_both_are_remembered(models: Path) -> None
     twice = subtracted(subtracted(style, clip, "a rabbit", 0.3), clip, "a rabbit", 0.4)
     once = subtracted(style, clip, "a rabbit", 0.7)
     torch.testing.assert_close(twice.reference.pictures[0], once.reference.pictures[0], atol=1e-5, rtol=1e-5)
-    assert [(entry.words, entry.strength) for entry in twice.reference.subtracted] == [("a rabbit", 0.3), ("a rabbit", 0.4)]
+    assert [(entry.words, entry.strength) for entry in twice.reference.subtracted] == [
+        ("a rabbit", 0.3),
+        ("a rabbit", 0.4),
+    ]
 
 
 def test_nothing_cached_is_changed_in_place(models: Path) -> None:
@@ -264,9 +277,25 @@ def test_text_half_of_a_full_clip_file_serves(models: Path) -> None:
 
     tokenizer = CLIPTokenizer.from_pretrained(Path(comfy.__path__[0]) / "sd1_tokenizer")
     with torch.no_grad():
-        features = [clip.get_text_features(**tokenizer(words, return_tensors="pt")) for words in ("a rabbit", "on grass")]
-    expected = style.reference.pictures[0] - 0.8 * sum(entry.pooler_output for entry in features) / 2
+        features = [
+            clip.get_text_features(**tokenizer(words, return_tensors="pt")) for words in ("a rabbit", "on grass")
+        ]
+    expected = style.reference.pictures[0] - 0.8 * torch.cat([entry.pooler_output for entry in features]).mean(dim=0)
     torch.testing.assert_close(freed.pictures[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_words_of_an_sdxl_checkpoint_serve_unless_its_projection_is_gone(models: Path, tmp_path: Path) -> None:
+    """The file people have, in the names checkpoints have for bigG."""
+    register_tiny_supported_models()
+    whole, bare = write_checkpoint("sdxl", tmp_path / "whole.safetensors"), tmp_path / "bare.safetensors"
+    tensors = load_file(whole)
+    save_file({name: tensor for name, tensor in tensors.items() if "text_projection" not in name}, bare)
+    style, clip = seen_by(models, "bigG")
+    opened, without = (comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False)[1] for path in (whole, bare))
+    freed, expected = (subtracted(style, each, "a rabbit", 0.5).reference.pictures[0] for each in (opened, clip))
+    torch.testing.assert_close(freed, expected, atol=2e-3, rtol=2e-3)  # ComfyUI keeps text encoders in half precision
+    with pytest.raises(ValueError, match="no projection .text_projection. for clip_g.*Use a file that has one"):
+        subtracted(style, without, "a rabbit", 0.5)
 
 
 def test_subtraction_reaches_the_picture(models: Path) -> None:
@@ -288,9 +317,15 @@ def test_saved_style_comes_back_bit_for_bit_and_samples_the_same(models: Path, v
         style = subtracted(style, make_clip("sd2"), "a rabbit", 0.5)
     name = run(SaveReference, style, "inks/blue")[0]
     loaded = run(LoadReference, adapter, name)[0]
-    pairs = zip((*loaded.reference.pictures, loaded.reference.negative), (*style.reference.pictures, style.reference.negative), strict=True)
+    pairs = zip(
+        (*loaded.reference.pictures, loaded.reference.negative),
+        (*style.reference.pictures, style.reference.negative),
+        strict=True,
+    )
     assert all(torch.equal(*pair) for pair in pairs)
-    assert loaded.reference.shares == style.reference.shares and loaded.reference.subtracted == style.reference.subtracted
+    assert (
+        loaded.reference.shares == style.reference.shares and loaded.reference.subtracted == style.reference.subtracted
+    )
     model = make_unet("sd15")
     assert torch.equal(sampled(styled(model, loaded)), sampled(styled(model, style)))
 
@@ -346,3 +381,64 @@ def test_words_of_the_nodes_default_are_one_phrase() -> None:
     text = next(entry for entry in SubtractContent.define_schema().inputs if entry.id == "text")
     assert [phrase.words for phrase in parse_phrases(text.default)] == ["a rabbit"]
     assert embed_phrases(make_clip("sd2"), parse_phrases(text.default), 64).shape == (64,)
+
+
+# The whole on the server
+
+
+def whole_graph(**settings: Any) -> Prompt:
+    """Encode, subtract, save and sample, as a person wires it; `load` is the other half of it."""
+    nodes = {
+        "model": ("CheckpointLoaderSimple", {"ckpt_name": "reference_sdxl.safetensors"}),
+        "vision": ("CLIPVisionLoader", {"clip_name": "reference_g.safetensors"}),
+        "image": ("EmptyImage", {"width": 96, "height": 64, "batch_size": 1, "color": 8388863}),
+        "adapter": ("SemblanceLoadAdapter", {"file": "reference_sdxl.safetensors"}),
+        "reference": (
+            "SemblanceEncodeReference",
+            {"adapter": ["adapter", 0], "clip_vision": ["vision", 0], "pictures.picture0": ["image", 0]}
+            | {"combine": "average", "fit": "tile", "pictures.picture1": ["image", 0]},
+        ),
+        "freed": (
+            "SemblanceSubtractContent",
+            {"reference": ["reference", 0], "text_encoder": ["model", 1], "text": "a rabbit", "strength": 0.5},
+        ),
+        "save": ("SemblanceSaveReference", {"reference": ["freed", 0], "name": "server/ink"}),
+        "load": ("SemblanceLoadReference", {"adapter": ["adapter", 0], "file": "server/ink.safetensors"}),
+        "styled": (
+            "SemblanceInstantStyle",
+            {"model": ["model", 0], "blocks": "style", "strength": 1.0, "start": 0.0, "end": 1.0, "curve": "fade out"},
+        ),
+        "text": ("CLIPTextEncode", {"clip": ["model", 1], "text": "a fox"}),
+        "latent": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 2}),
+        "sampler": (
+            "KSampler",
+            {"model": ["styled", 0], "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["latent", 0]}
+            | {"seed": 1, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
+        ),
+        "pixels": ("VAEDecode", {"samples": ["sampler", 0], "vae": ["model", 2]}),
+        "picture": ("SaveImage", {"images": ["pixels", 0], "filename_prefix": "reference"}),
+    }
+    prompt = {name: {"class_type": kind, "inputs": dict(inputs)} for name, (kind, inputs) in nodes.items()}
+    for name, inputs in settings.items():
+        prompt[name]["inputs"] |= inputs
+    return prompt
+
+
+def test_style_made_saved_and_loaded_on_the_server_gives_the_same_pictures(comfyui: ComfyUIServer) -> None:
+    write_checkpoint("sdxl", comfyui.models("checkpoints") / "reference_sdxl.safetensors")
+    write_clip_vision("g", comfyui.models("clip_vision") / "reference_g.safetensors")
+    save_file(adapter_state_dict("sdxl"), comfyui.models("ipadapter") / "reference_sdxl.safetensors")
+    making = whole_graph(styled={"reference": ["freed", 0]})
+    del making["load"]
+    made = comfyui.run(making)
+    assert len(comfyui.outputs(made, "temp")) == 5  # two crops of each picture, and the thumbnail
+    loading = whole_graph(styled={"reference": ["load", 0]})
+    for unused in ("vision", "image", "reference", "freed", "save"):
+        del loading[unused]
+    loaded = comfyui.run(loading)
+    pairs = zip(comfyui.outputs(made), comfyui.outputs(loaded), strict=True)
+    differences = [
+        numpy.abs(numpy.asarray(Image.open(one), dtype=int) - numpy.asarray(Image.open(other), dtype=int)).max()
+        for one, other in pairs
+    ]
+    assert len(differences) == 2 and max(differences) <= 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from semblance.attention.functional.embeddings import COMBINATIONS, combine_pictures, mean_phrase, subtract_text
 from torch import Tensor
+
+from semblance.attention.functional.embeddings import COMBINATIONS, combine_pictures, mean_phrase, subtract_text
 
 ONE, TWO, THREE = (torch.tensor([[x, y]]) for x, y in ((3.0, 4.0), (0.0, 2.0), (1.0, 0.0)))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from semblance.tests.tiny_models import Family
 
 from semblance.tests.attention.host.studio import Studio
+from semblance.tests.tiny_models import Family
 
 
 @pytest.fixture(scope="session")

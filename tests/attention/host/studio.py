@@ -12,6 +12,8 @@ import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
 from semblance.attention.host.patching import ModelMap, add_patch, map_model
 from semblance.attention.host.weights import LoadedAdapter, manage_adapter
 from semblance.attention.methods.instantstyle import InstantStyle
@@ -28,7 +30,6 @@ from semblance.tests.tiny_models import (
     make_unet,
 )
 from semblance.tests.tiny_models.unets import SDXL_VECTOR_WIDTH
-from torch import Tensor
 
 from .toy_patches import Echo, LookAway, ShareKeys, Sharpen, Visit
 
@@ -47,9 +48,9 @@ class Studio:
     @classmethod
     def of(cls, kind: Family, dtype: torch.dtype = torch.float32) -> Studio:
         model = make_unet(kind, dtype=dtype)
-        texts = (make_conditioning(kind, seed=seed) for seed in (1, 2))
+        positive, negative = (make_conditioning(kind, seed=seed) for seed in (1, 2))
         adapters = {variant: manage_adapter(variant, adapter_state_dict(kind, variant)) for variant in ("base", "plus")}
-        return cls(kind, model, map_model(model), *texts, adapters)
+        return cls(kind, model, map_model(model), positive, negative, adapters)
 
     def everywhere(self, **settings: Any) -> Scope:
         return Scope(self.model_map.family.preset("all"), **settings)
@@ -62,7 +63,9 @@ class Studio:
     def text(self, seed: int, rows: int = 1, tokens: int = 77) -> Conditioning:
         return make_conditioning(self.kind, rows, tokens, seed)
 
-    def sample(self, model: ModelPatcher | None = None, images: int = 2, size: Sequence[int] = (8, 8), **more: Any) -> Tensor:
+    def sample(
+        self, model: ModelPatcher | None = None, images: int = 2, size: Sequence[int] = (8, 8), **more: Any
+    ) -> Tensor:
         """The KSampler node's result, of two steps unless more are asked for."""
         settings = {"steps": 2, "scheduler": "simple", **more}
         positive, negative = settings.pop("positive", self.positive), settings.pop("negative", self.negative)
@@ -159,7 +162,9 @@ def record_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[dict[str, Any]
     """A clone of `model` whose calls of the UNet are written down, as the sampler asked for them."""
     calls: list[dict[str, Any]] = []
 
-    def recorder(executor: Any, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: Any, **more: Any) -> Tensor:
+    def recorder(
+        executor: Any, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: Any, **more: Any
+    ) -> Tensor:
         output = executor(x, t, c_concat, c_crossattn, control, options, **more)
         calls.append(
             {

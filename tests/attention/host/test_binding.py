@@ -11,12 +11,12 @@ import comfy.ldm.modules.attention as host_attention
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
 from semblance.attention.call import AttentionKind
 from semblance.attention.host.patching import add_patch
 from semblance.attention.host.unet import SLOT, attention_sites
 from semblance.attention.scope import Scope
-from torch import Tensor
-
 from semblance.tests.attention.host.studio import PATCHES, Studio, record_calls, relative_error
 from semblance.tests.attention.host.toy_patches import Blinker, Halve, LookAway, Sharpen
 

@@ -11,6 +11,7 @@ import folder_paths
 import pytest
 import torch
 from safetensors.torch import save, save_file
+
 from semblance.attention.host.files import (
     ADAPTERS,
     STYLES,
@@ -52,7 +53,9 @@ class Bomb:
 def test_code_in_a_pickle_does_not_run(folders: Path, name: str, protocol: int) -> None:
     mark, path = folders / "mark", folders / name
     path.write_bytes(pickle.dumps({"image_proj": WEIGHTS, "x": Bomb(mark)}, protocol=protocol))
-    with pytest.raises(UnreadableFile, match=f"'{name}' was not opened: it holds program code .*Download .*safetensors"):
+    with pytest.raises(
+        UnreadableFile, match=f"'{name}' was not opened: it holds program code .*Download .*safetensors"
+    ):
         load_tensors(path)
     assert not mark.exists()
     pickle.loads(path.read_bytes())  # the bomb is a real one
@@ -112,7 +115,14 @@ def test_what_is_no_model_file_is_refused_in_a_sentence(folders: Path, name: str
 
 @pytest.mark.parametrize(
     "content",
-    [[torch.ones(1), torch.ones(2)], [torch.ones(1)], torch.ones(3), {0: torch.ones(1), 1: torch.ones(1)}, "text", None],
+    [
+        [torch.ones(1), torch.ones(2)],
+        [torch.ones(1)],
+        torch.ones(3),
+        {0: torch.ones(1), 1: torch.ones(1)},
+        "text",
+        None,
+    ],
     ids=["two tensors", "one tensor", "tensor", "numbers for names", "text", "nothing"],
 )
 def test_weights_without_names_are_refused_in_a_sentence(folders: Path, content: Any) -> None:
@@ -175,7 +185,22 @@ def test_style_names_become_files_in_the_styles_folder(folders: Path, name: str,
 
 @pytest.mark.parametrize(
     "name",
-    ["", "  ", ".", "..", "../x", "a/../../x", "..\\..\\x", "/etc/x", ".safetensors", "C:\\x", "a:b", "what?", "a\0b", "x\ny"]
+    [
+        "",
+        "  ",
+        ".",
+        "..",
+        "../x",
+        "a/../../x",
+        "..\\..\\x",
+        "/etc/x",
+        ".safetensors",
+        "C:\\x",
+        "a:b",
+        "what?",
+        "a\0b",
+        "x\ny",
+    ]
     + ['"quoted"', "a|b", "a*", "<a>"],
 )
 def test_style_names_that_lead_out_or_that_some_system_forbids_are_refused(folders: Path, name: str) -> None:

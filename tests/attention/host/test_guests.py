@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from semblance.attention.host.patching import add_patch
-from semblance.attention.scope import Scope
-from semblance.tests.tiny_models import make_conditioning, make_controlnet
 from torch import Tensor
 
 import nodes
+from semblance.attention.host.patching import add_patch
+from semblance.attention.scope import Scope
 from semblance.tests.attention.host.studio import Conditioning, Studio, relative_error
 from semblance.tests.attention.host.toy_patches import Diary, Visit, Watch
+from semblance.tests.tiny_models import make_conditioning, make_controlnet
 
 SIZE = (8, 12)
 
@@ -28,7 +28,10 @@ def watch(studio: Studio, block: str = "output.5", size: tuple[int, int] = SIZE)
 
 
 def guided(studio: Studio, strength: float = 1.0) -> tuple[Conditioning, Conditioning]:
-    control, picture = make_controlnet(studio.kind), torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(5))
+    control, picture = (
+        make_controlnet(studio.kind),
+        torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(5)),
+    )
     texts = (studio.positive, studio.negative)
     return nodes.ControlNetApplyAdvanced().apply_controlnet(*texts, control, picture, strength, 0.0, 1.0)
 
@@ -115,7 +118,8 @@ def call_unet(model: ModelPatcher, control: Any) -> Tensor:
 def test_a_guest_is_what_it_would_be_in_a_call_of_its_own(studio: Studio, block: str) -> None:
     """With its own text, of its own length, and its own size vector; at the sampler's noise level."""
     ours = watch(studio, block)
-    sigma = float(studio.model.get_model_object("model_sampling").sigmas[400])
+    sampling: Any = studio.model.get_model_object("model_sampling")
+    sigma = float(sampling.sigmas[400])
     called_with_latents_of_its_own(studio, add_patch(studio.model, ours), sigma)
     ridden = torch.stack(ours.guests_seen)  # (depth, rows, tokens, channels)
     first = 0
@@ -153,9 +157,7 @@ def called_with_latents_of_its_own(studio: Studio, model: ModelPatcher, sigma: f
         )
 
 
-def test_guests_ride_with_every_call_apart_or_together(
-    sd15: Studio, request: pytest.FixtureRequest
-) -> None:
+def test_guests_ride_with_every_call_apart_or_together(sd15: Studio, request: pytest.FixtureRequest) -> None:
     ours = [watch(sd15), watch(sd15)]
     sd15.sample(add_patch(sd15.model, ours[0]), size=SIZE, steps=1)
     request.getfixturevalue("one_conditioning_a_call")

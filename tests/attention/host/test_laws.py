@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from semblance.attention.host.patching import describe, patches_on
-from semblance.attention.scope import Scope, Window
-from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 import nodes
+from semblance.attention.host.patching import describe, patches_on
+from semblance.attention.scope import Scope, Window
 from semblance.tests.attention.host.studio import PATCHES, Studio, record_calls, relative_error
+from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 every_patch = pytest.mark.parametrize("name", PATCHES)
 LONE_IMAGES = [name for name in PATCHES if name != "shares keys"]
@@ -84,9 +84,7 @@ def test_two_positive_entries_of_different_length_go_together_or_apart(
 
 
 @pytest.mark.parametrize("name", WITHOUT_GUESTS)
-def test_an_area_conditioning_goes_together_or_apart(
-    sd15: Studio, name: str, request: pytest.FixtureRequest
-) -> None:
+def test_an_area_conditioning_goes_together_or_apart(sd15: Studio, name: str, request: pytest.FixtureRequest) -> None:
     (area,) = nodes.ConditioningSetArea().append(sd15.text(3), width=64, height=48, x=32, y=16, strength=1.0)
     entries = [*sd15.positive, *area]
     together, calls = record_calls(sd15.with_patch(name, size=(12, 16)))

@@ -12,10 +12,10 @@ import psutil
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from semblance.attention.host.patching import add_patch
-from semblance.attention.scope import Scope
 from torch import Tensor
 
+from semblance.attention.host.patching import add_patch
+from semblance.attention.scope import Scope
 from semblance.tests.attention.host.studio import PATCHES, Studio, run_guider
 from semblance.tests.attention.host.test_run import guider_of, ladder
 from semblance.tests.attention.host.toy_patches import Diary

@@ -6,8 +6,9 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from semblance.attention.host.pictures import FITS, Fit, fit_picture, require_picture
 from torch import Tensor
+
+from semblance.attention.host.pictures import FITS, Fit, fit_picture, require_picture
 
 RED, GREEN, BLUE = (torch.tensor(colour) for colour in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 GROUND = (0.2, 0.4, 0.6)

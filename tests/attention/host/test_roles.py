@@ -15,13 +15,12 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from node_helpers import conditioning_set_values
-from semblance.attention.host.patching import add_patch
-from semblance.attention.methods.instantstyle import ImageTokens, InstantStyle
-from semblance.attention.scope import ImageMask, Scope
-from semblance.tests.tiny_models import lora_state_dict
 from torch import Tensor
 
 import nodes
+from semblance.attention.host.patching import add_patch
+from semblance.attention.methods.instantstyle import ImageTokens, InstantStyle
+from semblance.attention.scope import ImageMask, Scope
 from semblance.tests.attention.host.studio import (
     Conditioning,
     Studio,
@@ -32,6 +31,7 @@ from semblance.tests.attention.host.studio import (
     wrap,
 )
 from semblance.tests.attention.host.toy_patches import Diary
+from semblance.tests.tiny_models import lora_state_dict
 
 ONE_STEP = torch.tensor([5.0, 0.0])
 

@@ -6,7 +6,7 @@ import gc
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.samplers
@@ -14,18 +14,18 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import nodes
 from semblance.attention.host.patching import add_patch
 from semblance.attention.host.sampling import CONDITIONINGS, RUN
 from semblance.attention.host.unet import BoundSite
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.scope import CURVES, Scope, Window
-from semblance.tests.tiny_models import make_controlnet, random_latent, sampler_custom
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-
-import nodes
 from semblance.tests.attention.host.studio import PATCHES, Studio, record_calls, relative_error, run_guider
 from semblance.tests.attention.host.toy_patches import Diary, Echo
+from semblance.tests.tiny_models import make_controlnet, random_latent, sampler_custom
 
 ONE_BLOCK = {"output.5": 1.0}
 
@@ -89,7 +89,7 @@ def test_a_rising_ladder_counts_upwards(sd15: Studio) -> None:
 def test_progress_inverts_the_percentages_of_comfyui(sd15: Studio, sampler: str) -> None:
     diary = Diary(Scope(ONE_BLOCK))
     sd15.sample(add_patch(sd15.model, diary), steps=8, sampler=sampler, scheduler="normal", images=1, cfg=1.0)
-    sampling = sd15.model.get_model_object("model_sampling")
+    sampling: Any = sd15.model.get_model_object("model_sampling")
     moments = diary.moments
     assert moments[0].progress == pytest.approx(0, abs=1e-6) and 0.85 < moments[-1].progress <= 1
     for moment in moments[1:-1]:
@@ -137,9 +137,9 @@ def test_a_later_change_of_the_noise_schedule_moves_the_window_too(sd15: Studio)
     diary = Diary(Scope(ONE_BLOCK, Window(0.5, 1.0)))
     model = ModelSamplingDiscrete().patch(add_patch(sd15.model, diary), "v_prediction", True)[0]
     sd15.sample(model, steps=10, images=1, cfg=1.0)
-    half = model.get_model_object("model_sampling").percent_to_sigma(0.5)
-    assert half != sd15.model.get_model_object("model_sampling").percent_to_sigma(0.5)
-    assert 4 <= len(diary.moments) <= 6 and diary.moments[0].sigma <= half
+    moved, given = (cast(Any, m.get_model_object("model_sampling")).percent_to_sigma(0.5) for m in (model, sd15.model))
+    assert moved != given
+    assert 4 <= len(diary.moments) <= 6 and diary.moments[0].sigma <= moved
 
 
 class Fault(Exception):

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+
 from semblance.attention.adapters.checkpoint import AdapterLayout
 from semblance.attention.host.files import STYLES, UnreadableFile
 from semblance.attention.host.styles import Style, load_style, save_style, thumbnail_of, thumbnail_picture
 from semblance.attention.host.weights import LoadedAdapter
 from semblance.attention.reference import StyleReference, Subtraction
-from torch import Tensor
 
 
 def adapter_of(variant: str = "base", clip_width: int = 24) -> LoadedAdapter:
@@ -138,7 +139,9 @@ def test_truncated_style_is_called_damaged(styles: Path, share: float) -> None:
     path = styles / save_style(style_of(), "ink", "1")
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UnreadableFile, match="'ink.safetensors' cannot be read: the file is damaged .*Save the style ag"):
+    with pytest.raises(
+        UnreadableFile, match="'ink.safetensors' cannot be read: the file is damaged .*Save the style ag"
+    ):
         load_style("ink.safetensors", adapter_of())
 
 
@@ -146,7 +149,9 @@ def test_foreign_file_is_no_style(styles: Path) -> None:
     save_file({"x": torch.ones(1)}, styles / "plain.safetensors")
     save_file({"x": torch.ones(1)}, styles / "other.safetensors", metadata={"format": "pt"})
     for name, found in (("plain", "not given"), ("other", "pt")):
-        with pytest.raises(UnreadableFile, match=f"is not a style saved by Semblance .*'{found}'.*written by Save Style"):
+        with pytest.raises(
+            UnreadableFile, match=f"is not a style saved by Semblance .*'{found}'.*written by Save Style"
+        ):
             load_style(f"{name}.safetensors", adapter_of())
 
 
@@ -213,7 +218,8 @@ def test_style_file_is_plain_numbers_that_need_no_semblance(styles: Path) -> Non
     path = styles / save_style(saved, "ink", "1.2.3")
     script = (
         "import json, sys; from safetensors import safe_open\n"
-        "with safe_open(sys.argv[1], 'numpy') as f: print(json.dumps([f.get_tensor('picture.1').tolist(), f.metadata()]))"
+        "with safe_open(sys.argv[1], 'numpy') as file:\n"
+        "    print(json.dumps([file.get_tensor('picture.1').tolist(), file.metadata()]))"
     )
     read = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     picture, metadata = json.loads(read.stdout)

@@ -11,14 +11,15 @@ import folder_paths
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+
 from semblance.attention.functional.embeddings import mean_phrase, subtract_text
 from semblance.attention.host.files import UnreadableFile
 from semblance.attention.host.text import Phrase, embed_phrases, load_text_tower, parse_phrases
 from semblance.nodes.reference import SubtractContent
 from semblance.tests.tiny_models import make_clip
-from semblance.tests.tiny_models.encoders import TEXT_WIDTH, text_config
+from semblance.tests.tiny_models.encoders import TEXT_WIDTH
 from semblance.tests.tiny_models.weights import seeded_tensor
-from torch import Tensor
 
 RABBIT = [Phrase("a rabbit on green grass")]
 H, BIGG, L = TEXT_WIDTH["h"], TEXT_WIDTH["g"], TEXT_WIDTH["l"]
@@ -114,7 +115,9 @@ def test_file_with_position_ids_of_older_transformers_is_read(full_clip: Any, fo
 def test_image_encoder_alone_is_no_text_tower(full_clip: Any, folder: Path) -> None:
     image_half = {name: tensor for name, tensor in full_clip.state_dict().items() if name.startswith("vision_model.")}
     save_file({name: tensor.clone() for name, tensor in image_half.items()}, folder / "vision.safetensors")
-    with pytest.raises(UnreadableFile, match="'vision.safetensors' has no CLIP text tower with a projection.*laion/CLIP"):
+    with pytest.raises(
+        UnreadableFile, match="'vision.safetensors' has no CLIP text tower with a projection.*laion/CLIP"
+    ):
         load_text_tower("vision.safetensors")
 
 
@@ -129,9 +132,7 @@ def test_text_tower_without_projection_is_refused(full_clip: Any, folder: Path) 
     ["text_model.encoder.layers.0.mlp.fc1.weight", "text_model.encoder.layers.1.self_attn.q_proj.weight"]
     + ["text_model.final_layer_norm.bias"],
 )
-def test_text_tower_with_a_tensor_missing_is_refused_with_its_name(
-    full_clip: Any, folder: Path, missing: str
-) -> None:
+def test_text_tower_with_a_tensor_missing_is_refused_with_its_name(full_clip: Any, folder: Path, missing: str) -> None:
     written(full_clip, folder / "holed.safetensors", **{missing: None})
     with pytest.raises(UnreadableFile, match=f"'holed.safetensors' is incomplete.*{missing}.*Download") as refusal:
         load_text_tower("holed.safetensors")
@@ -139,7 +140,11 @@ def test_text_tower_with_a_tensor_missing_is_refused_with_its_name(
 
 
 def test_text_tower_of_another_length_is_refused(full_clip: Any, folder: Path) -> None:
-    written(full_clip, folder / "long.safetensors", **{"text_model.embeddings.position_embedding.weight": torch.ones(248, 128)})
+    written(
+        full_clip,
+        folder / "long.safetensors",
+        **{"text_model.embeddings.position_embedding.weight": torch.ones(248, 128)},
+    )
     with pytest.raises(UnreadableFile, match="'long.safetensors' .*position_embedding"):
         load_text_tower("long.safetensors")
 
@@ -201,6 +206,7 @@ def test_asking_for_words_changes_nothing_in_what_the_clip_encodes_later(kind: s
 def test_sd3s_clip_gives_its_bigg_tower_alone() -> None:
     """Its own pooled output is that of two towers, side by side."""
     from comfy.text_encoders.sd3_clip import SD3ClipModel, SD3Tokenizer
+
     from semblance.tests.tiny_models.encoders import TEXT_CONFIGS, clip_target
 
     target = clip_target("sdxl")
@@ -216,7 +222,9 @@ def test_sd3s_clip_gives_its_bigg_tower_alone() -> None:
 def test_clip_l_is_refused_for_a_reference_seen_by_vit_h() -> None:
     clip = make_clip("sd15")
     clip.cond_stage_model.clip_l.transformer.text_projection = torch.nn.Linear(768, 768, bias=False)
-    with pytest.raises(ValueError, match=r"OpenCLIP ViT-H \(1024-wide\), but .* CLIP ViT-L \(768-wide\).*SD 2.x text enc"):
+    with pytest.raises(
+        ValueError, match=r"OpenCLIP ViT-H \(1024-wide\), but .* CLIP ViT-L \(768-wide\).*SD 2.x text enc"
+    ):
         embed_phrases(clip, RABBIT, 1024)
 
 
@@ -290,7 +298,9 @@ def test_text_encoder_file_without_a_projection_is_refused(folder: Path, tower: 
     (torch.save if suffix == ".bin" else save_file)(tensors, path)
     clip = clip_from(path, tower)
     raw_memory(getattr(clip.cond_stage_model, f"clip_{tower}").transformer.text_projection.weight)
-    with pytest.raises(ValueError, match=f"no projection .text_projection. for clip_{tower}.*cannot be compared.*Use a"):
+    with pytest.raises(
+        ValueError, match=f"no projection .text_projection. for clip_{tower}.*cannot be compared.*Use a"
+    ):
         embed_phrases(clip, RABBIT, 64)
 
 

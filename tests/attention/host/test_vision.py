@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from semblance.attention.adapters.checkpoint import AdapterLayout
 from semblance.attention.host import vision
 from semblance.attention.host.vision import encode_crops, encode_nothing, require_encoder
 from semblance.tests.tiny_models import make_clip_vision
-from torch import Tensor
 
 L, H, BIGG = (768, 1024), (1024, 1280), (1280, 1664)  # projected embedding, patch states
 
@@ -98,7 +99,9 @@ def test_encoders_that_are_not_clip_are_refused_by_kind(config: str, variant: st
 
     entries = json.loads((Path(comfy.__path__[0]) / config).read_text())
     encoder = SimpleNamespace(config=entries, model_type=entries["model_type"])
-    with pytest.raises(ValueError, match=f"needs OpenCLIP ViT-H .*connected is a {entries['model_type']}.*CLIP-ViT-H-14"):
+    with pytest.raises(
+        ValueError, match=f"needs OpenCLIP ViT-H .*connected is a {entries['model_type']}.*CLIP-ViT-H-14"
+    ):
         require_encoder(encoder, layout(variant, H[0] if variant == "base" else H[1]))
 
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
+
 from semblance.attention.bank import FeatureBank
 from semblance.attention.call import AttentionCall, AttentionKind, AttentionSite, BatchLayout, Moment
 from semblance.attention.patch import Attend, AttentionPatch
 from semblance.attention.reference import Guest
 from semblance.attention.scope import Scope
-from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,51 +19,20 @@ from semblance.attention.host.weights import LoadedAdapter, manage_adapter
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.reference import StyleReference
 from semblance.attention.scope import Scope
+from semblance.tests.tiny_models.unets import SIZE_CONDITIONING_WIDTH, UNET_CONFIGS, Family
 from torch import nn
-
-Family = Literal["sd15", "sdxl"]
 
 TEXT_WIDTH = {"sd15": 768, "sdxl": 2048}
 POOLED_WIDTH = 1280
-UNETS: dict[Family, dict[str, Any]] = {
-    "sd15": {
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-        "use_linear_in_transformer": False,
-        "adm_in_channels": None,
-    },
-    "sdxl": {
-        "channel_mult": [1, 2, 4],
-        "num_res_blocks": [2, 2, 2],
-        "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_middle": 10,
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-        "use_linear_in_transformer": True,
-        "adm_in_channels": POOLED_WIDTH + 6 * 256,
-        "num_classes": "sequential",
-    },
-}
 
 
 def real_model(kind: Family, dtype: torch.dtype) -> Any:
     """A MODEL of the family's true size (SD 1.5 860 M, SDXL 2.6 G parameters)."""
     known = {"sd15": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[kind]
     base = {"sd15": comfy.model_base.BaseModel, "sdxl": comfy.model_base.SDXL}[kind]
-    common = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "legacy": False}
-    config = known(
-        {
-            **common,
-            **UNETS[kind],
-            "context_dim": TEXT_WIDTH[kind],
-            "use_spatial_transformer": True,
-            "use_checkpoint": False,
-            "use_temporal_resblock": False,
-            "use_temporal_attention": False,
-        }
-    )
+    widths = {"model_channels": 320, "context_dim": TEXT_WIDTH[kind]}
+    vector = {"adm_in_channels": POOLED_WIDTH + SIZE_CONDITIONING_WIDTH} if kind == "sdxl" else {}
+    config = known({**UNET_CONFIGS[kind], **widths, **vector})
     config.set_inference_dtype(dtype, None)
     device = comfy.model_management.get_torch_device()
     model = base(config, device=device)

@@ -9,8 +9,10 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
-import nodes
 import torch
+from torch import nn
+
+import nodes
 from semblance.attention.adapters.checkpoint import AdapterLayout
 from semblance.attention.adapters.ip_adapter import IPAdapter
 from semblance.attention.families import adapter_numbers
@@ -20,7 +22,6 @@ from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.reference import StyleReference
 from semblance.attention.scope import Scope
 from semblance.tests.tiny_models.unets import SIZE_CONDITIONING_WIDTH, UNET_CONFIGS, Family
-from torch import nn
 
 TEXT_WIDTH = {"sd15": 768, "sdxl": 2048}
 POOLED_WIDTH = 1280

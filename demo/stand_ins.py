@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from safetensors.torch import save_file
-from semblance.tests.tiny_models import adapter_state_dict, write_checkpoint, write_clip_vision
 
 from hosting.server import ComfyUIServer
+from semblance.tests.tiny_models import adapter_state_dict, write_checkpoint, write_clip_vision
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every template opens in the real frontend without a fault, and its API form in the tests is what the frontend makes."""
+"""Every template opens in the real frontend without a fault, and its API form in the tests is the frontend's own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from semblance.hosting.library import ROOT
 from semblance.tests.browser.frontend import Frontend
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from semblance.attention.adapters.checkpoint import flatten
 from semblance.attention.host.patching import add_patch, map_model
 from semblance.attention.host.weights import LoadedAdapter, manage_adapter
@@ -24,7 +26,6 @@ from semblance.tests.tiny_models import (
     diffusers_unet,
     make_unet,
 )
-from torch import Tensor
 
 REGIONS = Path(__file__).parents[2] / "workflows" / "instantstyle_regions.json"
 SIDE = 16
@@ -86,7 +87,7 @@ class Scene:
     ) -> Tensor:
         from diffusers.loaders.ip_adapter import IPAdapterMixin
 
-        unet = diffusers_unet(self.kind, self.model.model.diffusion_model)
+        unet: Any = diffusers_unet(self.kind, self.model.model.diffusion_model)
         unet._load_ip_adapter_weights([nested(adapter) for adapter, _ in adapters])
         IPAdapterMixin.set_ip_adapter_scale(SimpleNamespace(unet=unet, unet_name="unet"), scales)
         added: dict[str, Any] = {"image_embeds": [both_sides(reference) for _, reference in adapters]}

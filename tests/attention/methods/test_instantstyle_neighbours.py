@@ -7,6 +7,8 @@ from typing import Any
 import comfy.controlnet
 import pytest
 import torch
+from torch import Tensor
+
 from semblance.attention.adapters.checkpoint import flatten
 from semblance.attention.host.patching import add_patch, map_model
 from semblance.attention.host.weights import LoadedAdapter, manage_adapter
@@ -23,7 +25,6 @@ from semblance.tests.tiny_models import (
     make_unet,
     with_lora,
 )
-from torch import Tensor
 
 KINDS: tuple[Family, ...] = ("sd15", "sdxl")
 

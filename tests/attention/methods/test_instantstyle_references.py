@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from semblance.attention.adapters.checkpoint import flatten
 from semblance.attention.families import FAMILIES
 from semblance.attention.functional.masks import fit_mask, mask_on_grid
@@ -18,7 +20,6 @@ from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.reference import StyleReference
 from semblance.attention.scope import ImageMask, Scope
 from semblance.tests.tiny_models import load_reference, oracle_clip_vision, oracle_unet
-from torch import Tensor
 
 KINDS = ("sd15", "sdxl")
 CASES = [(kind, name) for kind in KINDS for name in load_reference(f"ip_adapter_{kind}")[1]["scales"]]
@@ -131,7 +132,9 @@ def test_one_patch_with_a_mask_for_each_picture_equals_diffusers(kind: str) -> N
     assert relative_error(found, case["out.masked_per_image"]) <= 1e-4
 
 
-@pytest.mark.parametrize(("preset", "official"), [("all", "full"), ("style", "style"), ("style + layout", "style_layout")])
+@pytest.mark.parametrize(
+    ("preset", "official"), [("all", "full"), ("style", "style"), ("style + layout", "style_layout")]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_presets_equal_the_authors_target_blocks(kind: str, preset: str, official: str) -> None:
     case, metadata = load_reference(f"ip_adapter_{kind}")
@@ -147,7 +150,9 @@ def test_presets_equal_the_authors_target_blocks(kind: str, preset: str, officia
 def test_image_tokens_equal_the_official_projectors(kind: str, variant: str) -> None:
     case, _ = load_reference(f"ip_adapter_{kind}")
     tokens = adapter_of(kind, variant).image_tokens(reference_of(case, [0], variant == "base"))
-    torch.testing.assert_close(tokens.conditional[0], case[f"mid.tokens_{variant}_cond_image0"][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        tokens.conditional[0], case[f"mid.tokens_{variant}_cond_image0"][0], atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(tokens.unconditional, case[f"mid.tokens_{variant}_uncond"][0], atol=1e-5, rtol=1e-5)
 
 
@@ -160,7 +165,9 @@ def test_pictures_are_seen_as_the_official_encoder_sees_them(kind: str) -> None:
     crops = torch.cat([fit_picture(picture, encoder.image_size, "crop", encoder.image_mean) for picture in pictures])
     torch.testing.assert_close(encode_crops(encoder, crops, True), case["mid.image_embeds"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(encode_crops(encoder, crops, False), case["mid.hidden_states_m2"], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(encode_nothing(encoder, False), case["mid.hidden_states_m2_uncond"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        encode_nothing(encoder, False), case["mid.hidden_states_m2_uncond"], atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("path", ["bigG", "vit_h"])
@@ -179,7 +186,9 @@ def test_content_subtraction_equals_the_authors_code(path: str) -> None:
         for side, found in (("cond", tokens.conditional[0]), ("uncond", tokens.unconditional)):
             expected = subtraction[f"{path}.out.tokens_{side}.scale_{scale}"][0]
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        patch = InstantStyle(tokens, adapter, adapter.numbers_for(map_model(model)), Scope(FAMILY[kind].preset("style")))
+        patch = InstantStyle(
+            tokens, adapter, adapter.numbers_for(map_model(model)), Scope(FAMILY[kind].preset("style"))
+        )
         rows = [0, metadata["batch_prompts"]]
         found = predicted_noise(add_patch(model, patch, [adapter.patcher]), case, metadata["timestep"], rows)
         assert relative_error(found, subtraction[f"{path}.out.unet_style_block.scale_{scale}"]) <= 1e-4

@@ -67,8 +67,9 @@ class BatchLayout:
 
     chunks: tuple[Chunk, ...]
     images: int
-    latent: tuple[int, int]
-    """Height and width of the whole latent, of which a chunk with an area sees a crop."""
+    latent: tuple[int, int] | None
+    """Height and width of the whole latent, of which a chunk with an area sees a crop; None where the model is shown
+    a part of it and nobody tells which."""
     guests: tuple[GuestRows, ...] = ()
 
     @classmethod
@@ -76,7 +77,7 @@ class BatchLayout:
         cls,
         numbers: Sequence[int],
         rows: int,
-        latent: tuple[int, int],
+        latent: tuple[int, int] | None,
         roles: Sequence[str] = ("positive", "negative"),
         areas: Sequence[Area | None] = (),
     ) -> BatchLayout:

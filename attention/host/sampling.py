@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_patcher
 import numpy
 from torch import Tensor
 
@@ -18,15 +17,16 @@ from ..patch import AttentionPatch
 from .carried import KEY
 
 RUN = f"{KEY}_run"
-CONDITIONINGS = f"{KEY}_conditionings"
 
 
 @dataclass(frozen=True)
 class Conditionings:
-    """What only the guider's list of conditionings tells: their roles by number, their areas by number and uuid."""
+    """What only the guider's call tells: roles by number, areas by number and uuid, and how many images there are."""
 
     roles: tuple[str, ...]
     areas: Mapping[tuple[int, Any], Area]
+    images: int
+    """Images of the latent batch, which ComfyUI never splits."""
 
 
 class NoiseSchedule:
@@ -71,6 +71,8 @@ class Run:
         self._conditionings = conditionings
         self._banks: dict[int, FeatureBank] = {}
         self._sites: dict[int, tuple[AttentionSite, ...]] = {}
+        self.conditionings: Conditionings | None = None
+        """Those of the call in progress, where the sampler made it."""
 
     def bank_of(self, patch: AttentionPatch) -> FeatureBank:
         """What `patch` keeps during this run."""
@@ -91,8 +93,18 @@ class Run:
         step = min(max(reached - 1, 0), steps - 1)
         return Moment(sigma, step, steps, self._schedule.progress(sigma), self._schedule.sigma_at)
 
-    def read(self, conds: Sequence[Sequence[dict[str, Any]] | None], height: int, width: int) -> Conditionings:
-        """The roles and areas of the conditionings of one call, in the order ComfyUI numbers them."""
+    @contextmanager
+    def reading(self, conds: Sequence[Sequence[dict[str, Any]] | None], x: Tensor) -> Iterator[None]:
+        """Knows the conditionings of one call for `x` as long as it lasts."""
+        before, self.conditionings = self.conditionings, self._read(conds, x)
+        try:
+            yield
+        finally:
+            self.conditionings = before
+
+    def _read(self, conds: Sequence[Sequence[dict[str, Any]] | None], x: Tensor) -> Conditionings:
+        """Roles and areas, in the order ComfyUI numbers the conditionings."""
+        height, width = x.shape[-2:]
         roles = tuple(self._role(number, group) for number, group in enumerate(conds))
         areas = {
             (number, cond["uuid"]): _clamped(cond["area"], height, width)
@@ -100,7 +112,7 @@ class Run:
             for cond in group or ()
             if len(cond.get("area") or ()) == 4 and "uuid" in cond
         }
-        return Conditionings(roles, areas)
+        return Conditionings(roles, areas, len(x))
 
     def _role(self, number: int, group: Sequence[dict[str, Any]] | None) -> str:
         for name, known in self._conditionings().items():
@@ -165,12 +177,13 @@ def apply_model(
     **named: Any,
 ) -> Tensor:
     """APPLY_MODEL wrapper: a model called without a sampler gets a run as long as the call."""
-    if RUN in transformer_options:
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **named)
+    # Packs that call the model themselves, during a run or without one, do not name the noise level.
+    options = {"sigmas": t, **transformer_options}
+    if RUN in options:
+        return executor(x, t, c_concat, c_crossattn, control, options, **named)
     height, width = x.shape[-2:]
     with open_run(executor.class_obj.model_sampling, t[:1], (height, width)) as run:
-        options = {"sigmas": t, **transformer_options, RUN: run}
-        return executor(x, t, c_concat, c_crossattn, control, options, **named)
+        return executor(x, t, c_concat, c_crossattn, control, {**options, RUN: run}, **named)
 
 
 def calc_cond_batch(
@@ -178,10 +191,11 @@ def calc_cond_batch(
 ) -> Any:
     """CALC_COND_BATCH wrapper: the only place where the conditionings' roles and areas can be seen."""
     run: Run | None = model_options.get("transformer_options", {}).get(RUN)
-    if run is not None:
-        model_options = comfy.model_patcher.create_model_options_clone(model_options)
-        model_options["transformer_options"][CONDITIONINGS] = run.read(conds, *x_in.shape[-2:])
-    return executor(model, conds, x_in, timestep, model_options)
+    if run is None:
+        return executor(model, conds, x_in, timestep, model_options)
+    # Known to the run, not written into a copy of the options, where what others note for later calls would be lost.
+    with run.reading(conds, x_in):
+        return executor(model, conds, x_in, timestep, model_options)
 
 
 def _clamped(area: Sequence[int], height: int, width: int) -> Area:

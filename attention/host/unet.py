@@ -11,11 +11,11 @@ import comfy.ldm.modules.attention as host_attention
 from torch import Tensor
 
 from ..bank import FeatureBank
-from ..call import AttentionCall, AttentionKind, AttentionSite, BatchLayout, BlockPart, Moment
+from ..call import Area, AttentionCall, AttentionKind, AttentionSite, BatchLayout, BlockPart, Moment
 from ..patch import AttentionPatch
 from .carried import carried_patches
 from .guests import InvitedGuests, seat_guests, shield_from_guests
-from .sampling import CONDITIONINGS, RUN, Conditionings, Run
+from .sampling import RUN, Run
 
 Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 """What another pack left at a site: (query, key, value, extra_options) -> attention's output."""
@@ -118,11 +118,23 @@ def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
 
 def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> BatchLayout:
     numbers: Sequence[int] = transformer_options.get("cond_or_uncond", (0,))
-    conditionings: Conditionings | None = transformer_options.get(CONDITIONINGS)
-    if conditionings is None:
-        return BatchLayout.from_numbers(numbers, len(x), run.latent)
-    areas = [conditionings.areas.get(place) for place in zip(numbers, transformer_options["uuids"], strict=True)]
-    return BatchLayout.from_numbers(numbers, len(x), run.latent, conditionings.roles, areas)
+    conditionings, uuids = run.conditionings, transformer_options.get("uuids")
+    if conditionings is None or uuids is None:
+        return BatchLayout.from_numbers(numbers, len(x), _whole(run, x, [None]))
+    if len(x) != len(numbers) * conditionings.images:
+        raise ValueError(
+            f"The model was called with {len(x)} rows for {len(numbers)} conditionings of {conditionings.images} "
+            "images. A node before this one, such as Tiled Diffusion, changes the batch inside the model; set its tile "
+            "batch to 1, or bypass it to use Semblance."
+        )
+    areas = [conditionings.areas.get(place) for place in zip(numbers, uuids, strict=True)]
+    return BatchLayout.from_numbers(numbers, len(x), _whole(run, x, areas), conditionings.roles, areas)
+
+
+def _whole(run: Run, x: Tensor, areas: Sequence[Area | None]) -> tuple[int, int] | None:
+    """The size of the whole latent, or None where `x` is a crop that ComfyUI did not cut (Tiled Diffusion does)."""
+    sizes = {area[:2] if area else run.latent for area in areas}
+    return run.latent if sizes == {tuple(x.shape[-2:])} else None
 
 
 def _wanted(

@@ -136,7 +136,12 @@ class InstantStyle(AttentionPatch):
 
     def _areas(self, mask: ImageMask, call: AttentionCall, query: Tensor, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
-        layout = call.layout
+        layout, whole = call.layout, call.layout.latent
+        if whole is None:
+            raise ValueError(
+                "A node such as Tiled Diffusion shows the model parts of the picture without telling which, so the "
+                "mask cannot be laid over them. Bypass that node, or remove the mask."
+            )
         masks = len(mask.values)
         if not self._mask_per_picture(mask) and masks not in (1, layout.images):
             raise ValueError(
@@ -145,18 +150,18 @@ class InstantStyle(AttentionPatch):
             )
 
         def fit() -> Tensor:
-            height, width = (side * PIXELS_PER_LATENT for side in layout.latent)
+            height, width = (side * PIXELS_PER_LATENT for side in whole)
             return fit_mask(mask.values, height, width, mask.feather)
 
         def lay() -> Tensor:
-            fitted = bank.once(("mask", layout.latent), fit)
+            fitted = bank.once(("mask", whole), fit)
             crops = [mask_on_grid(_crop(fitted, chunk.area), call.height, call.width) for chunk in layout.chunks]
             areas = torch.stack(crops, dim=1).unsqueeze(-1)  # (masks, chunks, tokens, 1)
             per_picture = self._mask_per_picture(mask)
             return (areas.unsqueeze(2) if per_picture else areas.transpose(0, 1).unsqueeze(0)).to(query)
 
         areas = tuple(chunk.area for chunk in layout.chunks)
-        return bank.once(("areas", call.height, call.width, layout.latent, areas, query.device, query.dtype), lay)
+        return bank.once(("areas", call.height, call.width, whole, areas, query.device, query.dtype), lay)
 
 
 def _crop(mask: Tensor, area: tuple[int, int, int, int] | None) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy
 import pytest
@@ -67,6 +69,13 @@ def picture_of(server: ComfyUIServer, prompt: dict[str, Any]) -> Any:
 def test_there_is_an_api_form_for_every_template() -> None:
     published = (HERE.parent.parent / "workflows").glob("*.json")
     assert sorted(path.stem for path in published) == TEMPLATES
+
+
+def test_comfyui_offers_the_templates_with_their_pictures(comfyui: ComfyUIServer) -> None:
+    assert sorted(comfyui.get("/workflow_templates")["semblance"]) == TEMPLATES
+    for name in TEMPLATES:
+        with urlopen(f"{comfyui.url}/api/workflow_templates/semblance/{name}.jpg") as answer:
+            assert Image.open(io.BytesIO(answer.read())).format == "JPEG"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

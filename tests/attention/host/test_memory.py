@@ -14,11 +14,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from semblance.attention.bank import FeatureBank
+from semblance.attention.call import AttentionCall
 from semblance.attention.host.patching import add_patch
+from semblance.attention.patch import Attend
 from semblance.attention.scope import Scope
 from semblance.tests.attention.host.studio import PATCHES, Studio, run_guider
 from semblance.tests.attention.host.test_run import guider_of, ladder
-from semblance.tests.attention.host.toy_patches import Diary
+from semblance.tests.attention.host.toy_patches import Diary, ToyPatch
 
 
 def tensors_alive() -> int:
@@ -32,8 +35,16 @@ def resident() -> float:
     return psutil.Process(os.getpid()).memory_info().rss / 2**20
 
 
+class Hoard(ToyPatch):
+    """Remembers 4 MB a run."""
+
+    def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
+        bank.once("hoard", lambda: torch.ones(2**20))
+        return output
+
+
 def test_fifty_runs_keep_no_tensor_and_no_memory(sd15: Studio) -> None:
-    model = sd15.model
+    model = add_patch(sd15.model, Hoard(Scope({"output.5": 1.0})))
     for name in PATCHES:
         model = sd15.with_patch(name, model)
 
@@ -45,7 +56,7 @@ def test_fifty_runs_keep_no_tensor_and_no_memory(sd15: Studio) -> None:
     tensors, megabytes = tensors_alive(), resident()
     run(50)
     assert tensors_alive() == tensors
-    assert resident() - megabytes < 8
+    assert resident() - megabytes < 32  # of 200 remembered; malloc keeps a few for itself
 
 
 def test_fifty_models_patched_and_dropped_keep_no_tensor(sd15: Studio) -> None:

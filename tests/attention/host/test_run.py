@@ -14,12 +14,13 @@ import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nodes
 from semblance.attention.host.patching import add_patch
-from semblance.attention.host.sampling import CONDITIONINGS, RUN
+from semblance.attention.host.sampling import RUN
 from semblance.attention.host.unet import BoundSite
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.scope import CURVES, Scope, Window
@@ -217,7 +218,6 @@ def test_options_handed_to_other_packs_hold_the_run_only_while_it_lasts(sd15: St
     sd15.sample(model, steps=1)
     assert RUN in kept[0]["transformer_options"]
     assert RUN not in model.model_options["transformer_options"]
-    assert CONDITIONINGS not in model.model_options["transformer_options"]
     assert not kept[0]["transformer_options"][RUN]._banks
 
 
@@ -238,6 +238,101 @@ def test_a_model_called_without_a_sampler_gets_a_run_as_long_as_the_call(studio:
     assert diary.moments[-1].sigma == call["sigma"]
     gc.collect()
     assert [bank() for bank in diary.banks] == [None]
+
+
+def test_notes_another_pack_keeps_in_the_options_of_a_run_last_the_run(sd15: Studio) -> None:
+    counts: list[int] = []
+
+    def note(patcher: Any, timestep: Tensor, model_options: dict[str, Any]) -> None:
+        model_options["another pack"] = model_options.get("another pack", 0) + 1
+        counts.append(model_options["another pack"])
+
+    model = sd15.with_patch("edits output")
+    model.add_callback(CallbacksMP.ON_PREPARE_STATE, note)
+    sd15.sample(model, steps=3)
+    assert counts == [1, 2, 3]
+
+
+def test_a_pack_that_calls_the_model_itself_during_the_run_is_served(sd15: Studio) -> None:
+    """Such a call brings neither noise levels nor conditionings in its options; the plain model needs none."""
+    diary, second = Diary(Scope(ONE_BLOCK)), []
+    model = add_patch(sd15.with_patch("edits output"), diary)
+
+    def call_again(args: dict[str, Any]) -> Tensor:
+        ((context, _),) = sd15.text(5, rows=2)
+        options = args["model_options"]["transformer_options"]
+        noisy = (args["input"], args["sigma"])
+        second.append(args["model"].apply_model(*noisy, c_crossattn=context, transformer_options=options))
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(call_again)
+    sd15.sample(model)
+    assert torch.isfinite(second[1]).all()
+    assert [moment.step for moment in diary.moments] == [0, 0, 1, 1]
+    assert [layout.conditional for layout in diary.layouts[2:4]] == [(True,), (True,)]
+
+
+def test_a_pack_that_puts_tiles_into_one_batch_is_refused_in_a_sentence(sd15: Studio) -> None:
+    """Rows then come tile by tile, and no longer conditioning by conditioning."""
+
+    def tile(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
+        x, t, c = args["input"], args["timestep"], dict(args["c"])
+        c["c_crossattn"] = c["c_crossattn"].repeat(2, 1, 1)
+        tiles = apply_model(torch.cat([x[..., :4, :], x[..., 4:, :]]), t.repeat(2), **c)
+        return torch.cat(tiles.chunk(2), dim=2)
+
+    model = sd15.with_patch("edits output").clone()
+    model.set_model_unet_function_wrapper(tile)
+    with pytest.raises(ValueError, match="8 rows for 2 conditionings of 2 images.*bypass it"):
+        sd15.sample(model)
+
+
+def one_tile_after_another(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
+    tiles = [apply_model(tile, args["timestep"], **args["c"]) for tile in args["input"].chunk(2, dim=2)]
+    return torch.cat(tiles, dim=2)
+
+
+def test_tiles_one_after_another_are_each_a_picture(sd15: Studio) -> None:
+    tiled = sd15.with_patch("instantstyle").clone()
+    tiled.set_model_unet_function_wrapper(one_tile_after_another)
+    tiles: list[Tensor] = []
+    model, calls = record_calls(tiled)
+    sd15.sample(model, steps=1)
+    assert [tuple(call["x"].shape) for call in calls] == [(4, 4, 4, 8)] * 2
+    for call in calls:
+        options = {**tiled.model_options["transformer_options"], "cond_or_uncond": call["numbers"]}
+        sigma = torch.full((4,), call["sigma"])
+        with torch.no_grad():
+            tiles.append(
+                tiled.model.apply_model(call["x"], sigma, c_crossattn=call["context"], transformer_options=options)
+            )
+        assert relative_error(call["output"], tiles[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["instantstyle masked", "instantstyle regions"])
+def test_a_mask_over_tiles_of_unknown_place_is_refused_in_a_sentence(sd15: Studio, name: str) -> None:
+    tiled = sd15.with_patch(name).clone()
+    tiled.set_model_unet_function_wrapper(one_tile_after_another)
+    with pytest.raises(ValueError, match="parts of the picture without telling which.*remove the mask"):
+        sd15.sample(tiled, steps=1)
+
+
+@pytest.mark.parametrize("name", ["edits output", "brings guests"])
+def test_a_call_leaves_the_options_it_was_given_as_they_were(sd15: Studio, name: str) -> None:
+    def replacement(query: Tensor, *_: Any) -> Tensor:
+        return query
+
+    model = sd15.with_patch(name)
+    model.set_model_attn1_replace(replacement, "output", 5)
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": [0]}
+    before = {key: value for key, value in options.items()}
+    ((context, _),) = sd15.positive
+    with torch.no_grad():
+        model.model.apply_model(
+            torch.randn(1, 4, 8, 8), torch.tensor([2.0]), c_crossattn=context, transformer_options=options
+        )
+    assert options == before
+    assert options["patches_replace"] == {"attn1": {("output", 5): replacement}}
 
 
 class CountingAdapter:

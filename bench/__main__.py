@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -18,19 +19,27 @@ from hosting.library import use_library
 Run = Callable[[], object]
 
 
-def measure(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run, taken in turn so that a machine that slows down slows all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one run: on the clock, and of the processor, which other programs cannot stretch."""
+
+    wall: float
+    processor: float
+
+
+def measure(runs: Mapping[str, Run], rounds: int) -> dict[str, list[Cost]]:
+    """The cost of each run, taken in turn so that a machine that slows down slows all alike."""
+    costs: dict[str, list[Cost]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     for _ in range(rounds):
         for name, run in runs.items():
-            started = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
+            costs[name].append(Cost(time.perf_counter() - wall, time.process_time() - processor))
+    return costs
 
 
 def flops(run: Run) -> int:
@@ -43,17 +52,23 @@ def flops(run: Run) -> int:
 
 
 def report(title: str, runs: Mapping[str, Run], rounds: int) -> None:
-    """Prints a table in Markdown: operations and median wall time of each run against the first."""
-    seconds = measure(runs, rounds)
+    """Prints a table in Markdown: operations, and the median cost of each run against the first, round by round."""
+    costs = measure(runs, rounds)
     operations = {name: flops(run) for name, run in runs.items()}
     plain = next(iter(runs))
-    print(f"\n{title}; median of {rounds} interleaved rounds, plain takes {statistics.median(seconds[plain]):.2f} s\n")
-    print("| run | operations / plain | wall time / plain | (min - max of the rounds) |")
+    seconds = statistics.median(cost.wall for cost in costs[plain])
+    print(f"\n{title}; medians of {rounds} interleaved rounds, a plain run takes {seconds:.2f} s\n")
+    print("| run | operations / plain | processor time / plain | wall time / plain |")
     print("|---|---|---|---|")
     for name in runs:
-        ratios = [mine / other for mine, other in zip(seconds[name], seconds[plain], strict=True)]
-        spread = f"{min(ratios):.3f} - {max(ratios):.3f}"
-        print(f"| {name} | {operations[name] / operations[plain]:.4f} | {statistics.median(ratios):.3f} | {spread} |")
+        pairs = list(zip(costs[name], costs[plain], strict=True))
+        processor = _spread([mine.processor / other.processor for mine, other in pairs])
+        wall = _spread([mine.wall / other.wall for mine, other in pairs])
+        print(f"| {name} | {operations[name] / operations[plain]:.4f} | {processor} | {wall} |")
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} - {max(ratios):.3f})"
 
 
 def main() -> None:
@@ -62,8 +77,11 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     on_gpu = torch.cuda.is_available()
     use_library(cpu=not on_gpu)
-    from .instantstyle import instantstyle_runs  # ComfyUI can be imported from here on
+    import comfy.utils  # ComfyUI can be imported from here on
 
+    from .instantstyle import instantstyle_runs
+
+    comfy.utils.PROGRESS_BAR_ENABLED = False
     torch.set_grad_enabled(False)
     if on_gpu:
         report("SDXL, 1024 px, fp16, on the GPU", instantstyle_runs("sdxl", 1024, torch.float16), rounds)

@@ -34,8 +34,8 @@ def lanczos_8bit(levels: Tensor, height: int, width: int) -> Tensor:
 
     Pillow goes across first in every version up to 12; since 13, down first where the height shrinks far more.
     """
-    across = _lanczos_weights(levels.shape[2], width)
-    down = _lanczos_weights(levels.shape[1], height)
+    across = _lanczos_weights(levels.shape[2], width).to(levels.device)
+    down = _lanczos_weights(levels.shape[1], height).to(levels.device)
     resized = (levels.double() @ across.T).add(0.5).floor().clamp(0, 255)
     return (down @ resized).add(0.5).floor().clamp(0, 255).float()
 

@@ -132,7 +132,7 @@ def test_conditionings_come_as_lists_of_dictionaries_with_a_uuid(run: dict[str, 
     assert len(conds) == 2 and all(isinstance(group, list) for group in conds), (
         "conds are no list for each conditioning"
     )
-    assert all("uuid" in cond for group in conds for cond in group), "a conditioning has no uuid; see Run.read"
+    assert all("uuid" in cond for group in conds for cond in group), "a conditioning has no uuid; see Run._read"
     _, (_, _, _, _, options), _ = run["CALC_COND_BATCH"][0]
     assert "transformer_options" in options, "CALC_COND_BATCH's fifth argument is not model_options"
 
@@ -310,7 +310,7 @@ def test_a_clone_of_model_options_copies_lists_and_dictionaries_and_shares_all_e
     clone["transformer_options"]["patches"]["name"].append(1)
     clone["transformer_options"]["new"] = 1
     assert options == {"transformer_options": {"patches": {"name": [thing]}, "run": thing}}, (
-        f"create_model_options_clone no longer copies deeply; see calc_cond_batch in {OURS}sampling.py"
+        f"create_model_options_clone no longer copies deeply; see outer_sample in {OURS}sampling.py"
     )
     assert clone["transformer_options"]["run"] is thing, f"objects are copied; see Run in {OURS}sampling.py"
 

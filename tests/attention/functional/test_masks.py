@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from semblance.attention.functional.masks import fit_mask, lanczos_8bit, mask_on_grid, token_shares
@@ -99,3 +100,11 @@ def test_a_share_counts_a_pictures_tokens_that_many_times() -> None:
 @pytest.mark.parametrize("shares", [(1.0, 1.0), (0.3, 0.3, 0.3), (2.0,)])
 def test_equal_shares_need_no_mask(shares: tuple[float, ...]) -> None:
     assert token_shares(shares, (4,) * len(shares)) is None
+
+
+def test_a_mask_stays_on_its_device() -> None:
+    """Under --gpu-only ComfyUI keeps masks on the GPU; a fake tensor minds devices as a real one there does."""
+    with FakeTensorMode():
+        mask = torch.ones(2, 30, 40, device="cuda")
+        fitted = fit_mask(mask, 64, 48, feather=True)
+        assert fitted.device.type == "cuda" and mask_on_grid(fitted, 8, 6).device.type == "cuda"

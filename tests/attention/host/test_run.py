@@ -135,12 +135,14 @@ def control(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_later_change_of_the_noise_schedule_moves_the_window_too(sd15: Studio) -> None:
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    diary = Diary(Scope(ONE_BLOCK, Window(0.5, 1.0)))
+    diary = Diary(Scope(ONE_BLOCK, Window(0.04, 1.0)))
     model = ModelSamplingDiscrete().patch(add_patch(sd15.model, diary), "v_prediction", True)[0]
-    sd15.sample(model, steps=10, images=1, cfg=1.0)
-    moved, given = (cast(Any, m.get_model_object("model_sampling")).percent_to_sigma(0.5) for m in (model, sd15.model))
-    assert moved != given
-    assert 4 <= len(diary.moments) <= 6 and diary.moments[0].sigma <= moved
+    given, moved = (cast(Any, m.get_model_object("model_sampling")).percent_to_sigma(0.04) for m in (sd15.model, model))
+    sigmas = torch.tensor([2 * moved, (given + moved) / 2, given / 2, 0.0])
+    comfy.model_management.unload_all_models()
+    sampler_custom(model, sd15.positive, sd15.negative, random_latent(1, 8, 8), sigmas)
+    assert given < sigmas[1] < moved
+    assert [moment.step for moment in diary.moments] == [1, 2]
 
 
 class Fault(Exception):
@@ -173,19 +175,26 @@ def test_a_run_leaves_no_bank_however_it_ends(
 ) -> None:
     diary = Diary(Scope(ONE_BLOCK))
     model = add_patch(sd15.with_patch("remembers"), diary)
-    guider = guider_of(sd15, model)
+    guider, options = guider_of(sd15, model), []
     before = run_guider(guider_of(sd15, model), ladder(sd15, 3), images=1)
     diary.banks.clear()
+
+    def finish(*progress: Any) -> None:
+        options.append(guider.model_options["transformer_options"])
+        assert RUN in options[0]
+        if end is not None:
+            end(*progress)
+
     if raised is None:
-        run_guider(guider, ladder(sd15, 3), images=1)
+        run_guider(guider, ladder(sd15, 3), images=1, callback=finish)
     else:
         with pytest.raises(raised) as caught:
-            run_guider(guider, ladder(sd15, 3), images=1, callback=end)
+            run_guider(guider, ladder(sd15, 3), images=1, callback=finish)
         # The traceback still holds the run's frames; the banks are empty all the same.
         assert all(not bank() for bank in diary.banks)
         del caught
     assert len(diary.banks) >= (3 if raised is None else 1)
-    assert RUN not in guider.model_options["transformer_options"]
+    assert RUN not in options[0] and RUN not in guider.model_options["transformer_options"]
     gc.collect()
     assert [bank() for bank in diary.banks] == [None] * len(diary.banks)
     assert torch.equal(run_guider(guider, ladder(sd15, 3), images=1), before)

@@ -197,6 +197,27 @@ def test_another_packs_own_call_for_one_side_keeps_its_role(sd15: Studio) -> Non
     assert roles == [("negative", "positive"), ("negative",), ("positive",)]
 
 
+def test_a_call_within_a_call_does_not_make_the_outer_one_forget_its_roles(sd15: Studio) -> None:
+    diary = Diary(Scope({"output.5": 1.0}))
+    outer: list[Any] = []
+
+    def note(executor: Any, *arguments: Any) -> Any:
+        outer.append(arguments)
+        return executor(*arguments)
+
+    def call_within(apply_model: Any, args: dict[str, Any]) -> Tensor:
+        if len(outer) == 1:
+            inner_model, (_, negative), *rest = outer[0]
+            comfy.samplers.calc_cond_batch(inner_model, [negative], *rest)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = wrap(add_patch(sd15.model, diary), WrappersMP.CALC_COND_BATCH, note)
+    model.set_model_unet_function_wrapper(call_within)
+    sd15.sample(model, steps=1)
+    roles = [tuple(chunk.role for chunk in layout.chunks) for layout in diary.layouts[::2]]
+    assert roles == [("negative",), ("negative", "positive")]
+
+
 AREA = {"width": 64, "height": 48, "x": 32, "y": 16, "strength": 1.0}  # pixels, at 4 and 2 of the latent
 
 

@@ -1,19 +1,21 @@
-"""A style picture, drawn: rings of a few colours with a rough edge."""
+"""The style picture of the demo: one scene of the drawn world."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy
 from PIL import Image
 
-PALETTE = numpy.array([[18, 52, 86], [236, 112, 50], [250, 220, 160], [32, 140, 130]])
+from .world import draw, sample_scenes
+
+SEED = 53
 SIDE = 256  # pixels
+CONTENT = "a star"
+"""What the picture shows, in the words that are subtracted."""
 
 
 def draw_style_picture(path: Path) -> Path:
     """Saves the picture, the same one every time, and returns where."""
-    down, across = numpy.mgrid[0:SIDE, 0:SIDE] / SIDE
-    rings = numpy.hypot(across - 0.35, down - 0.6) * 9 + 0.4 * numpy.sin(across * 40) * numpy.sin(down * 33)
-    Image.fromarray(PALETTE[rings.astype(int) % len(PALETTE)].astype(numpy.uint8)).save(path)
+    (picture,) = draw(sample_scenes(1, SEED), SIDE).pictures
+    Image.fromarray((picture.movedim(0, -1) * 255).round().byte().numpy()).save(path)
     return path

@@ -16,6 +16,8 @@ from PIL import Image
 from hosting.library import ROOT
 from hosting.server import ComfyUIServer, Progress, Prompt
 
+from .picture import CONTENT
+
 if TYPE_CHECKING:
     from .stand_ins import ModelFiles
 
@@ -26,9 +28,9 @@ SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "plain": {"SemblanceInstantStyle": {"strength": 0.0}},
     "all blocks": {"SemblanceInstantStyle": {"blocks": "all"}, "SemblanceSubtractContent": {"strength": 0.0}},
     "style block": {"SemblanceInstantStyle": {"blocks": "style"}, "SemblanceSubtractContent": {"strength": 0.0}},
-    "style block, rings subtracted": {
+    "style block, star subtracted": {
         "SemblanceInstantStyle": {"blocks": "style"},
-        "SemblanceSubtractContent": {"strength": 0.5, "text": "rings"},
+        "SemblanceSubtractContent": {"strength": 0.5, "text": CONTENT},
     },
 }
 """For each picture of the contact sheet, the inputs it changes in the template, by node type."""

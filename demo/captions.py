@@ -1,0 +1,138 @@
+"""Captions of drawn scenes: a plain grammar with synonyms, whose parts are sometimes left out.
+
+"a small star on the left, ocean colours, dotted, with soft edges". Words name kinds only; what is continuous in a
+style (the exact hue, angle, frequency, width) has no words, and free palettes have none at all.
+"""
+
+import random
+
+from .shapes import SHAPES
+from .world import EDGES, LARGEST_SHIFT, PALETTE_NAMES, TEXTURES, Scenes
+
+SHAPE_WORDS = {
+    "circle": ("circle", "disc"),
+    "square": ("square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star",),
+    "heart": ("heart",),
+    "ring": ("ring", "hoop"),
+    "cross": ("cross", "plus sign"),
+    "moon": ("moon", "crescent"),
+}
+PALETTE_WORDS = {
+    "ocean": ("ocean", "sea"),
+    "forest": ("forest", "woodland"),
+    "sunset": ("sunset", "evening sky"),
+    "candy": ("candy", "sweet shop"),
+    "desert": ("desert", "sand"),
+    "night": ("night", "midnight"),
+    "berry": ("berry", "raspberry"),
+    "ice": ("ice", "winter"),
+}
+TEXTURE_WORDS = {
+    "plain": ("plain", "flat", "without a pattern"),
+    "dots": ("dotted", "spotted", "with dots"),
+    "stripes": ("striped", "with stripes"),
+    "checks": ("checked", "with checks", "like a chessboard"),
+    "waves": ("wavy", "with waves"),
+    "grid": ("gridded", "with a grid of lines"),
+}
+EDGE_WORDS = {
+    "crisp": ("with crisp edges", "sharp edges"),
+    "outlined": ("outlined", "with an outline"),
+    "soft": ("with soft edges", "blurred edges"),
+    "wobbly": ("with wobbly edges", "ragged edges"),
+}
+PLACE_WORDS = {
+    (0, 0): ("in the middle", "in the centre"),
+    (-1, 0): ("on the left", "to the left"),
+    (1, 0): ("on the right", "to the right"),
+    (0, 1): ("at the top", "above"),
+    (0, -1): ("at the bottom", "below"),
+    (-1, 1): ("at the top left", "in the upper left corner"),
+    (1, 1): ("at the top right", "in the upper right corner"),
+    (-1, -1): ("at the bottom left", "in the lower left corner"),
+    (1, -1): ("at the bottom right", "in the lower right corner"),
+}
+SMALL, LARGE = 0.37, 0.49  # radii below and above which a size has a word
+
+
+def write_captions(scenes: Scenes, seed: int) -> list[str]:
+    """One caption a picture; of ten, two name the content alone and one the style alone."""
+    chance = random.Random(seed)
+    return [_caption(parts, chance) for parts in _described(scenes)]
+
+
+def content_captions(scenes: Scenes) -> list[str]:
+    """The content in its plainest words, nothing left out, no style: what the demo and the tests prompt with."""
+    return [" and ".join(_shape_phrase(shape, None) for shape in shapes) for shapes, _ in _described(scenes)]
+
+
+def full_captions(scenes: Scenes) -> list[str]:
+    """Content and style in their plainest words, nothing left out but what has no words."""
+    captions = []
+    for shapes, style in _described(scenes):
+        content = " and ".join(_shape_phrase(shape, None) for shape in shapes)
+        captions.append(", ".join([content, *_style_phrases(style, None)]))
+    return captions
+
+
+_Shape = tuple[str, str, tuple[int, int]]  # size word or "", shape, place
+_Style = tuple[str, str, str]  # palette or "", texture, edge
+
+
+def _described(scenes: Scenes) -> list[tuple[list[_Shape], _Style]]:
+    content, style = scenes.content, scenes.style
+    places = (content.centre / LARGEST_SHIFT).round().clamp(-1, 1).int().tolist()
+    shapes, radii = content.shape.tolist(), content.radius.tolist()
+    styles = zip(style.palette_name.tolist(), style.texture.tolist(), style.edge.tolist(), strict=True)
+    described = []
+    for row, (palette, texture, edge) in enumerate(styles):
+        slots = [slot for slot in range(2) if shapes[row][slot] >= 0]
+        things = [(_size(radii[row][s]), SHAPES[shapes[row][s]], (places[row][s][0], places[row][s][1])) for s in slots]
+        described.append((things, (PALETTE_NAMES[palette] if palette >= 0 else "", TEXTURES[texture], EDGES[edge])))
+    return described
+
+
+def _caption(described: tuple[list[_Shape], _Style], chance: random.Random) -> str:
+    shapes, style = described
+    kind = chance.random()
+    content = " and ".join(_shape_phrase(shape, chance) for shape in shapes)
+    if kind < 0.2:
+        return content
+    phrases = _style_phrases(style, chance)
+    chance.shuffle(phrases)
+    if kind < 0.3:
+        return ", ".join(phrases)
+    first = chance.random() < 0.8
+    return ", ".join([content, *phrases] if first else [*phrases, content])
+
+
+def _shape_phrase(shape: _Shape, chance: random.Random | None) -> str:
+    """The words for one shape; without `chance` the plainest, and no size."""
+    size, name, place = shape
+    if chance is None:
+        return f"a {SHAPE_WORDS[name][0]} {PLACE_WORDS[place][0]}"
+    words = ["a", size if chance.random() < 0.5 else "", _pick(SHAPE_WORDS[name], chance)]
+    words.append(_pick(PLACE_WORDS[place], chance) if chance.random() < 0.9 else "")
+    return " ".join(word for word in words if word)
+
+
+def _style_phrases(style: _Style, chance: random.Random | None) -> list[str]:
+    palette, texture, edge = style
+    phrases = []
+    if palette and (chance is None or chance.random() < 0.85):
+        phrases.append(f"{_pick(PALETTE_WORDS[palette], chance)} colours")
+    if chance is None or chance.random() < 0.85:
+        phrases.append(_pick(TEXTURE_WORDS[texture], chance))
+    if chance is None or chance.random() < 0.6:
+        phrases.append(_pick(EDGE_WORDS[edge], chance))
+    return phrases
+
+
+def _size(radius: float) -> str:
+    return "small" if radius < SMALL else "large" if radius > LARGE else ""
+
+
+def _pick(words: tuple[str, ...], chance: random.Random | None) -> str:
+    return words[0] if chance is None else chance.choice(words)

@@ -1,0 +1,92 @@
+"""Trains the small models: `python -m demo.train autoencoder`, and so on; a run killed goes on from its checkpoint."""
+
+import argparse
+
+import torch
+
+from hosting.library import use_library
+
+from .training.loop import Plan
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    use_library(cpu=not torch.cuda.is_available())
+    _COMMANDS[arguments.model](arguments)
+
+
+def _autoencoder(arguments: argparse.Namespace) -> None:
+    from .training.autoencoder import train_autoencoder
+
+    plan = Plan("autoencoder", arguments.steps or 4000, 8e-4, arguments.seed, checkpoint_every=100)
+    train_autoencoder(plan)
+
+
+def _decoder(arguments: argparse.Namespace) -> None:
+    from .training.autoencoder import refine_decoder
+
+    plan = Plan("decoder", arguments.steps or 3000, 4e-4, arguments.seed + 100_000, checkpoint_every=250)
+    refine_decoder(plan)
+
+
+def _text(arguments: argparse.Namespace) -> None:
+    from .training.encoders import TEXT_RUN, train_text
+
+    train_text(Plan(TEXT_RUN, arguments.steps or 800, 2e-3, arguments.seed, weight_decay=0.02))
+
+
+def _vision(arguments: argparse.Namespace) -> None:
+    from .training.encoders import train_vision
+
+    train_vision(Plan("clip_vision", arguments.steps or 4000, 1e-3, arguments.seed, weight_decay=0.02))
+
+
+def _unet(arguments: argparse.Namespace) -> None:
+    from .training.unet import train_unet
+
+    plan = Plan(f"unet_{arguments.topology}", arguments.steps or 8000, 1e-3, arguments.seed, average=0.998)
+    train_unet(plan, arguments.topology)
+
+
+def _adapter(arguments: argparse.Namespace) -> None:
+    from .training.adapter import train_adapter
+
+    parts = ["ip_adapter", arguments.topology]
+    parts += [] if arguments.variant == "base" else [arguments.variant]
+    parts += ["style"] if arguments.blocks else []
+    plan = Plan("_".join(parts), arguments.steps or 3000, 2e-3, arguments.seed, average=0.995)
+    train_adapter(plan, arguments.topology, arguments.variant, arguments.blocks)
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    from .training.judge import train_judge
+
+    train_judge(Plan("judge", arguments.steps or 1200, 2e-3, arguments.seed + 500_000, weight_decay=0.02))
+
+
+_COMMANDS = {
+    "autoencoder": _autoencoder,
+    "decoder": _decoder,
+    "text": _text,
+    "vision": _vision,
+    "unet": _unet,
+    "adapter": _adapter,
+    "judge": _judge,
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
+    parser.add_argument("model", choices=list(_COMMANDS))
+    parser.add_argument("--topology", choices=["sdxl", "sd15"], default="sdxl")
+    parser.add_argument("--steps", type=int, help="how many steps in all (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=1_000_000)
+    parser.add_argument("--variant", choices=["base", "plus"], default="base", help="adapter: which projector")
+    parser.add_argument("--blocks", nargs="*", default=[], help="adapter: train these blocks alone, e.g. output.1")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Training of the autoencoder in TAESD's layout: picture -> latent of 4 channels, 8 pixels a latent, and back."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..world import draw, sample_scenes
+from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .networks import build_autoencoder
+from .parts import load_part
+from .sheets import contact_sheet, save_picture
+
+CROP = 64  # pixels
+LATENT_STD = 0.85  # of the latents an SDXL UNet is shown
+SDXL_SCALE = 0.13025  # what the host multiplies SDXL latents with
+
+
+def train_autoencoder(plan: Plan, crops: int = 16) -> None:
+    """Trains on crops of freshly drawn pictures and writes one file that the stock VAE loader opens."""
+    seed_everything(plan.seed)
+    device = best_device()
+    model = build_autoencoder().to(device, memory_format=torch.channels_last)
+    for frozen in (model.vae_scale, model.vae_shift):
+        frozen.requires_grad_(False)
+
+    def loss_of(step: int) -> Tensor:
+        pictures = draw_crops(crops, plan.seed + step, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            return reconstruction_loss(model, pictures)
+
+    def validate(step: int) -> dict[str, float]:
+        return show_reconstructions(model, plan.folder / f"reconstructions_{step:06d}.png", device)
+
+    run = train(plan, model, loss_of, validate)
+    use_averaged_weights(run)
+    settle_latent_scale(model, device)
+    figures = show_reconstructions(model, plan.folder / "reconstructions_final.png", device)
+    export(run, model.state_dict(), figures)
+
+
+def refine_decoder(plan: Plan, crops: int = 16) -> None:
+    """Trains the decoder on while the encoder stands still: what was trained on its latents stays true."""
+    seed_everything(plan.seed)
+    device = best_device()
+    model = load_part(build_autoencoder(), "autoencoder", device).to(memory_format=torch.channels_last).train()
+    model.taesd_decoder.requires_grad_(True)
+
+    def loss_of(step: int) -> Tensor:
+        pictures = draw_crops(crops, plan.seed + step, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            return reconstruction_loss(model, pictures)
+
+    def validate(step: int) -> dict[str, float]:
+        return show_reconstructions(model, plan.folder / f"reconstructions_{step:06d}.png", device)
+
+    run = train(plan, model, loss_of, validate)
+    figures = validate(run.step)
+    run.plan = replace(plan, name="autoencoder")
+    export(run, model.state_dict(), figures)
+
+
+def reconstruction_loss(model: Any, pictures: Tensor) -> Tensor:
+    """Absolute difference at full size, of edges, and of colours averaged over 8 pixels, with noisy latents.
+
+    Differences of hue count twice more: they are small in RGB, and without this one direction of colour is lost.
+    """
+    latents = model.taesd_encoder(pictures)
+    noisy = latents + 0.05 * torch.randn_like(latents)
+    difference = model.taesd_decoder(noisy).float() - pictures
+    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    red, green, blue = functional.avg_pool2d(difference, 8).unbind(1)
+    hues = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
+    colours = (red.abs() + green.abs() + blue.abs()).mean() / 3 + 2.0 * hues
+    spread = latents.float().pow(2).mean()
+    return difference.abs().mean() + difference.pow(2).mean() + 0.5 * edges + colours + 0.002 * spread
+
+
+def draw_crops(count: int, seed: int, device: torch.device) -> Tensor:
+    """Freshly drawn pictures cut to CROP pixels square at a random place: (count, 3, CROP, CROP)."""
+    pictures = draw(sample_scenes(count, seed), device=device).pictures
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, pictures.shape[-1] - CROP + 1, (count, 2), generator=generator).tolist()
+    crops = [p[:, top : top + CROP, left : left + CROP] for p, (top, left) in zip(pictures, corners, strict=True)]
+    return torch.stack(crops).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def settle_latent_scale(model: Any, device: torch.device) -> None:
+    """Sets `vae_scale` and `vae_shift` so that SDXL's latents have mean 0 and deviation LATENT_STD."""
+    pictures = draw(sample_scenes(256, 77), device=device).pictures
+    latents = model.taesd_encoder(pictures)
+    scale = latents.std() / LATENT_STD * SDXL_SCALE
+    model.vae_scale.copy_(scale)
+    model.vae_shift.copy_(-latents.mean() / scale)
+
+
+@torch.no_grad()
+def show_reconstructions(model: Any, path: Path, device: torch.device) -> dict[str, float]:
+    """Writes pictures above their reconstructions and returns the error of 64 never drawn for training."""
+    pictures = draw(sample_scenes(64, 991, "held_out"), device=device).pictures
+    latents = model.taesd_encoder(pictures)
+    rebuilt = model.taesd_decoder(latents).clamp(0, 1)
+    save_picture(contact_sheet(torch.cat([pictures[:12], rebuilt[:12]]), 12), path)
+    error = (rebuilt - pictures).pow(2).mean(dim=(1, 2, 3))
+    return {
+        "psnr_db": (-10 * error.log10()).mean().item(),
+        "latent_mean": latents.mean().item(),
+        "latent_std": latents.std().item(),
+        "latent_largest": latents.abs().max().item(),
+    }

@@ -1,0 +1,198 @@
+"""Training of the text and the vision encoder, whose projections share one space, in two stages.
+
+First the text encoder against a *scene encoder*, which reads the drawn truth itself instead of pixels: the contrast of
+scenes with captions (CLIP, arXiv:2103.00020), and a linear readout of the truth, so that the space also holds what
+captions have no words for (the exact hue, angle, frequency). A web-sized training gets that wealth from its pictures.
+Then the vision encoder learns to put a picture where its scene is, and beside its caption. Seeing takes a small
+transformer far longer than reading; so the UNets, which need the text alone, need not wait for it.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..captions import write_captions
+from ..shapes import SHAPES
+from ..world import EDGES, LOWEST_FREQUENCY, PALETTE_NAMES, TEXTURES, Content, Scenes, Style, draw, sample_scenes
+from .loop import RUNS_FOLDER, Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .networks import (
+    EMBED_WIDTH,
+    TEXT_CONFIG,
+    VISION_CONFIG,
+    build_text_encoder,
+    build_vision_encoder,
+    vision_pixels,
+)
+from .parts import load_part
+from .tokens import tokenize
+
+LONGEST_CAPTION = 40  # tokens; attention is causal, so what pads them is never seen from their end
+TYPICAL_NORM = math.sqrt(EMBED_WIDTH)  # both projections are drawn towards it, so that one may be subtracted
+TEXT_RUN = "text_encoder"
+
+
+class Truth:
+    """The drawn truth as numbers and choices: what the scene encoder reads and what the readout is asked for."""
+
+    NUMBERS = 15 + 2 + 1 + 6 + 2  # palette in Lab, direction, frequency, places and sizes of two shapes, edge
+    CHOICES = (len(TEXTURES), len(EDGES), len(SHAPES), len(SHAPES) + 1, len(PALETTE_NAMES) + 1)
+    NAMES = ("texture", "edge", "first_shape", "second_shape", "palette_name")
+    WIDTH = NUMBERS + sum(CHOICES)
+
+    def __init__(self, scenes: Scenes, device: torch.device) -> None:
+        content, style = scenes.content, scenes.style
+        textured = (style.texture > 0).float()[:, None]
+        there = (content.shape >= 0).float()  # (pictures, 2)
+        numbers = [
+            style.palette_lab().flatten(1) / 30,
+            _direction(style) * textured,
+            (style.frequency / (1.36 * LOWEST_FREQUENCY)).log2()[:, None] * 3 * textured,
+            _placement(content) * there.repeat_interleave(3, dim=1),
+            torch.stack([style.softness, style.outline], dim=1) * 20,
+        ]
+        self.numbers = torch.cat(numbers, dim=1).to(device)
+        first, second = content.shape.unbind(1)
+        choices = (style.texture, style.edge, first, second + 1, style.palette_name + 1)
+        self.choices = [choice.to(device) for choice in choices]
+
+    def vector(self) -> Tensor:
+        """Everything side by side, choices as ones among zeros: (pictures, WIDTH)."""
+        ones = [functional.one_hot(c, n).float() for c, n in zip(self.choices, self.CHOICES, strict=True)]
+        return torch.cat([self.numbers, *ones], dim=1)
+
+    def loss(self, readout: Tensor) -> Tensor:
+        numbers, *choices = readout.float().split([self.NUMBERS, *self.CHOICES], dim=1)
+        chosen = [functional.cross_entropy(c, true) for c, true in zip(choices, self.choices, strict=True)]
+        return 2 * (numbers - self.numbers).pow(2).mean() + 0.2 * torch.stack(chosen).sum()
+
+    def figures(self, readout: Tensor) -> dict[str, float]:
+        """The share of right choices, and the palette's mean error in units of Lab."""
+        numbers, *choices = readout.float().split([self.NUMBERS, *self.CHOICES], dim=1)
+        right = [(c.argmax(1) == true).float().mean().item() for c, true in zip(choices, self.choices, strict=True)]
+        error = 30 * (numbers - self.numbers)[:, :15].abs().mean().item()
+        return {**{f"read_{name}": r for name, r in zip(self.NAMES, right, strict=True)}, "read_palette_error": error}
+
+
+def _direction(style: Style) -> Tensor:
+    """The texture's angle as a point on a circle, in its own symmetry: (pictures, 2)."""
+    turn = torch.where((style.texture == TEXTURES.index("stripes")) | (style.texture == TEXTURES.index("waves")), 2, 4)
+    return torch.stack([(turn * style.angle).cos(), (turn * style.angle).sin()], dim=1)
+
+
+def _placement(content: Content) -> Tensor:
+    """Place and size of both shapes: (pictures, 6)."""
+    return torch.cat([content.centre * 2.5, content.radius[..., None] * 10 - 4.4], dim=2).flatten(1)
+
+
+class TextAndScene(nn.Module):
+    """What the first stage trains; all but `text` serves training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = build_text_encoder()
+        self.scene = nn.Sequential(nn.Linear(Truth.WIDTH, 256), nn.GELU(), nn.Linear(256, EMBED_WIDTH))
+        self.readout = nn.Linear(EMBED_WIDTH, Truth.WIDTH)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+
+def train_text(plan: Plan, batch: int = 128) -> None:
+    """Trains the text encoder beside the scene encoder and writes `text_encoder` in CLIP's layout."""
+    seed_everything(plan.seed)
+    device = best_device()
+    model = TextAndScene().to(device)
+
+    def loss_of(step: int) -> Tensor:
+        scenes, tokens = _captioned(batch, plan.seed + step, "train", device)
+        truth = Truth(scenes, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            text, scene = model.text(tokens).text_embeds, model.scene(truth.vector())
+            readout = model.readout(scene)
+        return contrast(text, scene, model.logit_scale) + truth.loss(readout) + norm_loss(text, scene)
+
+    run = train(plan, model, loss_of, lambda step: judge_text(model, device))
+    use_averaged_weights(run)
+    export(run, _weights(model.text), judge_text(model, device), TEXT_CONFIG)
+
+
+def train_vision(plan: Plan, batch: int = 96) -> None:
+    """Trains the vision encoder towards the finished text and scene encoders; writes `clip_vision`."""
+    seed_everything(plan.seed)
+    device = best_device()
+    teacher = load_teacher(device)
+    vision = build_vision_encoder().to(device)
+
+    def loss_of(step: int) -> Tensor:
+        scenes, tokens = _captioned(batch, plan.seed + step, "train", device)
+        pixels = vision_pixels(draw(scenes, device=device).pictures)
+        truth = Truth(scenes, device)
+        with torch.no_grad():
+            text, scene = teacher.text(tokens).text_embeds, teacher.scene(truth.vector())
+        with torch.autocast(device.type, torch.bfloat16):
+            image = vision(pixels).image_embeds
+        near = (image.float() - scene).pow(2).mean()
+        return contrast(text, image, teacher.logit_scale) + near + truth.loss(teacher.readout(image.float()))
+
+    run = train(plan, vision, loss_of, lambda step: judge_vision(vision, teacher, device))
+    use_averaged_weights(run)
+    export(run, _weights(vision), judge_vision(vision, teacher, device), VISION_CONFIG)
+
+
+def load_teacher(device: torch.device) -> Any:
+    """The first stage as its last checkpoint left it, with the text encoder that was written to the models."""
+    teacher = TextAndScene()
+    saved = torch.load(RUNS_FOLDER / TEXT_RUN / "checkpoint.pt", map_location="cpu", weights_only=True)
+    teacher.load_state_dict({**saved["model"], **saved["averaged"]})
+    load_part(teacher.text, "text_encoder", device)
+    return teacher.to(device).eval().requires_grad_(False)
+
+
+def contrast(text: Tensor, image: Tensor, logit_scale: Tensor) -> Tensor:
+    """CLIP's symmetric cross entropy over all pairs of a batch."""
+    text, image = functional.normalize(text.float(), dim=1), functional.normalize(image.float(), dim=1)
+    logits = logit_scale.exp().clamp_max(100.0) * image @ text.T
+    own = torch.arange(len(logits), device=logits.device)
+    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+
+
+def norm_loss(*embeds: Tensor) -> Tensor:
+    """Draws the length of embeddings towards TYPICAL_NORM."""
+    return torch.stack([0.02 * (e.float().norm(dim=1) - TYPICAL_NORM).pow(2).mean() for e in embeds]).sum()
+
+
+@torch.no_grad()
+def judge_text(model: TextAndScene, device: torch.device) -> dict[str, float]:
+    scenes, tokens = _captioned(512, 4242, "held_out", device)
+    truth = Truth(scenes, device)
+    text, scene = model.text(tokens).text_embeds, model.scene(truth.vector())
+    return {**_match(text, scene), **truth.figures(model.readout(scene))}
+
+
+@torch.no_grad()
+def judge_vision(vision: nn.Module, teacher: TextAndScene, device: torch.device) -> dict[str, float]:
+    """On held-out combinations: how often a picture finds its own caption, and what can be read from it."""
+    scenes, tokens = _captioned(256, 4242, "held_out", device)
+    vision.eval()
+    image = vision(vision_pixels(draw(scenes, device=device).pictures)).image_embeds
+    vision.train()
+    return {**_match(teacher.text(tokens).text_embeds, image), **Truth(scenes, device).figures(teacher.readout(image))}
+
+
+def _match(text: Tensor, image: Tensor) -> dict[str, float]:
+    """How often a picture's nearest caption among 64 is its own, and the lengths of both."""
+    similarity = functional.normalize(image, dim=1) @ functional.normalize(text, dim=1).T
+    own = torch.arange(64, device=text.device)
+    found = [(similarity[s : s + 64, s : s + 64].argmax(1) == own).float().mean() for s in range(0, len(text), 64)]
+    norms = {"text_norm": text.norm(dim=1).mean().item(), "image_norm": image.norm(dim=1).mean().item()}
+    return {"own_caption_of_64": torch.stack(found).mean().item(), **norms}
+
+
+def _captioned(count: int, seed: int, split: str, device: torch.device) -> tuple[Scenes, Tensor]:
+    scenes = sample_scenes(count, seed, split)
+    return scenes, tokenize(write_captions(scenes, seed))[:, :LONGEST_CAPTION].to(device)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if "position_ids" not in name}

@@ -1,0 +1,172 @@
+"""Training of a UNet of SDXL or SD 1.5 topology on latents of drawn pictures and their captions."""
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..captions import full_captions, write_captions
+from ..world import PICTURE_SIZE, draw, sample_scenes
+from .diffusion import STEPS, add_noise, sample, velocity
+from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .networks import build_unet, unet_config
+from .parts import LATENT_SCALE, Autoencoder, TextContext
+from .pool import CHUNK, Pool, open_pool
+from .sheets import contact_sheet, save_picture
+
+EMPTY_SHARE = 0.1  # captions left empty, for guidance
+GUIDANCE = 3.0
+V_PREDICTION_KEY = "v_pred"  # by this empty key the host knows an SDXL model that predicts v
+POOL_SIZE = 16_384
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention written out; all are (rows, tokens, heads * head_dim).
+
+    On a CPU torch's fused attention takes ten times as long to go back through a few dozen tokens.
+    """
+    rows, tokens, width = query.shape
+    query, key, value = (
+        part.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1).to(query.dtype) for part in (query, key, value)
+    )
+    scores = torch.bmm(query, key.transpose(1, 2)) * (width // heads) ** -0.5
+    attended = torch.bmm(scores.softmax(dim=-1).to(value.dtype), value)
+    return attended.unflatten(0, (rows, heads)).transpose(1, 2).flatten(2)
+
+
+def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *args, **kwargs) -> Tensor:
+    return attend(query, key, value, heads)
+
+
+class CaptionedPool:
+    """A pool's rows with one caption each, whose contexts are computed once. The last row is the empty caption."""
+
+    def __init__(self, pool: Pool, text: TextContext, seed: int) -> None:
+        self.pool = pool
+        captions = [*write_captions(pool.scenes, seed), ""]
+        contexts, pooled = [], []
+        for start in range(0, len(captions), CHUNK):
+            context, vector = text(captions[start : start + CHUNK])
+            contexts.append(context.half())  # some 20 kB a caption
+            pooled.append(vector)
+        self.contexts, self.pooled = torch.cat(contexts), torch.cat(pooled)
+
+    def latents(self, rows: Tensor, topology: str) -> Tensor:
+        """At the topology's own scale: (rows, 4, 16, 16)."""
+        return self.pool.latents[rows].to(self.pooled) * (LATENT_SCALE[topology] / LATENT_SCALE["sdxl"])
+
+    def conditions(self, rows: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+        """Context and pooled text of these rows, with those marked in `empty` (rows,) left without words."""
+        rows = torch.where(empty, len(self.pool), rows)
+        return self.contexts[rows].float(), self.pooled[rows]
+
+
+class Denoiser:
+    """A UNet with its text encoder, called as the host calls it."""
+
+    def __init__(self, unet: Any, topology: str, device: torch.device) -> None:
+        self.unet, self.topology, self.device = unet, topology, device
+        self.text = TextContext.load(topology, device)
+
+    def prompt(self, captions: list[str]) -> dict[str, Tensor]:
+        """The UNet's conditions for captions, at the true picture size."""
+        return self.conditions(*self.text(captions), picture_sizes(len(captions)))
+
+    def conditions(self, context: Tensor, pooled: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """Context, and for SDXL the vector of pooled text and sizes: (rows, EMBED_WIDTH + 1536)."""
+        if self.topology == "sd15":
+            return {"context": context}
+        return {"context": context, "y": torch.cat([pooled, size_embedding(sizes.to(self.device))], dim=1)}
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None) -> Tensor:
+        options = {"optimized_attention_override": _plain_attention, "patches_replace": {"attn2": replace or {}}}
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.unet(latents, timesteps.float(), transformer_options=options, **prompt).float()
+
+    def sample(
+        self, captions: list[str], seed: int, guidance: float = GUIDANCE, replace=None, steps: int = 25
+    ) -> Tensor:
+        """Latents (captions, 4, 16, 16) after guided sampling; rows of `replace` come unconditional first."""
+        generator = torch.Generator().manual_seed(seed)
+        side = PICTURE_SIZE // 8
+        noise = torch.randn((len(captions), 4, side, side), generator=generator).to(self.device)
+        prompt = self.prompt([""] * len(captions) + captions)
+
+        def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+            both = self(torch.cat([latents] * 2), torch.cat([timesteps] * 2), prompt, replace)
+            without, with_text = both.chunk(2)
+            return without + guidance * (with_text - without)
+
+        return sample(predict, noise, steps)
+
+
+def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
+    """Trains from a pool encoded once; writes `unet_TOPOLOGY` in the layout of the host's diffusion models."""
+    seed_everything(plan.seed)
+    device = best_device()
+    unet = build_unet(topology).to(device)  # not channels-last: its group norm is slow on a CPU in bf16
+    denoiser = Denoiser(unet, topology, device)
+    autoencoder = Autoencoder.load(topology, device)
+
+    @cache
+    def pool() -> CaptionedPool:
+        return CaptionedPool(open_pool(POOL_SIZE, plan.seed, device), denoiser.text, plan.seed)
+
+    def loss_of(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(plan.seed + step)
+        rows = torch.randint(POOL_SIZE, (batch,), generator=generator)
+        empty = torch.rand(batch, generator=generator) < EMPTY_SHARE
+        prompt = denoiser.conditions(*pool().conditions(rows, empty), picture_sizes(batch, generator))
+        return denoising_loss(lambda x, t: denoiser(x, t, prompt), pool().latents(rows, topology), generator)
+
+    def validate(step: int) -> dict[str, float]:
+        return show_samples(denoiser, autoencoder, plan.folder / f"samples_{step:06d}.png") if step % 600 == 0 else {}
+
+    run = train(plan, unet, loss_of, validate)
+    use_averaged_weights(run)
+    figures = show_samples(denoiser, autoencoder, plan.folder / "samples_final.png")
+    weights = {**unet.state_dict(), V_PREDICTION_KEY: torch.zeros(1)}
+    export(run, weights, figures, unet_config(topology))
+
+
+def denoising_loss(predict, latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Squared error of the predicted v; `predict` takes noisy latents and timesteps."""
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    timesteps = torch.randint(STEPS, (len(latents),), generator=generator).to(latents.device)
+    predicted = predict(add_noise(latents, noise, timesteps), timesteps)
+    return (predicted - velocity(latents, noise, timesteps)).pow(2).mean()
+
+
+def picture_sizes(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """SDXL's six numbers (count, 6): height, width, crop, target, in pixels; one in four at random in training.
+
+    The host passes the latent's true size; the random ones teach the network that nothing hangs on them.
+    """
+    sizes = torch.tensor([[PICTURE_SIZE, PICTURE_SIZE, 0, 0, PICTURE_SIZE, PICTURE_SIZE]]).float().repeat(count, 1)
+    if generator is None:
+        return sizes
+    chosen = torch.rand((count, 1), generator=generator) < 0.25
+    return torch.where(chosen, torch.rand((count, 6), generator=generator) * 1024, sizes)
+
+
+def size_embedding(sizes: Tensor) -> Tensor:
+    """Sinusoids of each number, 256 wide, as the host's Timestep(256) gives: (count, 6) -> (count, 1536)."""
+    frequencies = torch.exp(-math.log(10000) * torch.arange(128, device=sizes.device) / 128)
+    angles = sizes[:, :, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=2).flatten(1)
+
+
+@torch.no_grad()
+def show_samples(denoiser: Denoiser, autoencoder: Autoencoder, path) -> dict[str, float]:
+    """Writes drawings above samples for the same captions of held-out combinations; returns colour errors."""
+    scenes = sample_scenes(24, 5, "held_out")
+    drawn = draw(scenes).pictures
+    denoiser.unet.eval()
+    made = autoencoder.decode(denoiser.sample(full_captions(scenes), seed=1)).cpu()
+    denoiser.unet.train()
+    rows = [part for s in (0, 12) for part in (drawn[s : s + 12], made[s : s + 12])]
+    save_picture(contact_sheet(torch.cat(rows), 12), path)
+    mean_colour = (made.mean(dim=(2, 3)) - drawn.mean(dim=(2, 3))).abs().mean()
+    return {"mean_colour_error": mean_colour.item()}

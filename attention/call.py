@@ -134,6 +134,23 @@ class Moment:
     """The noise level at a share of the schedule, as the host counts shares: above any at 0, none at 1."""
 
 
+@dataclass(frozen=True)
+class RunPlan:
+    """What is known of a run before its first step, so that a method can refuse it."""
+
+    sampler: str
+    """The name of the sampler's function, e.g. `sample_euler`."""
+    moments: tuple[Moment, ...]
+    """Every point of the sampler's ladder but the last, where no model is called."""
+    images: int
+    size: tuple[int, int]
+    """Height and width of the latent."""
+    inpaints: bool
+    """Whether a noise mask keeps part of the latent."""
+    others: frozenset[str]
+    """Nodes on the same model that change what the UNet sees or skip its calls: EasyCache, HyperTile, ToMe."""
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
     """What: one attention about to run. Patches replace its fields; they never write into its tensors."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .bank import FeatureBank
-from .call import AttentionCall, AttentionSite, Moment
+from .call import AttentionCall, AttentionSite, Moment, RunPlan
 from .reference import Guest
 
 
@@ -28,6 +28,9 @@ class AttentionPatch(Protocol):
     and the patches edit the output in the same order. What must last from call to call goes into `bank`, which
     belongs to this patch and this run.
     """
+
+    def require(self, plan: RunPlan) -> None:
+        """Refuses a run that this patch cannot serve, with a ValueError, before the first step."""
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         """Whether this patch wants to edit the attention at `site` now."""

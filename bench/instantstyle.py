@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-import torch
-
-from .models import Family, real_adapter, real_model, sample
+from .models import Family, real_adapter, sample
 
 Run = Callable[[], object]
 
 
-def instantstyle_runs(kind: Family, pixels: int, dtype: torch.dtype) -> dict[str, Run]:
+def instantstyle_runs(model: Any, kind: Family, pixels: int) -> dict[str, Run]:
     """The plain model and what InstantStyle makes of it, each a run of the sampler, plain first."""
-    model = real_model(kind, dtype)
     base, plus = real_adapter(model, kind, "base"), real_adapter(model, kind, "plus")
     everywhere = base.patch(model, "all")
     styled = {

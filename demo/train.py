@@ -9,8 +9,8 @@ from hosting.library import use_library
 from .training.loop import Plan
 
 
-def main() -> None:
-    arguments = _arguments()
+def main(given: list[str] | None = None) -> None:
+    arguments = _arguments(given)
     torch.set_num_threads(arguments.threads)
     use_library(cpu=not torch.cuda.is_available())
     _COMMANDS[arguments.model](arguments)
@@ -52,7 +52,7 @@ def _unet(arguments: argparse.Namespace) -> None:
 def _adapter(arguments: argparse.Namespace) -> None:
     from .training.adapter import train_adapter
 
-    parts = ["ip_adapter", arguments.topology]
+    parts = ["ipadapter/semblance_demo", arguments.topology]
     parts += [] if arguments.variant == "base" else [arguments.variant]
     parts += ["style"] if arguments.blocks else []
     plan = Plan("_".join(parts), arguments.steps or 3000, 2e-3, arguments.seed, average=0.995)
@@ -76,7 +76,7 @@ _COMMANDS = {
 }
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
     parser.add_argument("model", choices=list(_COMMANDS))
     parser.add_argument("--topology", choices=["sdxl", "sd15"], default="sdxl")
@@ -85,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variant", choices=["base", "plus"], default="base", help="adapter: which projector")
     parser.add_argument("--blocks", nargs="*", default=[], help="adapter: train these blocks alone, e.g. output.1")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":

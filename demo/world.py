@@ -18,7 +18,7 @@ from .shapes import SHAPES, signed_distance
 
 PICTURE_SIZE = 128  # pixels
 LARGEST_SHIFT = 0.44  # how far from the middle a shape of its own may stand
-LOWEST_FREQUENCY = 3.2  # and not above 6: a period is then 2.7 latents or more, which a small UNet can keep in step
+LOWEST_FREQUENCY = 2.6  # and not above 4.9: a period is then 3.3 latents or more, which a small UNet can keep in step
 TEXTURES = ("plain", "dots", "stripes", "checks", "waves", "grid")
 EDGES = ("crisp", "outlined", "soft", "wobbly")
 PALETTE_SLOTS = ("ground", "ground accent", "figure", "figure accent", "ink")
@@ -130,6 +130,12 @@ def sample_scenes(count: int, seed: int, split: str = "train") -> Scenes:
     return scenes
 
 
+def single_shapes(count: int, seed: int, split: str = "train") -> Scenes:
+    """As `sample_scenes`, but scenes of one shape each."""
+    scenes = sample_scenes(count * 3 // 2 + 8, seed, split)
+    return scenes.take((scenes.content.shape[:, 1] < 0).nonzero()[:count, 0])
+
+
 def held_out(scenes: Scenes) -> Tensor:
     """Which pictures (pictures,) show a shape x palette x texture never drawn for training: one in eight.
 
@@ -160,7 +166,7 @@ def draw(scenes: Scenes, size: int = PICTURE_SIZE, device: torch.device | str = 
     return Drawing(pictures, torch.stack(masks, dim=1), texture)
 
 
-def texture_spectrum(field: Tensor, lowest: float = 2.5, highest: float = 20.0) -> Tensor:
+def texture_spectrum(field: Tensor, lowest: float = 2.0, highest: float = 20.0) -> Tensor:
     """The power spectrum of grey fields (pictures, height, width), summing to 1: (pictures, radii * directions).
 
     Bins are logarithmic in frequency (cycles per side) and 15 degrees wide in direction; a Hann window stands against
@@ -217,7 +223,7 @@ def sample_style(count: int, generator: torch.Generator, free_palettes: float = 
         angle=_uniform((count,), 0.0, math.pi, generator),
         frequency=LOWEST_FREQUENCY * torch.exp2(_uniform((count,), 0.0, 0.9, generator)),
         phase=_uniform((count, 2), 0.0, 2 * math.pi, generator),
-        contrast=_uniform((count,), 0.6, 1.0, generator),
+        contrast=_uniform((count,), 0.8, 1.0, generator),
         edge=edge,
         softness=torch.where(edge == EDGES.index("soft"), _uniform((count,), 0.05, 0.12, generator), none),
         outline=torch.where(edge == EDGES.index("outlined"), _uniform((count,), 0.03, 0.06, generator), none),
@@ -252,7 +258,7 @@ def _free_colours(count: int, generator: torch.Generator) -> Tensor:
 def _accent(colour: Tensor, generator: torch.Generator) -> Tensor:
     """A second tone of `colour`: lighter or darker, whichever has room, and turned a little in hue."""
     count = len(colour)
-    step = _uniform((count,), 0.13, 0.20, generator) * torch.where(colour[:, 0] > 0.6, -1.0, 1.0)
+    step = _uniform((count,), 0.17, 0.25, generator) * torch.where(colour[:, 0] > 0.6, -1.0, 1.0)
     turn = _uniform((count,), -0.5, 0.5, generator)
     return colour + torch.stack([step, torch.zeros(count), turn], dim=1)
 

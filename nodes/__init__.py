@@ -8,8 +8,10 @@ register_folders()  # before the nodes list what is in them
 
 from .inspect import ShowPatches  # noqa: E402
 from .instantstyle import InstantStyle  # noqa: E402
+from .inversion import AdaINLatent, InvertImage, LoadTrajectory, SaveTrajectory  # noqa: E402
 from .load import LoadAdapter, LoadTextTower  # noqa: E402
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent  # noqa: E402
+from .styleid import StyleID  # noqa: E402
 
 NODES: list[type[io.ComfyNode]] = [
     LoadAdapter,
@@ -19,6 +21,11 @@ NODES: list[type[io.ComfyNode]] = [
     SaveReference,
     LoadReference,
     InstantStyle,
+    InvertImage,
+    StyleID,
+    AdaINLatent,
+    SaveTrajectory,
+    LoadTrajectory,
     ShowPatches,
 ]
 """Every node, in the order of the menu."""

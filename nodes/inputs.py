@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -59,11 +60,11 @@ def read_curve(curve: dict[str, Any]) -> Keyframes:
     return parse_keyframes(curve["points"]) if curve["curve"] == CUSTOM else CURVES[curve["curve"]]
 
 
-def missing_choice(**choices: Any) -> str | bool:
+def missing_choice(known: Mapping[str, Sequence[str]] = CHOICES, **choices: Any) -> str | bool:
     """For `validate_inputs`: True, or the sentence for a choice ComfyUI left out because it does not know it."""
     for name, choice in choices.items():
         if choice is None:
-            return f"The choice for {name} is missing or not on offer. Choose one of: {', '.join(CHOICES[name])}."
+            return f"The choice for {name} is missing or not on offer. Choose one of: {', '.join(known[name])}."
     return True
 
 

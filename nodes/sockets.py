@@ -4,4 +4,5 @@ from comfy_api.latest import io
 
 Adapter = io.Custom("SEMBLANCE_ADAPTER")
 Reference = io.Custom("SEMBLANCE_REFERENCE")
+Trajectory = io.Custom("SEMBLANCE_TRAJECTORY")
 TextTower = io.Custom("SEMBLANCE_TEXT_TOWER")

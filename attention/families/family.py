@@ -21,6 +21,9 @@ class ModelFamily:
     layout: tuple[str, ...]
     source: str
     """Where the choice of style and layout blocks comes from."""
+    styleid: tuple[str, ...]
+    """Blocks in whose self-attention StyleID acts."""
+    styleid_source: str
 
     def preset(self, name: str) -> dict[str, float]:
         """Weight 1 for every block of the preset `style`, `layout`, `style + layout` or `all`."""

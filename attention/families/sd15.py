@@ -14,4 +14,6 @@ SD15 = ModelFamily(
     layout=("input.7", "input.8", "middle.0"),
     source="InstantStyle's infer_style_sd15.py, which its authors call experimental: style is up_blocks.1, "
     "style + layout adds down_blocks.2 and mid_block.",
+    styleid=("output.6", "output.7", "output.8", "output.9", "output.10", "output.11"),
+    styleid_source="run_styleid.py of StyleID's authors: decoder layers 6 to 11.",
 )

@@ -14,6 +14,9 @@ from torch import Tensor
 
 ADAPTERS = "ipadapter"
 STYLES = "semblance_styles"
+TRAJECTORIES = "semblance_trajectories"
+SAVED = {STYLES: "style", TRAJECTORIES: "trajectory"}
+"""What our own folders hold, in words."""
 CLIP_VISION = "clip_vision"
 TEXT_ENCODERS = "text_encoders"
 
@@ -30,6 +33,7 @@ def register_folders() -> None:
     models = Path(folder_paths.models_dir)
     _register(ADAPTERS, models / "ipadapter", set(folder_paths.supported_pt_extensions))
     _register(STYLES, models / "semblance" / "styles", {".safetensors"})
+    _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
 
 
 def file_names(*folders: str) -> list[str]:
@@ -78,16 +82,17 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return found
 
 
-def style_path(name: str) -> Path:
-    """Where a style called `name` is saved: a free name in models/semblance/styles.
+def free_path(folder: str, name: str) -> Path:
+    """Where something called `name` is saved in a folder of ours: a name that is not taken yet.
 
     Raises UnreadableFile for names that lead out of that folder.
     """
-    folder = _styles_folder()
+    root = _root(folder)
     plain = name.strip().replace("\\", "/").removesuffix(".safetensors")
-    if FORBIDDEN.search(plain) or folder not in (folder / plain).resolve().parents:
-        raise UnreadableFile(f"'{name}' is not a name for a style. Use letters, digits and spaces, e.g. watercolour.")
-    wanted = (folder / plain).resolve()
+    if FORBIDDEN.search(plain) or root not in (root / plain).resolve().parents:
+        what = SAVED[folder]
+        raise UnreadableFile(f"'{name}' is not a name for a {what}. Use letters, digits and spaces, e.g. watercolour.")
+    wanted = (root / plain).resolve()
     wanted.parent.mkdir(parents=True, exist_ok=True)
     path, count = wanted.with_name(f"{wanted.name}.safetensors"), 1
     while path.exists():
@@ -96,9 +101,9 @@ def style_path(name: str) -> Path:
     return path
 
 
-def style_name(path: Path) -> str:
-    """The name by which a saved style is found again: with its folder inside models/semblance/styles."""
-    return str(path.relative_to(_styles_folder()))
+def saved_name(folder: str, path: Path) -> str:
+    """The name by which a saved file is found again: with its folders inside ours."""
+    return str(path.relative_to(_root(folder)))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -119,8 +124,8 @@ def _register(name: str, path: Path, extensions: set[str]) -> None:
     folder_paths.folder_names_and_paths[name] = (paths, set(known) or extensions)
 
 
-def _styles_folder() -> Path:
-    return Path(folder_paths.get_folder_paths(STYLES)[0]).resolve()
+def _root(folder: str) -> Path:
+    return Path(folder_paths.get_folder_paths(folder)[0]).resolve()
 
 
 def _first_line(fault: BaseException) -> str:

@@ -12,11 +12,14 @@ import numpy
 from torch import Tensor
 
 from ..bank import FeatureBank
-from ..call import Area, AttentionSite, Moment
+from ..call import Area, AttentionSite, Moment, RunPlan
 from ..patch import AttentionPatch
-from .carried import KEY
+from .carried import KEY, carried_patches
 
 RUN = f"{KEY}_run"
+CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
+TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
+"""By a part of the module that the node's patch comes from."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +162,35 @@ def outer_sample(
     options = guider.model_options["transformer_options"]
     height, width = noise.shape[-2:]
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
+        denoise_mask = rest[0] if rest else named.get("denoise_mask")
+        require(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
         options[RUN] = run
         try:
             return executor(noise, latent_image, sampler, sigmas, *rest, **named)
         finally:
             options.pop(RUN, None)
+
+
+def require(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> None:
+    """Lets every patch refuse the run before its first step."""
+    patches = carried_patches(guider.model_options["transformer_options"])
+    if patches:
+        height, width = noise.shape[-2:]
+        name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+        moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
+        others = frozenset(neighbours(guider.model_options))
+        plan = RunPlan(name, moments, len(noise), (height, width), inpaints, others)
+        for patch in patches:
+            patch.require(plan)
+
+
+def neighbours(model_options: Mapping[str, Any]) -> list[str]:
+    """Known nodes on the same model that change the tokens the UNet sees, or skip its calls."""
+    options = model_options["transformer_options"]
+    found = [name for key, name in CACHES.items() if key in options]
+    inputs = options.get("patches", {}).get("attn1_patch", ())
+    makers = {getattr(patch, "__module__", "") + "." + getattr(patch, "__qualname__", "") for patch in inputs}
+    return found + [name for part, name in TOKEN_MERGERS.items() if any(part in maker for maker in makers)]
 
 
 def apply_model(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..reference import StyleReference, Subtraction
-from .files import STYLES, UnreadableFile, find_file, save_tensors, style_name, style_path
+from .files import STYLES, UnreadableFile, find_file, free_path, save_tensors, saved_name
 from .weights import LoadedAdapter
 
 FORMAT = "semblance style 1"
@@ -71,9 +71,9 @@ def save_style(style: Style, name: str, version: str) -> str:
         "modelspec.thumbnail": style.thumbnail,
     }
     metadata = {key: entry if isinstance(entry, str) else json.dumps(entry) for key, entry in described.items()}
-    path = style_path(name)
+    path = free_path(STYLES, name)
     save_tensors(path, {**tensors, "negative": reference.negative.contiguous()}, metadata)
-    return style_name(path)
+    return saved_name(STYLES, path)
 
 
 def load_style(name: str, adapter: LoadedAdapter) -> Style:

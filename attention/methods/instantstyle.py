@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from ..adapters.ip_adapter import ImageAdapter
+from ..areas import mask_per_image, masks_on_tokens
 from ..bank import FeatureBank
 from ..call import AttentionCall, AttentionSite, BatchLayout, Moment
-from ..functional.masks import fit_mask, mask_on_grid, token_shares
+from ..functional.masks import token_shares
 from ..patch import Attend, AttentionPatch
 from ..scope import ImageMask, Scope
-
-PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,7 @@ class InstantStyle(AttentionPatch):
         mask = self.scope.mask
         if mask is None:
             return self._attend_to(None, call, query, attend, bank)
-        areas = self._areas(mask, call, query, bank)
+        areas = self._areas(mask, call, bank)
         if not self._mask_per_picture(mask):
             return _within(areas[0], self._attend_to(None, call, query, attend, bank), call.layout)
         found = torch.zeros_like(query)
@@ -134,42 +133,17 @@ class InstantStyle(AttentionPatch):
     def _mask_per_picture(self, mask: ImageMask) -> bool:
         return 1 < len(mask.values) == len(self.tokens.conditional)
 
-    def _areas(self, mask: ImageMask, call: AttentionCall, query: Tensor, bank: FeatureBank) -> Tensor:
+    def _areas(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
-        layout, whole = call.layout, call.layout.latent
-        if whole is None:
+        masks, images = len(mask.values), call.layout.images
+        if self._mask_per_picture(mask):
+            return masks_on_tokens(mask, call, bank).unsqueeze(2)
+        if masks not in (1, images):
             raise ValueError(
-                "A node such as Tiled Diffusion shows the model parts of the picture without telling which, so the "
-                "mask cannot be laid over them. Bypass that node, or remove the mask."
-            )
-        masks = len(mask.values)
-        if not self._mask_per_picture(mask) and masks not in (1, layout.images):
-            raise ValueError(
-                f"There are {masks} masks for {len(self.tokens.conditional)} reference pictures and {layout.images} "
+                f"There are {masks} masks for {len(self.tokens.conditional)} reference pictures and {images} "
                 "images. Connect one mask, one for each reference picture, or one for each image of the batch."
             )
-
-        def fit() -> Tensor:
-            height, width = (side * PIXELS_PER_LATENT for side in whole)
-            return fit_mask(mask.values, height, width, mask.feather)
-
-        def lay() -> Tensor:
-            fitted = bank.once(("mask", whole), fit)
-            crops = [mask_on_grid(_crop(fitted, chunk.area), call.height, call.width) for chunk in layout.chunks]
-            areas = torch.stack(crops, dim=1).unsqueeze(-1)  # (masks, chunks, tokens, 1)
-            per_picture = self._mask_per_picture(mask)
-            return (areas.unsqueeze(2) if per_picture else areas.transpose(0, 1).unsqueeze(0)).to(query)
-
-        areas = tuple(chunk.area for chunk in layout.chunks)
-        return bank.once(("areas", call.height, call.width, whole, areas, query.device, query.dtype), lay)
-
-
-def _crop(mask: Tensor, area: tuple[int, int, int, int] | None) -> Tensor:
-    """The part of a pixel mask (masks, height, width) that a crop of the latent shows."""
-    if area is None:
-        return mask
-    height, width, top, left = (side * PIXELS_PER_LATENT for side in area)
-    return mask[:, top : top + height, left : left + width]
+        return mask_per_image(mask, call, bank).unsqueeze(0)
 
 
 def _within(area: Tensor, image: Tensor, layout: BatchLayout) -> Tensor:

@@ -24,10 +24,10 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     return picture_share * latents + noise_share * noise
 
 
-def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the network is asked to predict."""
+def velocity_to(latents: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """What the network is asked to predict: the v by which these noisy latents are these clean ones."""
     picture_share, noise_share = _shares(timesteps, latents)
-    return picture_share * noise - noise_share * latents
+    return (picture_share * noisy - latents) / noise_share
 
 
 def picture_and_noise(noisy: Tensor, predicted: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

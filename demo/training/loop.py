@@ -93,8 +93,8 @@ def export(
 
     `config` goes into the file's metadata: what a reader needs to build the network.
     """
-    MODELS_FOLDER.mkdir(exist_ok=True)
     path = MODELS_FOLDER / f"{run.plan.name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     halves = {name: value.detach().half().cpu().contiguous() for name, value in weights.items()}
     save_file(halves, path, {"format": "pt", "config": json.dumps(dict(config or {}))})
     record = {

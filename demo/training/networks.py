@@ -1,13 +1,13 @@
 """The small models: the host's own classes at small widths, with fresh weights."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from semblance.attention.call import AttentionSite
+from semblance.attention.call import AttentionSite, BlockPart
 
 LATENT_CHANNELS = 4
 EMBED_WIDTH = 64  # of the text encoder and of the space it shares with pictures
@@ -36,14 +36,15 @@ _UNET_COMMON: dict[str, Any] = {
     "image_size": 32,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
-    "model_channels": 32,
     "use_spatial_transformer": True,
     "use_checkpoint": False,
     "legacy": False,
 }
 _UNET_OWN: dict[str, dict[str, Any]] = {
     "sdxl": {
-        "channel_mult": [1, 2, 3],
+        # No attention at the first level, as in SDXL: so it is wide, and the deeper ones are no wider.
+        "model_channels": 64,
+        "channel_mult": [1, 1, 1],
         "num_res_blocks": [2, 2, 2],
         "transformer_depth": [0, 0, 1, 1, 2, 2],
         "transformer_depth_middle": 2,
@@ -56,6 +57,7 @@ _UNET_OWN: dict[str, dict[str, Any]] = {
         "adm_in_channels": EMBED_WIDTH + 6 * 256,  # pooled text and six numbers of size and crop
     },
     "sd15": {
+        "model_channels": 32,
         "channel_mult": [1, 2, 2, 3],
         "num_res_blocks": [2, 2, 2, 2],
         "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
@@ -148,11 +150,15 @@ def cross_attention_widths(unet: Any) -> dict[AttentionSite, int]:
     from comfy.ldm.modules.attention import SpatialTransformer
 
     widths: dict[AttentionSite, int] = {}
-    parts = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
+    parts: dict[BlockPart, Any] = {
+        "input": unet.input_blocks,
+        "middle": [unet.middle_block],
+        "output": unet.output_blocks,
+    }
     for part, blocks in parts.items():
         for number, block in enumerate(blocks):
             for layer in (layer for layer in block if isinstance(layer, SpatialTransformer)):
-                for depth, transformer in enumerate(layer.transformer_blocks):
+                for depth, transformer in enumerate(cast(Any, layer.transformer_blocks)):
                     widths[AttentionSite("cross", part, number, depth)] = transformer.attn2.to_q.out_features
     return widths
 

@@ -41,18 +41,38 @@ def stocked(comfyui: ComfyUIServer, tmp_path_factory: pytest.TempPathFactory) ->
     picture = tmp_path_factory.mktemp("input") / "example.png"
     Image.effect_noise((90, 60), 80).convert("RGB").save(picture)
     comfyui.add_input(picture)
+    Image.linear_gradient("L").convert("RGB").save(picture.with_name("other.png"))
+    comfyui.add_input(picture.with_name("other.png"))
     yield comfyui
 
 
-def small(prompt: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The template at a size and number of steps for tiny models; `changes` go to the InstantStyle nodes."""
+PLAIN: dict[str, dict[str, Any]] = {
+    "SemblanceInstantStyle": {"strength": 0.0},
+    "SemblanceStyleID": {"strength": 0.0, "adain": 0.0},
+    "SemblanceAdaINLatent": {"strength": 0.0},
+}
+"""What turns each method off, by the type of its node."""
+
+
+def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The template at a size and number of steps for tiny models, with inputs changed by node type."""
     fitting = {
         "EmptyLatentImage": {"width": SIDE, "height": SIDE},
+        "ImageScale": {"width": SIDE, "height": SIDE},
         "KSampler": {"steps": 2},
-        "SemblanceInstantStyle": changes,
+        "SemblanceInvertImage": {"steps": 4},
+        "Style picture": {"image": "other.png"},
     }
+    changes = fitting | (changes or {})
     return {
-        node_id: {**node, "inputs": {**node["inputs"], **fitting.get(node["class_type"], {})}}
+        node_id: {
+            **node,
+            "inputs": {
+                **node["inputs"],
+                **changes.get(node["class_type"], {}),
+                **(changes.get(node["_meta"]["title"], {}) if node["class_type"] == "LoadImage" else {}),
+            },
+        }
         for node_id, node in prompt.items()
     }
 
@@ -81,7 +101,7 @@ def test_comfyui_offers_the_templates_with_their_pictures(comfyui: ComfyUIServer
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_template_makes_a_picture_that_strength_zero_does_not(stocked: ComfyUIServer, name: str) -> None:
     styled = picture_of(stocked, small(template(name)))
-    plain = picture_of(stocked, small(template(name), strength=0.0))
+    plain = picture_of(stocked, small(template(name), PLAIN))
     assert styled.shape == (SIDE, SIDE, 3)
     assert styled.std() > 0
     assert numpy.abs(styled - plain).mean() > 0.05

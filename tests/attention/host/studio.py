@@ -14,11 +14,13 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from semblance.attention.host.inversion import stamp_of
 from semblance.attention.host.patching import ModelMap, add_patch, map_model
 from semblance.attention.host.weights import LoadedAdapter, manage_adapter
 from semblance.attention.methods.instantstyle import InstantStyle
+from semblance.attention.methods.styleid import StyleID
 from semblance.attention.patch import AttentionPatch
-from semblance.attention.reference import Guest, StyleReference
+from semblance.attention.reference import Guest, ReferenceTrajectory, StyleReference
 from semblance.attention.scope import ImageMask, Scope
 from semblance.tests.tiny_models import (
     CONTEXT_WIDTH,
@@ -138,6 +140,25 @@ def visit(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) 
     return Visit(scope, strength, visitors=visitors), ()
 
 
+def trajectory(studio: Studio, size: tuple[int, int], seed: int) -> ReferenceTrajectory:
+    """Latents of noise at every level that a test of the laws samples."""
+    schedule: Any = studio.model.get_model_object("model_sampling")
+    sigmas = tuple(sorted({*schedule.sigmas.tolist(), 1.0, 4.0}))
+    guest = studio.guest("any", size, rows=len(sigmas), seed=seed)
+    stamp = stamp_of(studio.model)
+    return ReferenceTrajectory(guest.latent[:, None], sigmas, 50, "styleid", stamp, guest.context, guest.vector)
+
+
+def styleid(masks: int = 0) -> Maker:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+        mask = painted(masks, 40, 56) if masks else None
+        scope = Scope(scope.blocks, scope.window, mask)
+        content, style = (trajectory(studio, size, seed) for seed in (1, 2))
+        return StyleID(content, style, scope, strength=strength), ()
+
+    return make
+
+
 PATCHES: dict[str, Maker] = {
     "edits inputs": lambda studio, strength, scope, size: (Sharpen(scope, strength), ()),
     "shares keys": lambda studio, strength, scope, size: (ShareKeys(scope, strength), ()),
@@ -148,7 +169,10 @@ PATCHES: dict[str, Maker] = {
     "instantstyle plus": instantstyle("plus", pictures=2, shares=(1.0, 0.5)),
     "instantstyle masked": instantstyle("base", pictures=3, masks=1),
     "instantstyle regions": instantstyle("plus", pictures=2, shares=(1.0, 0.7), masks=2),
+    "styleid": styleid(),
+    "styleid masked": styleid(masks=1),
 }
+WITH_GUESTS = {name for name in PATCHES if name.startswith(("brings guests", "styleid"))}
 
 
 def wrap(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], first: bool = False) -> ModelPatcher:

@@ -18,9 +18,9 @@ from semblance.attention.host.files import (
     UnreadableFile,
     file_names,
     find_file,
+    free_path,
     load_tensors,
     save_tensors,
-    style_path,
 )
 
 WEIGHTS = {"a": torch.arange(600.0), "b": torch.ones(3, 3)}
@@ -162,7 +162,7 @@ def test_files_of_several_folders_are_listed_once(folders: Path) -> None:
 
 def test_style_names_already_taken_get_a_number(folders: Path) -> None:
     for expected in ("ink.safetensors", "ink 2.safetensors", "ink 3.safetensors"):
-        path = style_path("ink")
+        path = free_path(STYLES, "ink")
         assert path == folders / "styles" / expected
         path.touch()
 
@@ -179,7 +179,7 @@ def test_style_names_already_taken_get_a_number(folders: Path) -> None:
     ],
 )
 def test_style_names_become_files_in_the_styles_folder(folders: Path, name: str, file: str) -> None:
-    path = style_path(name)
+    path = free_path(STYLES, name)
     assert path == folders / "styles" / file and path.parent.is_dir()
 
 
@@ -206,7 +206,7 @@ def test_style_names_become_files_in_the_styles_folder(folders: Path, name: str,
 def test_style_names_that_lead_out_or_that_some_system_forbids_are_refused(folders: Path, name: str) -> None:
     before = sorted(folders.rglob("*"))
     with pytest.raises(UnreadableFile, match="is not a name for a style. Use letters, digits and spaces"):
-        style_path(name)
+        free_path(STYLES, name)
     assert sorted(folders.rglob("*")) == before
 
 

@@ -10,12 +10,12 @@ import torch
 import nodes
 from semblance.attention.host.patching import describe, patches_on
 from semblance.attention.scope import Scope, Window
-from semblance.tests.attention.host.studio import PATCHES, Studio, record_calls, relative_error
+from semblance.tests.attention.host.studio import PATCHES, WITH_GUESTS, Studio, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 every_patch = pytest.mark.parametrize("name", PATCHES)
 LONE_IMAGES = [name for name in PATCHES if name != "shares keys"]
-WITHOUT_GUESTS = [name for name in PATCHES if name != "brings guests"]
+WITHOUT_GUESTS = [name for name in PATCHES if name not in WITH_GUESTS]
 
 
 @every_patch

@@ -1,0 +1,146 @@
+"""Trajectories as files: kept across restarts, and, in the temporary folder, found again while ComfyUI runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..functional.inversion import CONVENTIONS, Convention
+from ..reference import ModelStamp, ReferenceTrajectory
+from .files import TRAJECTORIES, UnreadableFile, find_file, free_path, save_tensors, saved_name
+from .inversion import Conditioning, Inversion, Text, stamp_of
+
+FORMAT = "semblance.trajectory.1"
+
+
+def save_trajectory(trajectory: ReferenceTrajectory, name: str, version: str, half: bool) -> tuple[str, float]:
+    """Writes a trajectory as one safetensors file in models/semblance/trajectories.
+
+    Returns the name it got, and the relative error that half precision brings (0 without it).
+    """
+    stored = trajectory.latents.half() if half else trajectory.latents
+    error = ((stored.float() - trajectory.latents).norm() / trajectory.latents.norm()).item()
+    path = free_path(TRAJECTORIES, name)
+    _write(path, replace(trajectory, latents=stored), version)
+    return saved_name(TRAJECTORIES, path), error
+
+
+def load_trajectory(name: str) -> ReferenceTrajectory:
+    """Opens a saved trajectory. Raises UnreadableFile for a missing, damaged or foreign file."""
+    return _read(find_file(name, TRAJECTORIES), name)
+
+
+def made_before(
+    model: Any, pictures: Tensor, steps: int, convention: str, text: Text, make: Callable[[], Inversion], version: str
+) -> Inversion:
+    """The inversion of `make`, or the one made before of the same pictures, model, text and settings.
+
+    It is looked for in ComfyUI's temporary folder, which is emptied when ComfyUI starts. A model that other nodes
+    have patched beyond its weights is inverted anew, since what they do cannot be compared.
+    """
+    key = _key(model, pictures, steps, convention, text)
+    if key is None:
+        return make()
+    path = Path(folder_paths.get_temp_directory()) / "semblance" / f"trajectory_{key}.safetensors"
+    if path.exists():
+        trajectory = _read(path, path.name)
+        return Inversion(trajectory, _noise_of(path))
+    inversion = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, inversion.trajectory, version, noise=inversion.noise.contiguous())
+    return inversion
+
+
+def _key(model: Any, pictures: Tensor, steps: int, convention: str, text: Text) -> str | None:
+    """A digest of all that an inversion depends on, or None where that cannot be known."""
+    options = model.model_options
+    transformer = options.get("transformer_options", {})
+    foreign = set(options) - {"transformer_options"} or model.object_patches or model.hook_patches
+    if any(transformer.values()) or foreign:
+        return None
+    digest = hashlib.sha256()
+    settings = (steps, convention, text.guidance, asdict(stamp_of(model)), str(model.patches_uuid), pictures.shape)
+    digest.update(repr(settings).encode())
+    for tensor in (pictures, *_tensors_of(text.positive), *(_tensors_of(text.negative) if text.guidance != 1 else ())):
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _tensors_of(conditioning: Conditioning) -> list[Tensor]:
+    return [
+        tensor
+        for context, extras in conditioning
+        for tensor in (context, extras.get("pooled_output"))
+        if isinstance(tensor, Tensor)
+    ]
+
+
+def _write(path: Path, trajectory: ReferenceTrajectory, version: str, **more: Tensor) -> None:
+    tensors = {"latents": trajectory.latents.contiguous(), "context": trajectory.context.contiguous(), **more}
+    if trajectory.vector is not None:
+        tensors["vector"] = trajectory.vector.contiguous()
+    described = {
+        "format": FORMAT,
+        "semblance": version,
+        "sigmas": json.dumps(trajectory.sigmas),
+        "steps": json.dumps(trajectory.steps),
+        "convention": trajectory.convention,
+        "guidance": json.dumps(trajectory.guidance),
+        "stamp": json.dumps(asdict(trajectory.stamp)),
+    }
+    save_tensors(path, tensors, described)
+
+
+def _read(path: Path, name: str) -> ReferenceTrajectory:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise UnreadableFile(
+            f"'{name}' cannot be read: the file is damaged ({fault}). Save the trajectory again."
+        ) from fault
+    if metadata.get("format") != FORMAT:
+        raise UnreadableFile(
+            f"'{name}' is not a trajectory saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
+            "Choose a file written by Save Trajectory."
+        )
+    try:
+        return _trajectory(tensors, metadata)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the trajectory again.") from fault
+
+
+def _trajectory(tensors: dict[str, Tensor], metadata: dict[str, str]) -> ReferenceTrajectory:
+    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    sigmas = tuple(float(sigma) for sigma in json.loads(metadata["sigmas"]))
+    conventions: Mapping[str, Convention] = {known: known for known in CONVENTIONS}
+    if tensors["latents"].ndim != 5 or 0 in tensors["latents"].shape or tensors["context"].ndim != 3:
+        raise ValueError("its tensors have the wrong shape")
+    if list(sigmas) != sorted(sigmas) or not all(torch.isfinite(torch.tensor(sigmas))):
+        raise ValueError("its noise levels are not in order")
+    return ReferenceTrajectory(
+        latents=tensors["latents"].float(),
+        sigmas=sigmas,
+        steps=int(json.loads(metadata["steps"])),
+        convention=conventions[metadata["convention"]],
+        stamp=ModelStamp(**json.loads(metadata["stamp"])),
+        context=tensors["context"].float(),
+        vector=tensors["vector"].float() if "vector" in tensors else None,
+        guidance=float(json.loads(metadata["guidance"])),
+    )
+
+
+def _noise_of(path: Path) -> Tensor:
+    with safe_open(str(path), framework="pt") as file:
+        return file.get_tensor("noise").clone()

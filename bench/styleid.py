@@ -1,0 +1,53 @@
+"""StyleID on UNets of the real widths: what its guests cost, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+import nodes
+from semblance.attention.host.inversion import stamp_of
+from semblance.attention.host.patching import add_patch, map_model
+from semblance.attention.methods.styleid import StyleID
+from semblance.attention.reference import ReferenceTrajectory
+from semblance.attention.scope import Scope
+
+from .models import POOLED_WIDTH, TEXT_WIDTH, Family
+
+Run = Callable[[], object]
+STEPS = 2
+
+
+def styleid_runs(model: Any, kind: Family, pixels: int) -> dict[str, Run]:
+    """One picture sampled without guidance: plain, and with two trajectories riding along."""
+    side = pixels // 8
+    content, style = (trajectory(model, kind, side, seed) for seed in (1, 2))
+    family = map_model(model).family
+    painted = add_patch(model, StyleID(content, style, Scope(dict.fromkeys(family.styleid, 1.0))))
+    return {"plain, CFG 1": partial(sample, model, kind, side), "StyleID, CFG 1": partial(sample, painted, kind, side)}
+
+
+def trajectory(model: Any, kind: Family, side: int, seed: int) -> ReferenceTrajectory:
+    """Noise at every level of the schedule."""
+    generator = torch.Generator().manual_seed(seed)
+    sigmas = model.get_model_object("model_sampling").sigmas.tolist()
+    latents = torch.randn((1, 1, 4, side, side), generator=generator).expand(len(sigmas), -1, -1, -1, -1)
+    context = torch.randn((1, 77, TEXT_WIDTH[kind]), generator=generator)
+    vector = torch.randn((1, POOLED_WIDTH + 6 * 256), generator=generator) if kind == "sdxl" else None
+    return ReferenceTrajectory(latents, tuple(sigmas), STEPS, "styleid", stamp_of(model), context, vector)
+
+
+def sample(model: Any, kind: Family, side: int) -> None:
+    pooled = {"pooled_output": torch.zeros(1, POOLED_WIDTH)} if kind == "sdxl" else {}
+    empty = [[torch.zeros(1, 77, TEXT_WIDTH[kind]), pooled]]
+    latent = {"samples": torch.zeros(1, 4, side, side)}
+    nodes.common_ksampler(model, 1, STEPS, 1.0, "euler", "normal", empty, empty, latent)
+
+
+def kept_bytes(steps: int, pixels: int) -> int:
+    """What StyleID adds beyond the model and its activations: both trajectories, on the CPU."""
+    side = pixels // 8
+    return 2 * (steps + 1) * 4 * side * side * 4

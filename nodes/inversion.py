@@ -1,0 +1,252 @@
+"""Pictures inverted to noise: made, kept in files, and their statistics carried over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..attention.functional.inversion import CONVENTIONS, Convention
+from ..attention.functional.statistics import adain
+from ..attention.host.display import show_text
+from ..attention.host.files import TRAJECTORIES, find_file
+from ..attention.host.inversion import Inversion, invert, require_latents
+from ..attention.host.latents import masked_latent, match_channels, reconstruction_report, text_for
+from ..attention.host.trajectories import load_trajectory, made_before, save_trajectory
+from ..attention.reference import ReferenceTrajectory
+from ..attention.scope import finite
+from ..version import VERSION
+from . import sockets
+from .inputs import CATEGORY, file_options, missing_file
+
+
+class InvertImage(io.ComfyNode):
+    """DDIM inversion of one or two batches of pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceInvertImage",
+            display_name="Invert Image (DDIM)",
+            category=CATEGORY,
+            description="Finds the noise that a model would have made a picture from, with every step on the way. "
+            "Content and style go through together when both are connected. The report says how well the picture "
+            "comes back.",
+            search_aliases=["ddim inversion", "invert", "unsampler", "styleid", "reverse sampling", "noise from image"],
+            inputs=[
+                io.Model.Input("model", tooltip="The SD 1.5 or SDXL model you will sample with."),
+                io.Latent.Input("content", tooltip="The picture, from VAE Encode. A batch is inverted as one."),
+                io.Latent.Input(
+                    "style",
+                    optional=True,
+                    tooltip="A second picture of the same size, e.g. the style; both then take one pass together.",
+                ),
+                io.MultiType.Input(
+                    "text",
+                    types=[io.Clip, io.Conditioning],
+                    optional=True,
+                    tooltip="The CLIP, for the empty prompt that StyleID's authors use, or a prompt of your own. "
+                    "Without it the text is all zeros.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="To report how well the picture itself comes back, in decibels."
+                ),
+                io.Int.Input(
+                    "steps", default=50, min=2, max=500, tooltip="Steps to the noise; sample with as many later."
+                ),
+                io.Combo.Input(
+                    "convention",
+                    options=list(CONVENTIONS),
+                    tooltip="Which code is followed to the number: 'styleid' the authors' of StyleID, whose ladder "
+                    "ends at 999; 'ddim' diffusers' DDIMInverseScheduler.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=1.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="CFG during the inversion, against empty text. Above 1 the way back gets less exact and "
+                    "every step costs twice.",
+                ),
+                io.Boolean.Input(
+                    "check",
+                    default=True,
+                    advanced=True,
+                    tooltip="Samples back from the noise to report the reconstruction; takes as long again.",
+                ),
+            ],
+            outputs=[
+                sockets.Trajectory.Output("content", tooltip="The content on its way to noise, for StyleID."),
+                io.Latent.Output("noise", tooltip="The content's noise, for a sampler that adds none."),
+                sockets.Trajectory.Output("style", tooltip="The style on its way to noise; the content's without one."),
+                io.String.Output("report", tooltip="How well the picture comes back; it is shown on the node too."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        content: dict[str, Any],
+        steps: int,
+        convention: Convention,
+        guidance: float,
+        check: bool,
+        style: dict[str, Any] | None = None,
+        text: Any = None,
+        vae: Any = None,
+    ) -> io.NodeOutput:
+        pictures = _together(model, content, style)
+        conditioning = text_for(model, text, finite(guidance, "The guidance"))
+
+        def make() -> Inversion:
+            return invert(model, pictures, steps, convention, conditioning)
+
+        inversion = made_before(model, pictures, steps, convention, conditioning, make, VERSION)
+        report = reconstruction_report(model, inversion.trajectory, conditioning, vae) if check else "Not checked."
+        show_text(cls.hidden.unique_id, report)
+        count = len(content["samples"])
+        whole = inversion.trajectory
+        first = whole.select(range(count))
+        second = whole.select(range(count, whole.images)) if style is not None else first
+        noise = {"samples": inversion.noise[:count]}
+        return io.NodeOutput(first, noise, second, report, ui=ui.PreviewText(report))
+
+
+class AdaINLatent(io.ComfyNode):
+    """A latent with the statistics of another."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceAdaINLatent",
+            display_name="AdaIN Latent",
+            category=CATEGORY,
+            description="Gives a latent the mean and deviation, channel by channel, of a style latent: its colours "
+            "and contrast move over. Both must stand at the same noise level, e.g. both from VAE Encode or both from "
+            "Invert Image.",
+            search_aliases=["adain", "match colors", "color transfer", "latent statistics", "instance normalization"],
+            inputs=[
+                io.Latent.Input("content", tooltip="The latent to change."),
+                io.Latent.Input("style", tooltip="The latent whose statistics are taken; of any size."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="0 leaves the content as it is, 1 takes the style's statistics wholly.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Where to change the content; white is where. Any size."),
+            ],
+            outputs=[io.Latent.Output("latent", tooltip="The content with the style's statistics.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, content: dict[str, Any], style: dict[str, Any], strength: float, mask: Tensor | None = None
+    ) -> io.NodeOutput:
+        samples, other = content["samples"], style["samples"]
+        require_latents(samples)
+        require_latents(other)
+        match_channels(samples, other)
+        moved = adain(samples, other, finite(strength, "The strength"))
+        return io.NodeOutput({**content, "samples": masked_latent(samples, moved, mask).to(samples.dtype)})
+
+
+class SaveTrajectory(io.ComfyNode):
+    """A trajectory as one file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceSaveTrajectory",
+            display_name="Save Trajectory",
+            category=CATEGORY,
+            description="Writes an inverted picture as one safetensors file in models/semblance/trajectories, so that "
+            "it need not be inverted again. A name already taken gets a number; nothing is overwritten.",
+            search_aliases=["save inversion", "keep inversion", "trajectory file"],
+            inputs=[
+                sockets.Trajectory.Input("trajectory", tooltip="From Invert Image."),
+                io.String.Input("name", default="my picture", tooltip="The file's name; a slash makes a folder."),
+                io.Combo.Input(
+                    "precision",
+                    options=["float32", "float16"],
+                    tooltip="float16 halves the file; the error it brings is reported, some 2 in 10,000.",
+                ),
+            ],
+            outputs=[io.String.Output("file", tooltip="The name the file got.")],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, trajectory: ReferenceTrajectory, name: str, precision: str) -> io.NodeOutput:
+        half = precision == "float16"
+        file, error = save_trajectory(trajectory, name, VERSION, half)
+        size = trajectory.bytes / (2 if half else 1) / 2**20
+        report = f"{file}: {trajectory!r}, {size:.1f} MB" + (f", relative error {error:.1e}" if half else "")
+        show_text(cls.hidden.unique_id, report)
+        return io.NodeOutput(file, ui=ui.PreviewText(report))
+
+
+class LoadTrajectory(io.ComfyNode):
+    """A trajectory from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceLoadTrajectory",
+            display_name="Load Trajectory",
+            category=CATEGORY,
+            description="Opens an inverted picture saved by Save Trajectory. It can be used with the model it was "
+            "made with.",
+            search_aliases=["load inversion", "trajectory file"],
+            inputs=[
+                io.Combo.Input(
+                    "file", options=file_options(TRAJECTORIES), tooltip="A file in models/semblance/trajectories."
+                )
+            ],
+            outputs=[
+                sockets.Trajectory.Output("trajectory", tooltip="For StyleID."),
+                io.String.Output("report", tooltip="What the file holds; it is shown on the node too."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return missing_file(file, TRAJECTORIES)
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        path = find_file(file, TRAJECTORIES)
+        return f"{path} {path.stat().st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        trajectory = load_trajectory(file)
+        show_text(cls.hidden.unique_id, repr(trajectory))
+        return io.NodeOutput(trajectory, repr(trajectory), ui=ui.PreviewText(repr(trajectory)))
+
+
+def _together(model: Any, content: dict[str, Any], style: dict[str, Any] | None) -> Tensor:
+    """Both batches in a row, content first."""
+    require_latents(content["samples"])
+    if style is None:
+        return content["samples"]
+    require_latents(style["samples"])
+    ours, theirs = content["samples"], style["samples"]
+    if ours.shape[1:] != theirs.shape[1:]:
+        raise ValueError(
+            f"The content latent is {tuple(ours.shape[1:])} and the style latent {tuple(theirs.shape[1:])} (channels, "
+            "height, width). Scale the style picture to the content's size before VAE Encode."
+        )
+    return torch.cat([ours, theirs])

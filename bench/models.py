@@ -80,7 +80,7 @@ def real_adapter(model: Any, kind: Family, variant: Literal["base", "plus"]) -> 
     return RealAdapter(adapter, StyleReference((torch.randn(shape),), torch.zeros(shape), (1.0,)))
 
 
-def sample(model: Any, kind: Family, side: int, steps: int = 2) -> None:
+def sample(model: Any, kind: Family, side: int, steps: int = 2, cfg: float = 5.0) -> None:
     """One run of the KSampler node over a latent of `side` by `side`."""
 
     def conditioning(seed: int) -> list[list[Any]]:
@@ -89,4 +89,4 @@ def sample(model: Any, kind: Family, side: int, steps: int = 2) -> None:
         return [[torch.randn((1, 77, TEXT_WIDTH[kind]), generator=generator), pooled]]
 
     latent = {"samples": torch.zeros(1, 4, side, side)}
-    nodes.common_ksampler(model, 1, steps, 5.0, "euler", "normal", conditioning(1), conditioning(2), latent)
+    nodes.common_ksampler(model, 1, steps, cfg, "euler", "normal", conditioning(1), conditioning(2), latent)

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-import nodes
 from semblance.attention.host.inversion import stamp_of
 from semblance.attention.host.patching import add_patch, map_model
 from semblance.attention.methods.styleid import StyleID
 from semblance.attention.reference import ReferenceTrajectory
 from semblance.attention.scope import Scope
+from semblance.tests.tiny_models.unets import SIZE_CONDITIONING_WIDTH
 
-from .models import POOLED_WIDTH, TEXT_WIDTH, Family
+from .models import POOLED_WIDTH, TEXT_WIDTH, Family, sample
 
 Run = Callable[[], object]
 STEPS = 2
@@ -27,7 +27,8 @@ def styleid_runs(model: Any, kind: Family, pixels: int) -> dict[str, Run]:
     content, style = (trajectory(model, kind, side, seed) for seed in (1, 2))
     family = map_model(model).family
     painted = add_patch(model, StyleID(content, style, Scope(dict.fromkeys(family.styleid, 1.0))))
-    return {"plain, CFG 1": partial(sample, model, kind, side), "StyleID, CFG 1": partial(sample, painted, kind, side)}
+    runs = {"plain, CFG 1": model, "StyleID, CFG 1": painted}
+    return {name: partial(sample, patched, kind, side, STEPS, cfg=1.0) for name, patched in runs.items()}
 
 
 def trajectory(model: Any, kind: Family, side: int, seed: int) -> ReferenceTrajectory:
@@ -36,15 +37,8 @@ def trajectory(model: Any, kind: Family, side: int, seed: int) -> ReferenceTraje
     sigmas = model.get_model_object("model_sampling").sigmas.tolist()
     latents = torch.randn((1, 1, 4, side, side), generator=generator).expand(len(sigmas), -1, -1, -1, -1)
     context = torch.randn((1, 77, TEXT_WIDTH[kind]), generator=generator)
-    vector = torch.randn((1, POOLED_WIDTH + 6 * 256), generator=generator) if kind == "sdxl" else None
+    vector = torch.randn((1, POOLED_WIDTH + SIZE_CONDITIONING_WIDTH), generator=generator) if kind == "sdxl" else None
     return ReferenceTrajectory(latents, tuple(sigmas), STEPS, "styleid", stamp_of(model), context, vector)
-
-
-def sample(model: Any, kind: Family, side: int) -> None:
-    pooled = {"pooled_output": torch.zeros(1, POOLED_WIDTH)} if kind == "sdxl" else {}
-    empty = [[torch.zeros(1, 77, TEXT_WIDTH[kind]), pooled]]
-    latent = {"samples": torch.zeros(1, 4, side, side)}
-    nodes.common_ksampler(model, 1, STEPS, 1.0, "euler", "normal", empty, empty, latent)
 
 
 def kept_bytes(steps: int, pixels: int) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
+from .training.sheets import save_picture
 from .world import draw, sample_scenes
 
 SEED = 53
@@ -17,5 +16,5 @@ CONTENT = "a star"
 def draw_style_picture(path: Path) -> Path:
     """Saves the picture, the same one every time, and returns where."""
     (picture,) = draw(sample_scenes(1, SEED), SIDE).pictures
-    Image.fromarray((picture.movedim(0, -1) * 255).round().byte().numpy()).save(path)
+    save_picture(picture, path)
     return path

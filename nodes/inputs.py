@@ -48,6 +48,11 @@ def curve_input() -> io.DynamicCombo.Input:
     )
 
 
+def share_input(name: str, default: float, tooltip: str, step: float = 0.01) -> io.Float.Input:
+    """A share from 0 to 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip)
+
+
 def read_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str, float]:
     """Weights by block name from the `blocks` input."""
     if blocks["blocks"] == CUSTOM:
@@ -82,3 +87,9 @@ def missing_file(name: str | None, *folders: str, published: str = "") -> str | 
     except UnreadableFile as missing:
         return str(missing)
     return True
+
+
+def file_fingerprint(name: str, folder: str) -> str:
+    """For `fingerprint_inputs`: changes when the file does."""
+    path = find_file(name, folder)
+    return f"{path} {path.stat().st_mtime_ns}"

@@ -12,7 +12,7 @@ from ..attention.host.styles import Style
 from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
 from ..attention.scope import ImageMask, Scope, Window, finite
 from . import sockets
-from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve
+from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve, share_input
 
 
 class InstantStyle(io.ComfyNode):
@@ -41,22 +41,12 @@ class InstantStyle(io.ComfyNode):
                     step=0.05,
                     tooltip="How strongly the reference speaks: 0 not at all, 1 as trained, more at your own risk.",
                 ),
-                io.Float.Input(
+                share_input(
                     "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When it begins, as a share of the noise schedule. Later leaves the layout to the prompt.",
+                    0.0,
+                    "When it begins, as a share of the noise schedule. Later leaves the layout to the prompt.",
                 ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When it ends. Earlier leaves fine texture to the prompt.",
-                ),
+                share_input("end", 1.0, "When it ends. Earlier leaves fine texture to the prompt."),
                 curve_input(),
                 io.Mask.Input(
                     "mask",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attention.functional.inversion import CONVENTIONS, Convention
 from ..attention.functional.statistics import adain
 from ..attention.host.display import show_text
-from ..attention.host.files import TRAJECTORIES, find_file
+from ..attention.host.files import TRAJECTORIES
 from ..attention.host.inversion import Inversion, invert, require_latents
 from ..attention.host.latents import masked_latent, match_channels, reconstruction_report, text_for
 from ..attention.host.trajectories import load_trajectory, made_before, save_trajectory
@@ -19,7 +19,7 @@ from ..attention.reference import ReferenceTrajectory
 from ..attention.scope import finite
 from ..version import VERSION
 from . import sockets
-from .inputs import CATEGORY, file_options, missing_file
+from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, share_input
 
 
 class InvertImage(io.ComfyNode):
@@ -102,7 +102,7 @@ class InvertImage(io.ComfyNode):
         text: Any = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        pictures = _together(model, content, style)
+        pictures = _together(content, style)
         conditioning = text_for(model, text, finite(guidance, "The guidance"))
 
         def make() -> Inversion:
@@ -135,13 +135,8 @@ class AdaINLatent(io.ComfyNode):
             inputs=[
                 io.Latent.Input("content", tooltip="The latent to change."),
                 io.Latent.Input("style", tooltip="The latent whose statistics are taken; of any size."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="0 leaves the content as it is, 1 takes the style's statistics wholly.",
+                share_input(
+                    "strength", 1.0, "0 leaves the content as it is, 1 takes the style's statistics wholly.", step=0.05
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Where to change the content; white is where. Any size."),
             ],
@@ -227,8 +222,7 @@ class LoadTrajectory(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:
-        path = find_file(file, TRAJECTORIES)
-        return f"{path} {path.stat().st_mtime_ns}"
+        return file_fingerprint(file, TRAJECTORIES)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -237,7 +231,7 @@ class LoadTrajectory(io.ComfyNode):
         return io.NodeOutput(trajectory, repr(trajectory), ui=ui.PreviewText(repr(trajectory)))
 
 
-def _together(model: Any, content: dict[str, Any], style: dict[str, Any] | None) -> Tensor:
+def _together(content: dict[str, Any], style: dict[str, Any] | None) -> Tensor:
     """Both batches in a row, content first."""
     require_latents(content["samples"])
     if style is None:

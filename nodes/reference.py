@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..attention.functional.embeddings import COMBINATIONS, Combination
 from ..attention.host.encoding import encode_style, read_weights
-from ..attention.host.files import STYLES, find_file
+from ..attention.host.files import STYLES
 from ..attention.host.pictures import FITS, Fit
 from ..attention.host.styles import Style, load_style, save_style, thumbnail_picture
 from ..attention.host.text import embed_phrases, parse_phrases
@@ -18,7 +18,7 @@ from ..attention.host.weights import LoadedAdapter
 from ..attention.scope import finite
 from ..version import VERSION
 from . import sockets
-from .inputs import CATEGORY, file_options, missing_file
+from .inputs import CATEGORY, file_fingerprint, file_options, missing_file
 
 
 class EncodeReference(io.ComfyNode):
@@ -197,8 +197,7 @@ class LoadReference(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter: Any, file: str) -> str:
-        path = find_file(file, STYLES)
-        return f"{path} {path.stat().st_mtime_ns}"
+        return file_fingerprint(file, STYLES)
 
     @classmethod
     def execute(cls, adapter: LoadedAdapter, file: str) -> io.NodeOutput:

@@ -13,7 +13,7 @@ from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.reference import ReferenceTrajectory
 from ..attention.scope import ImageMask, Scope, Window, finite, parse_block_weights
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, missing_choice
+from .inputs import CATEGORY, CUSTOM, missing_choice, share_input
 
 PRESETS: dict[str, tuple[float, float]] = {
     "balanced": (0.75, 1.5),
@@ -29,13 +29,8 @@ class StyleID(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        gamma = io.Float.Input(
-            "gamma",
-            default=0.75,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="How much the content's own queries count: 1 keeps its structure, 0 follows the style.",
+        gamma = share_input(
+            "gamma", 0.75, "How much the content's own queries count: 1 keeps its structure, 0 follows the style."
         )
         temperature = io.Float.Input(
             "temperature",
@@ -79,21 +74,14 @@ class StyleID(io.ComfyNode):
                     ],
                     tooltip="Where the style is put in. 'family' is the authors' choice on SD 1.5 and our own on SDXL.",
                 ),
-                io.Float.Input(
+                share_input(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
+                    1.0,
+                    "0 samples the content plainly, 1 is the method; between, each attention is mixed.",
                     step=0.05,
-                    tooltip="0 samples the content plainly, 1 is the method; between, each attention is mixed.",
                 ),
-                io.Float.Input(
-                    "adain",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How much of the style's colours the starting noise takes over (AdaIN).",
+                share_input(
+                    "adain", 1.0, "How much of the style's colours the starting noise takes over (AdaIN).", step=0.05
                 ),
                 io.Combo.Input(
                     "start_mode",
@@ -101,22 +89,8 @@ class StyleID(io.ComfyNode):
                     tooltip="'official' does what the authors' code does, which skips the first step and starts a "
                     "level too noisy; 'exact' starts where the inversion ended.",
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When the style begins to act: 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When the style stops acting: 1 is the last step.",
-                ),
+                share_input("start", 0.0, "When the style begins to act: 0 is the first step."),
+                share_input("end", 1.0, "When the style stops acting: 1 is the last step."),
                 io.Mask.Input(
                     "mask",
                     optional=True,

@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.utils
 import folder_paths
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 ADAPTERS = "ipadapter"
@@ -104,6 +105,29 @@ def free_path(folder: str, name: str) -> Path:
 def saved_name(folder: str, path: Path) -> str:
     """The name by which a saved file is found again: with its folders inside ours."""
     return str(path.relative_to(_root(folder)))
+
+
+def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that we wrote into a folder of ours.
+
+    Raises UnreadableFile when it is damaged, or of another format than `written_as`.
+    """
+    what = SAVED[folder]
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise UnreadableFile(
+            f"'{name}' cannot be read: the file is damaged ({fault}). Save the {what} again."
+        ) from fault
+    if metadata.get("format") != written_as:
+        raise UnreadableFile(
+            f"'{name}' is not a {what} saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
+            f"Choose a file written by Save {what.capitalize()}."
+        )
+    return tensors, metadata
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -17,7 +17,6 @@ from ..patch import AttentionPatch
 from .carried import KEY, carried_patches
 
 RUN = f"{KEY}_run"
-CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
 """By a part of the module that the node's patch comes from."""
 
@@ -187,7 +186,7 @@ def require(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, 
 def neighbours(model_options: Mapping[str, Any]) -> list[str]:
     """Known nodes on the same model that change the tokens the UNet sees, or skip its calls."""
     options = model_options["transformer_options"]
-    found = [name for key, name in CACHES.items() if key in options]
+    found = ["EasyCache"] if "easycache" in options else []  # LazyCache leaves the same mark
     inputs = options.get("patches", {}).get("attn1_patch", ())
     makers = {getattr(patch, "__module__", "") + "." + getattr(patch, "__qualname__", "") for patch in inputs}
     return found + [name for part, name in TOKEN_MERGERS.items() if any(part in maker for maker in makers)]

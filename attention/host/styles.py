@@ -11,11 +11,10 @@ from typing import Any
 import numpy
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..reference import StyleReference, Subtraction
-from .files import STYLES, UnreadableFile, find_file, free_path, save_tensors, saved_name
+from .files import STYLES, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
 from .weights import LoadedAdapter
 
 FORMAT = "semblance style 1"
@@ -82,21 +81,7 @@ def load_style(name: str, adapter: LoadedAdapter) -> Style:
     Raises UnreadableFile for a missing, damaged or foreign file, and ValueError when the style was made for an
     adapter with another image encoder.
     """
-    path = find_file(name, STYLES)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as fault:
-        raise UnreadableFile(
-            f"'{name}' cannot be read: the file is damaged ({fault}). Save the style again."
-        ) from fault
-    if metadata.get("format") != FORMAT:
-        raise UnreadableFile(
-            f"'{name}' is not a style saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
-            "Choose a file written by Save Style."
-        )
+    tensors, metadata = read_saved(STYLES, find_file(name, STYLES), name, FORMAT)
     try:
         made_for = (json.loads(metadata["clip_width"]), json.loads(metadata["is_global"]))
         style = Style(_reference(tensors, metadata, *made_for), adapter, metadata["modelspec.thumbnail"])

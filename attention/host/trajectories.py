@@ -11,12 +11,11 @@ from typing import Any
 
 import folder_paths
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..functional.inversion import CONVENTIONS, Convention
 from ..reference import ModelStamp, ReferenceTrajectory
-from .files import TRAJECTORIES, UnreadableFile, find_file, free_path, save_tensors, saved_name
+from .files import TRAJECTORIES, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
 from .inversion import Conditioning, Inversion, Text, stamp_of
 
 FORMAT = "semblance.trajectory.1"
@@ -36,7 +35,7 @@ def save_trajectory(trajectory: ReferenceTrajectory, name: str, version: str, ha
 
 def load_trajectory(name: str) -> ReferenceTrajectory:
     """Opens a saved trajectory. Raises UnreadableFile for a missing, damaged or foreign file."""
-    return _read(find_file(name, TRAJECTORIES), name)
+    return _read(find_file(name, TRAJECTORIES), name)[0]
 
 
 def made_before(
@@ -52,8 +51,8 @@ def made_before(
         return make()
     path = Path(folder_paths.get_temp_directory()) / "semblance" / f"trajectory_{key}.safetensors"
     if path.exists():
-        trajectory = _read(path, path.name)
-        return Inversion(trajectory, _noise_of(path))
+        trajectory, tensors = _read(path, path.name)
+        return Inversion(trajectory, tensors["noise"])
     inversion = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, inversion.trajectory, version, noise=inversion.noise.contiguous())
@@ -100,23 +99,11 @@ def _write(path: Path, trajectory: ReferenceTrajectory, version: str, **more: Te
     save_tensors(path, tensors, described)
 
 
-def _read(path: Path, name: str) -> ReferenceTrajectory:
+def _read(path: Path, name: str) -> tuple[ReferenceTrajectory, dict[str, Tensor]]:
+    """The trajectory in a file, and all tensors that lie there."""
+    tensors, metadata = read_saved(TRAJECTORIES, path, name, FORMAT)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as fault:
-        raise UnreadableFile(
-            f"'{name}' cannot be read: the file is damaged ({fault}). Save the trajectory again."
-        ) from fault
-    if metadata.get("format") != FORMAT:
-        raise UnreadableFile(
-            f"'{name}' is not a trajectory saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
-            "Choose a file written by Save Trajectory."
-        )
-    try:
-        return _trajectory(tensors, metadata)
+        return _trajectory(tensors, metadata), tensors
     except (KeyError, TypeError, ValueError) as fault:
         raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the trajectory again.") from fault
 
@@ -139,8 +126,3 @@ def _trajectory(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Referen
         vector=tensors["vector"].float() if "vector" in tensors else None,
         guidance=float(json.loads(metadata["guidance"])),
     )
-
-
-def _noise_of(path: Path) -> Tensor:
-    with safe_open(str(path), framework="pt") as file:
-        return file.get_tensor("noise").clone()

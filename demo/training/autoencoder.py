@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..world import draw, sample_scenes
-from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .loop import Plan, Run, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import build_autoencoder
 from .parts import load_part
 from .sheets import contact_sheet, save_picture
@@ -29,15 +29,7 @@ def train_autoencoder(plan: Plan, crops: int = 16) -> None:
     for frozen in (model.vae_scale, model.vae_shift):
         frozen.requires_grad_(False)
 
-    def loss_of(step: int) -> Tensor:
-        pictures = draw_crops(crops, plan.seed + step, device)
-        with torch.autocast(device.type, torch.bfloat16):
-            return reconstruction_loss(model, pictures)
-
-    def validate(step: int) -> dict[str, float]:
-        return show_reconstructions(model, plan.folder / f"reconstructions_{step:06d}.png", device)
-
-    run = train(plan, model, loss_of, validate)
+    run = train_on_crops(plan, model, crops, device)
     use_averaged_weights(run)
     settle_latent_scale(model, device)
     figures = show_reconstructions(model, plan.folder / "reconstructions_final.png", device)
@@ -51,6 +43,15 @@ def refine_decoder(plan: Plan, crops: int = 16) -> None:
     model = load_part(build_autoencoder(), "autoencoder", device).to(memory_format=torch.channels_last).train()
     model.taesd_decoder.requires_grad_(True)
 
+    run = train_on_crops(plan, model, crops, device)
+    figures = show_reconstructions(model, plan.folder / f"reconstructions_{run.step:06d}.png", device)
+    run.plan = replace(plan, name="autoencoder")
+    export(run, model.state_dict(), figures)
+
+
+def train_on_crops(plan: Plan, model: Any, crops: int, device: torch.device) -> Run:
+    """Trains whatever of the model is not frozen to draw `crops` crops again at every step."""
+
     def loss_of(step: int) -> Tensor:
         pictures = draw_crops(crops, plan.seed + step, device)
         with torch.autocast(device.type, torch.bfloat16):
@@ -59,10 +60,7 @@ def refine_decoder(plan: Plan, crops: int = 16) -> None:
     def validate(step: int) -> dict[str, float]:
         return show_reconstructions(model, plan.folder / f"reconstructions_{step:06d}.png", device)
 
-    run = train(plan, model, loss_of, validate)
-    figures = validate(run.step)
-    run.plan = replace(plan, name="autoencoder")
-    export(run, model.state_dict(), figures)
+    return train(plan, model, loss_of, validate)
 
 
 def reconstruction_loss(model: Any, pictures: Tensor) -> Tensor:

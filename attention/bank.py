@@ -22,13 +22,22 @@ class FeatureBank:
             self._kept[name] = make()
         return cast(Remembered, self._kept[name])
 
-    def remember(self, name: Hashable, tensor: Tensor) -> None:
+    def remember(self, name: Hashable, tensor: Tensor | tuple[Tensor, ...]) -> None:
         """Keeps `tensor` under `name`, in place of what was there."""
         self._kept[name] = tensor
 
     def recall(self, name: Hashable) -> Tensor:
         """The tensor remembered under `name` (KeyError when there is none)."""
         return cast(Tensor, self._kept[name])
+
+    def recall_all(self, name: Hashable) -> tuple[Tensor, ...]:
+        """The tensors remembered under `name` (KeyError when there are none)."""
+        return _tensors(self._kept[name])
+
+    def forget(self, outdated: Callable[[Hashable], bool]) -> None:
+        """Drops what is kept under every name that is `outdated`."""
+        for name in [name for name in self._kept if outdated(name)]:
+            del self._kept[name]
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -110,6 +110,15 @@ class BatchLayout:
         """For each chunk, whether it is conditional."""
         return tuple(chunk.conditional for chunk in self.chunks)
 
+    def chunk_rows(self, number: int) -> slice:
+        """The rows of one chunk, an image each."""
+        return slice(number * self.images, (number + 1) * self.images)
+
+    @property
+    def conditional_rows(self) -> tuple[slice, ...]:
+        """The rows of every conditional chunk."""
+        return tuple(self.chunk_rows(number) for number, chunk in enumerate(self.chunks) if chunk.conditional)
+
     def guest_rows(self, owner: object, name: str) -> slice:
         """The rows that hold `owner`'s guest called `name`."""
         first = self.host_rows
@@ -132,6 +141,10 @@ class Moment:
     """Share of the noise schedule passed: 0 at pure noise, 1 at the clean latent."""
     sigma_at: Callable[[float], float]
     """The noise level at a share of the schedule, as the host counts shares: above any at 0, none at 1."""
+    ladder: tuple[float, ...] = ()
+    """The progress at every step of the run."""
+    samplings_left: int = 0
+    """How many times the sampler will run again after this; 0 in the sampling whose result the user gets."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,28 @@ class RunPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class BlockCall:
+    """One block of the decoder about to run: what enters it from below, and over its skip connection."""
+
+    block: str
+    """Its name, e.g. `output.3`."""
+    layout: BatchLayout
+    moment: Moment
+    hidden: Tensor  # (rows, channels, height, width)
+    skip: Tensor  # (rows, channels, height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedTokens:
+    """Keys and values of elsewhere that some images attend to besides their own."""
+
+    images: tuple[int, ...]
+    """Which images of each chunk."""
+    key: Tensor  # (chunks, tokens, heads * head_dim)
+    value: Tensor  # (chunks, tokens, heads * head_dim)
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionCall:
     """What: one attention about to run. Patches replace its fields; they never write into its tensors."""
 
@@ -165,3 +200,5 @@ class AttentionCall:
     key: Tensor  # (rows, key_tokens, heads * head_dim)
     value: Tensor  # (rows, key_tokens, heads * head_dim)
     mask: Tensor | None = None  # additive, broadcastable to (rows, heads, query_tokens, key_tokens)
+    shared: tuple[SharedTokens, ...] = ()
+    """No image stands in two of them."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .bank import FeatureBank
-from .call import AttentionCall, AttentionSite, Moment, RunPlan
+from .call import AttentionCall, AttentionSite, BatchLayout, BlockCall, Moment, RunPlan
 from .reference import Guest
 
 
@@ -35,6 +35,32 @@ class AttentionPatch(Protocol):
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         """Whether this patch wants to edit the attention at `site` now."""
         ...
+
+    def samplings(self, plan: RunPlan) -> int:
+        """How often the sampler runs, from the same noise each time; the user gets what the last one made."""
+        return 1
+
+    def is_enough(self, moment: Moment, bank: FeatureBank) -> bool:
+        """Whether a sampling that is not the last may end here, before the model is called."""
+        return False
+
+    def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        """Prepares a model call: the place for what must be read back from the device, outside every attention."""
+
+    def rehearses(self, moment: Moment) -> bool:
+        """Whether the UNet first runs once on the same latents without this patch, which only observes."""
+        return False
+
+    def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
+        """Sees, in a rehearsal, the attention at a site that this patch applies to."""
+
+    def enters(self, block: str, moment: Moment) -> bool:
+        """Whether this patch wants to edit what goes into a block of the decoder, e.g. `output.3`."""
+        return False
+
+    def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
+        """The block to run in place of `call`."""
+        return call
 
     def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
         """Rows to send through the UNet beside the sampler's own, cut off again before the sampler sees them."""

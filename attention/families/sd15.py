@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x: attention on three of four levels, one transformer block each."""
 
-from .family import ModelFamily
+from .family import ModelFamily, StoryBlocks
 
 SD15 = ModelFamily(
     name="SD 1.5",
@@ -16,4 +16,12 @@ SD15 = ModelFamily(
     "style + layout adds down_blocks.2 and mid_block.",
     styleid=("output.6", "output.7", "output.8", "output.9", "output.10", "output.11"),
     styleid_source="run_styleid.py of StyleID's authors: decoder layers 6 to 11.",
+    consistory=StoryBlocks(
+        words=("input.7", "input.8", "output.3", "output.4", "output.5"),
+        shared=tuple(f"output.{number}" for number in range(3, 12)),
+        injected=("input.4", "input.5", "output.6", "output.7", "output.8"),
+        features="output.6",
+        source="Semblance's own: ConsiStory's authors wrote for SDXL alone. The same roles at the same resolutions.",
+    ),
+    levels=4,
 )

@@ -1,6 +1,6 @@
 """Stable Diffusion XL: attention on the two lower of three levels, up to ten transformer blocks each."""
 
-from .family import ModelFamily
+from .family import ModelFamily, StoryBlocks
 
 SDXL = ModelFamily(
     name="SDXL",
@@ -15,4 +15,12 @@ SDXL = ModelFamily(
     styleid=("output.3", "output.4", "output.5"),
     styleid_source="Semblance's own: StyleID's authors name no layers for SDXL. These are its finest with attention, "
     "as theirs are.",
+    consistory=StoryBlocks(
+        words=("input.7", "input.8", "middle.0", "output.0", "output.1", "output.2"),
+        shared=("output.0", "output.1", "output.2", "output.3", "output.4", "output.5"),
+        injected=("input.4", "input.5", "output.3", "output.4", "output.5"),
+        features="output.3",
+        source="ConsiStory (arXiv:2402.03286) and its authors' code.",
+    ),
+    levels=3,
 )

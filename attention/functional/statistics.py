@@ -22,3 +22,36 @@ def adain(content: Tensor, style: Tensor, strength: float = 1.0) -> Tensor:
 
 def _mean_and_deviation(latent: Tensor) -> tuple[Tensor, Tensor]:
     return latent.mean(dim=(2, 3), keepdim=True), latent.std(dim=(2, 3), keepdim=True)
+
+
+def otsu_threshold(values: Tensor, bins: int = 256) -> Tensor:
+    """Otsu's threshold (1979) of every row: (rows, values) -> (rows,), the middle of a bin, as scikit-image finds it.
+
+    A row of one value has that value as its threshold.
+    """
+    values = values.float()
+    low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
+    step = (high - low) / bins
+    edges = torch.cat([low + step * torch.arange(bins, device=values.device), high], dim=1)
+    counts = _histogram(values, edges)
+    centers = (edges[:, :-1] + edges[:, 1:]) / 2
+    variance = _between_classes(counts, centers)
+    best = centers.gather(1, variance.argmax(dim=1, keepdim=True))
+    return torch.where(high > low, best, low).squeeze(1)
+
+
+def _histogram(values: Tensor, edges: Tensor) -> Tensor:
+    """How many of each row's values (rows, values) lie between its edges (rows, bins + 1); the last bin is closed."""
+    places = torch.searchsorted(edges, values.contiguous(), right=True) - 1
+    bins = edges.shape[1] - 1
+    counts = values.new_zeros(len(values), bins)
+    return counts.scatter_add(1, places.clamp(0, bins - 1), torch.ones_like(values))
+
+
+def _between_classes(counts: Tensor, centers: Tensor) -> Tensor:
+    """The variance between what lies up to each bin and what lies beyond it, (rows, bins - 1)."""
+    weighted = counts * centers
+    below, sum_below = counts.cumsum(dim=1), weighted.cumsum(dim=1)
+    above, sum_above = (part.flip(1).cumsum(dim=1).flip(1) for part in (counts, weighted))
+    means = sum_below[:, :-1] / below[:, :-1] - sum_above[:, 1:] / above[:, 1:]
+    return below[:, :-1] * above[:, 1:] * means**2

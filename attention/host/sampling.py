@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.sampler_helpers
 import numpy
 from torch import Tensor
 
@@ -73,6 +74,9 @@ class Run:
         self._conditionings = conditionings
         self._banks: dict[int, FeatureBank] = {}
         self._sites: dict[int, tuple[AttentionSite, ...]] = {}
+        self._progress = tuple(self._schedule.progress(sigma) for sigma in (self._ladder[:-1] or self._ladder))
+        self.samplings_left = 0
+        """How often the sampler will run again after the sampling in progress."""
         self.conditionings: Conditionings | None = None
         """Those of the call in progress, where the sampler made it."""
 
@@ -93,7 +97,13 @@ class Run:
         reached = sum(point <= sigma * (1 + 1e-6) if rising else point >= sigma * (1 - 1e-6) for point in self._ladder)
         steps = max(len(self._ladder) - 1, 1)
         step = min(max(reached - 1, 0), steps - 1)
-        return Moment(sigma, step, steps, self._schedule.progress(sigma), self._schedule.sigma_at)
+        progress = self._schedule.progress(sigma)
+        return Moment(sigma, step, steps, progress, self._schedule.sigma_at, self._progress, self.samplings_left)
+
+    def end_if_enough(self, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> None:
+        """Ends a sampling that is not the last once every patch that asked for it has what it needs."""
+        if self.samplings_left and any(patch.is_enough(moment, bank) for patch, bank in patches):
+            raise SamplingEnough
 
     @contextmanager
     def reading(self, conds: Sequence[Sequence[dict[str, Any]] | None], x: Tensor) -> Iterator[None]:
@@ -153,34 +163,74 @@ def open_run(
 
 
 def outer_sample(
-    executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **named: Any
+    executor: Any,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    callback: Callable[..., None] | None = None,
+    *rest: Any,
+    **named: Any,
 ) -> Tensor:
-    """OUTER_SAMPLE wrapper: the run lasts exactly as long as the sampler."""
+    """OUTER_SAMPLE wrapper: the run lasts exactly as long as the sampler, which runs as often as the patches ask."""
     guider = executor.class_obj
     model_sampling = guider.model_patcher.get_model_object("model_sampling")
     options = guider.model_options["transformer_options"]
     height, width = noise.shape[-2:]
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
-        denoise_mask = rest[0] if rest else named.get("denoise_mask")
-        require(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
+        samplings = require(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
         options[RUN] = run
+        conds = guider.conds
         try:
-            return executor(noise, latent_image, sampler, sigmas, *rest, **named)
+            for number in range(samplings):
+                run.samplings_left = samplings - 1 - number
+                guider.conds = {name: [dict(cond) for cond in group] for name, group in conds.items()}
+                progress = _progress(callback, number, samplings)
+                with ended_early(guider) if run.samplings_left else nullcontext():
+                    made = executor(noise, latent_image, sampler, sigmas, denoise_mask, progress, *rest, **named)
+            return made
         finally:
             options.pop(RUN, None)
 
 
-def require(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> None:
-    """Lets every patch refuse the run before its first step."""
+class SamplingEnough(Exception):
+    """Ends a sampling whose result nobody needs."""
+
+
+@contextmanager
+def ended_early(guider: Any) -> Iterator[None]:
+    """Lets a sampling end by SamplingEnough, with the tidying that ComfyUI does after a whole one."""
+    try:
+        yield
+    except SamplingEnough:
+        comfy.sampler_helpers.cleanup_models(guider.conds, guider.loaded_models)
+
+
+def _progress(callback: Callable[..., None] | None, number: int, samplings: int) -> Callable[..., None] | None:
+    """The callback of one sampling out of several, whose steps count on."""
+    if callback is None or samplings == 1:
+        return callback
+
+    def counted(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+        callback(number * steps + step, denoised, x, samplings * steps)
+
+    return counted
+
+
+def require(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> int:
+    """Lets every patch refuse the run before its first step; returns how often the sampler shall run."""
     patches = carried_patches(guider.model_options["transformer_options"])
-    if patches:
-        height, width = noise.shape[-2:]
-        name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
-        moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
-        others = frozenset(neighbours(guider.model_options))
-        plan = RunPlan(name, moments, len(noise), (height, width), inpaints, others)
-        for patch in patches:
-            patch.require(plan)
+    if not patches:
+        return 1
+    height, width = noise.shape[-2:]
+    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+    moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
+    others = frozenset(neighbours(guider.model_options))
+    plan = RunPlan(name, moments, len(noise), (height, width), inpaints, others)
+    for patch in patches:
+        patch.require(plan)
+    return max(patch.samplings(plan) for patch in patches)
 
 
 def neighbours(model_options: Mapping[str, Any]) -> list[str]:

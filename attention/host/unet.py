@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,10 +11,11 @@ import comfy.ldm.modules.attention as host_attention
 from torch import Tensor
 
 from ..bank import FeatureBank
-from ..call import Area, AttentionCall, AttentionKind, AttentionSite, BatchLayout, BlockPart, Moment
+from ..call import Area, AttentionCall, AttentionKind, AttentionSite, BatchLayout, BlockCall, BlockPart, Moment
 from ..patch import AttentionPatch
+from ..sharing import attend_in_groups
 from .carried import carried_patches
-from .guests import InvitedGuests, seat_guests, shield_from_guests
+from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
 from .sampling import RUN, Run
 
 Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -44,14 +45,22 @@ def diffusion_model(
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
     patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
+    run.end_if_enough(patches, moment)
     wanted = _wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
     acting = {id(patch) for those in wanted.values() for patch, _ in those}
     # A patch that acts nowhere now has no use for its guests.
     guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
     layout = replace(layout, guests=guests.rows)
+    for patch, bank in patches:
+        patch.begin(layout, moment, bank)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
-    options["patches_replace"] = _bound(options.get("patches_replace", {}), wanted, layout, moment)
+    options["patches"] = _with_block_edits(options.get("patches", {}), patches, layout, moment)
+    occupied = options.get("patches_replace", {})
+    for rehearsing in _rehearsing(patches, moment):
+        options["patches_replace"] = _bound(occupied, wanted, layout, moment, rehearsing)
+        executor(x, timesteps, context, y, _copied(control), options, **named)
+    options["patches_replace"] = _bound(occupied, wanted, layout, moment)
     return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
 
 
@@ -64,6 +73,8 @@ class BoundSite:
     layout: BatchLayout
     moment: Moment
     occupant: Occupant | None
+    observer: PatchWithBank | None = None
+    """A patch that only looks on."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         height, width = extra["activations_shape"][-2:]
@@ -71,8 +82,13 @@ class BoundSite:
         call = AttentionCall(self.site, self.layout, self.moment, height, width, extra["n_heads"], query, key, value)
         for patch, bank in self.patches:
             call = patch.edit_inputs(call, bank)
+        if self.observer is not None:
+            patch, bank = self.observer
+            patch.observe(call, bank)
         attend = partial(_attend, extra)
-        if self.occupant is None:
+        if call.shared:
+            output = attend_in_groups(call, partial(self._attended_by, extra))
+        elif self.occupant is None:
             output = attend(call.query, call.key, call.value, call.mask)
         else:
             output = self._occupied(call, extra)
@@ -88,6 +104,12 @@ class BoundSite:
                 "mask there; the two cannot be joined. Bypass one of them for this block."
             )
         return self.occupant(call.query, call.key, call.value, extra)
+
+    def _attended_by(self, extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, images: int) -> Tensor:
+        """Some of the rows, shown to an occupant as a smaller batch."""
+        if self.occupant is None or not images:
+            return _attend(extra, query, key, value)
+        return self.occupant(query, key, value, {**extra, "activations_shape": [len(query), *extra["activations_shape"][1:]]})
 
     def _require_whole_picture(self, query: Tensor, height: int, width: int) -> None:
         rows, tokens, _ = query.shape
@@ -145,11 +167,16 @@ def _wanted(
     return {site: those for site, those in wanted.items() if those}
 
 
+def _rehearsing(patches: Sequence[PatchWithBank], moment: Moment) -> Iterator[PatchWithBank]:
+    return ((patch, bank) for patch, bank in patches if patch.rehearses(moment))
+
+
 def _bound(
     replaced: Mapping[str, Mapping[Any, Occupant]],
     wanted: Mapping[AttentionSite, Sequence[PatchWithBank]],
     layout: BatchLayout,
     moment: Moment,
+    rehearsing: PatchWithBank | None = None,
 ) -> dict[str, dict[Any, Occupant]]:
     """A copy of `patches_replace` with our sites in it, each around its present occupant."""
     bound = {slot: dict(occupants) for slot, occupants in replaced.items()}
@@ -158,8 +185,33 @@ def _bound(
         whole_block, one_depth = (site.part, site.number), (site.part, site.number, site.depth)
         # ComfyUI calls the three-part key alone where both exist, so it must take in the two-part occupant.
         occupant = occupants.get(one_depth, occupants.get(whole_block))
-        occupants[one_depth] = BoundSite(site, patches, layout, moment, occupant)
+        observer = rehearsing if rehearsing in patches else None
+        acting = [one for one in patches if one != observer]
+        occupants[one_depth] = BoundSite(site, acting, layout, moment, occupant, observer)
     return bound
+
+
+def _with_block_edits(
+    patches: Mapping[str, Any], carried: Sequence[PatchWithBank], layout: BatchLayout, moment: Moment
+) -> dict[str, Any]:
+    """A copy of the options' patches in which ours edit what enters the decoder's blocks, after other packs' edits."""
+
+    def edit(hidden: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        part, number = options["block"]
+        call = BlockCall(f"{part}.{number}", layout, moment, hidden, skip)
+        for patch, bank in carried:
+            if patch.enters(call.block, moment):
+                call = patch.edit_block(call, bank)
+        return call.hidden, call.skip
+
+    with_edits = dict(patches)
+    with_edits["output_block_patch"] = [*patches.get("output_block_patch", ()), edit]
+    return with_edits
+
+
+def _copied(control: Control) -> Control:
+    """ControlNet residuals for a call of their own: the UNet takes them off their lists one by one."""
+    return None if control is None else {part: list(residuals) for part, residuals in control.items()}
 
 
 def _attend(extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,0 +1,370 @@
+"""ConsiStory (arXiv:2402.03286): one subject in all scenes of a batch, without training.
+
+The batch is sampled twice from the same noise. In both samplings the decoder's self-attentions of an image also see
+the subject's keys and values in the anchor images (subject-driven self-attention), where the subject's mask comes from
+the attention to its words at the steps before. Two things keep the layouts from growing alike: part of each mask is
+dropped at random, and for the first steps the queries are mixed with those the model has without sharing:
+
+    Q* = v_t Q_vanilla + (1 - v_t) Q
+
+The first sampling finds which patches of two images show the same part of the subject. In the second, self-attention
+features are copied along those matches:
+
+    h_i <- strength * h_source[match] + (1 - strength) * h_i
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..areas import PIXELS_PER_LATENT
+from ..bank import FeatureBank
+from ..call import AttentionCall, AttentionSite, BatchLayout, BlockCall, Moment, RunPlan, SharedTokens
+from ..families import ModelFamily
+from ..functional.correspondence import matched, nearest_patches, patches_of, smooth
+from ..functional.free_u import damp_low_frequencies, strengthen
+from ..functional.masks import fit_mask, mask_on_grid
+from ..patch import Attend, AttentionPatch
+from ..scope import ImageMask
+from ..story import SubjectWords
+from ..subjects import Grid, SubjectMaps
+
+FEATURES_AT = 1 - 261 / 999
+"""Progress of the run at which features match best (DIFT's timestep 261)."""
+
+
+@dataclass(frozen=True)
+class StepWindow:
+    """The steps of a run from one share of it to another, both included, as the authors' code counts them."""
+
+    start: float
+    end: float
+
+    def steps(self, total: int) -> range:
+        first, last = (int(total * share + 1e-6) for share in (self.start, self.end))
+        return range(first, last + 1)
+
+
+@dataclass(frozen=True)
+class MaskDropout:
+    """Which tokens of the subject are hidden from the other images, drawn anew at each step."""
+
+    share: float = 0.5
+    seed: int = 0
+
+    def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
+        """True where a token is dropped: bool (images, height * width). An image's draws do not depend on the others."""
+        height, width = grid
+        drawn = []
+        for image in range(images):
+            number = ((self.seed * 1009 + step) * 1009 + image) * 1_000_003 + height * width
+            generator = torch.Generator().manual_seed(number % 2**63)
+            drawn.append(torch.rand(height * width, generator=generator) < self.share)
+        return torch.stack(drawn)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Subject-driven self-attention."""
+
+    strength: float = 1.0
+    anchors: int = 2
+    """The first images of the batch, which all others look at; 0 lets all look at all."""
+    dropout: MaskDropout = field(default_factory=MaskDropout)
+
+    def sources(self, image: int, images: int) -> list[int]:
+        """The images that one looks at."""
+        return [other for other in range(self.anchors or images) if other != image]
+
+
+@dataclass(frozen=True)
+class QueryBlend:
+    """Queries of the model as it is, mixed in at the first steps so that layouts stay different."""
+
+    strength: float = 1.0
+    first: float = 0.9
+    last: float = 0.81836735
+    until: float = 0.1
+    """Share of the run."""
+
+    def weight(self, moment: Moment) -> float:
+        steps = StepWindow(0.0, self.until).steps(moment.steps)
+        if moment.step not in steps:
+            return 0.0
+        return self.strength * torch.linspace(self.first, self.last, len(steps), dtype=torch.float64)[moment.step].item()
+
+
+@dataclass(frozen=True)
+class Injection:
+    """Features copied along matches between images, in the last sampling."""
+
+    strength: float = 0.8
+    window: StepWindow = field(default_factory=lambda: StepWindow(0.1, 0.3334))
+    in_turn: bool = True
+    """Each image copies from those before it as they have become, as the authors' code does; else as they were."""
+
+
+@dataclass(frozen=True)
+class FreeU:
+    """Backbone and skip factors (b, s) of the decoder's two coarsest levels."""
+
+    backbone: tuple[float, float] = (1.1, 1.2)
+    skip: tuple[float, float] = (0.6, 0.4)
+
+    def level(self, block: str) -> int | None:
+        part, number = block.split(".")
+        level = int(number) // 3
+        return level if part == "output" and level < 2 else None
+
+
+@dataclass(frozen=True, eq=False)
+class UserMasks:
+    """Masks of the user's for the subjects, in place of those found or as their limit."""
+
+    mask: ImageMask
+    limits: bool = False
+
+    def apply(self, found: Tensor | None, size: tuple[int, int], grid: Grid, images: int) -> Tensor | None:
+        """The mask to use, bool (images, tokens), for what was found on a latent of `size`."""
+        height, width = (side * PIXELS_PER_LATENT for side in size)
+        laid = mask_on_grid(fit_mask(self.mask.values, height, width, feather=True), *grid) > 0.5
+        laid = laid.expand(images, -1)
+        if not self.limits:
+            return laid
+        return None if found is None else found & laid.to(found.device)
+
+
+@dataclass(frozen=True, eq=False)
+class ConsiStory(AttentionPatch):
+    """Keeps the subjects of `words` alike in all images of a batch, where each image has a prompt of its own."""
+
+    words: SubjectWords
+    family: ModelFamily
+    sharing: Sharing = field(default_factory=Sharing)
+    blend: QueryBlend = field(default_factory=QueryBlend)
+    injection: Injection = field(default_factory=Injection)
+    free_u: FreeU | None = None
+    masks: UserMasks | None = None
+    fast: bool = False
+    """Ends the first sampling once its matches are known, and leaves out the rehearsal that nothing uses."""
+
+    def require(self, plan: RunPlan) -> None:
+        if plan.images != self.words.scenes:
+            raise ValueError(
+                f"The story has {self.words.scenes} scenes but the latent {plan.images} images. Set the batch size of "
+                "Empty Latent Image to the count that Story Prompts gives."
+            )
+        if plan.images < 2:
+            raise ValueError("A story of one scene has no other image to be alike. Write two scenes or more.")
+        if plan.others:
+            raise ValueError(
+                f"{' and '.join(sorted(plan.others))} on the same model changes which tokens the images share. "
+                "Bypass it."
+            )
+        if self.masks is not None and len(self.masks.mask.values) not in (1, plan.images):
+            raise ValueError(
+                f"There are {len(self.masks.mask.values)} subject masks for {plan.images} images. Connect one mask, or "
+                "one for each image."
+            )
+
+    def samplings(self, plan: RunPlan) -> int:
+        return 2 if self.injection.strength else 1
+
+    def is_enough(self, moment: Moment, bank: FeatureBank) -> bool:
+        return self.fast and moment.step > features_step(moment)
+
+    def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
+        if site.kind == "cross":
+            return site.block in self.family.consistory.words and self._needs_maps(moment)
+        return self._shares_at(site, moment) or self._injects_at(site, moment)
+
+    def rehearses(self, moment: Moment) -> bool:
+        if not self.sharing.strength or (self.fast and moment.step == 0):
+            return False
+        return self.blend.weight(moment) != 0.0
+
+    def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
+        if self._shares_at(call.site, call.moment):
+            bank.remember(("vanilla query", call.site), call.query)
+
+    def enters(self, block: str, moment: Moment) -> bool:
+        return self._records_features(block, moment) or self._free_u_level(block) is not None
+
+    def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
+        level = self._free_u_level(call.block)
+        if self.free_u is not None and level is not None:
+            hidden = strengthen(call.hidden, self.free_u.backbone[level])
+            call = replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.free_u.skip[level]))
+        # After FreeU: the authors' store keeps a reference, which their FreeU then scales in place.
+        if self._records_features(call.block, call.moment):
+            for rows in call.layout.conditional_rows:
+                bank.remember("features", call.hidden[rows].clone())
+        return call
+
+    def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        _forget(bank, "vanilla query")
+        if not (self.sharing.strength or self.injection.strength):
+            return
+        size = _whole_picture(layout)
+        self._maps(bank, moment.samplings_left).forget_before(moment.step)
+        if self.sharing.strength and moment.step:
+            for grid in {self.family.grid(block, size) for block in self.family.consistory.shared}:
+                name = _selected(moment, grid)
+                if name not in bank:
+                    _forget(bank, *name[:2])
+                    bank.remember(name, self._select(layout, moment, grid, bank))
+        if self._injects(moment) and "features" in bank:
+            bank.once("matches", lambda: self._match(layout, moment, bank))
+
+    def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
+        if call.site.kind == "cross":
+            self._maps(bank, call.moment.samplings_left).record(call)
+            return call
+        if not self._shares_at(call.site, call.moment):
+            return call
+        weight, vanilla = self.blend.weight(call.moment), ("vanilla query", call.site)
+        query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
+        return replace(call, query=query, shared=tuple(self._shared_tokens(call, bank)))
+
+    def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
+        if call.shared and self.sharing.strength != 1.0:
+            output = torch.lerp(attend(call.query, call.key, call.value, call.mask), output, self.sharing.strength)
+        # Copied before the output projection and not after it: the shares add up to 1, so that it is the same.
+        if self._injects_at(call.site, call.moment) and "matches" in bank:
+            output = self._injected(call, output, bank)
+        return output
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{self.words}, {self.sharing.anchors or 'all'} anchors",
+            f"sharing {self.sharing.strength:g}, dropout {self.sharing.dropout.share:g}",
+            f"query blend {self.blend.strength:g}, injection {self.injection.strength:g}",
+        ]
+        extras = [name for name, on in (("FreeU", self.free_u), ("your masks", self.masks), ("fast", self.fast)) if on]
+        return f"ConsiStory of {', '.join([*parts, *extras])}"
+
+    def _needs_maps(self, moment: Moment) -> bool:
+        return self.sharing.strength != 0.0 or (self.injection.strength != 0.0 and moment.samplings_left > 0)
+
+    def _shares_at(self, site: AttentionSite, moment: Moment) -> bool:
+        """At the first step there are no masks yet."""
+        wanted = self.sharing.strength != 0.0 and moment.step > 0
+        return wanted and site.kind == "self" and site.block in self.family.consistory.shared
+
+    def _injects_at(self, site: AttentionSite, moment: Moment) -> bool:
+        return site.kind == "self" and site.block in self.family.consistory.injected and self._injects(moment)
+
+    def _injects(self, moment: Moment) -> bool:
+        wanted = self.injection.strength != 0.0 and moment.samplings_left == 0
+        return wanted and moment.step in self.injection.window.steps(moment.steps)
+
+    def _records_features(self, block: str, moment: Moment) -> bool:
+        recording = moment.samplings_left == 1 and moment.step == features_step(moment)
+        return recording and self.injection.strength != 0.0 and block == self.family.consistory.features
+
+    def _free_u_level(self, block: str) -> int | None:
+        return None if self.free_u is None else self.free_u.level(block)
+
+    def _maps(self, bank: FeatureBank, samplings_left: int) -> SubjectMaps:
+        return SubjectMaps(self.words, bank, samplings_left)
+
+    def _mask(self, layout: BatchLayout, maps: SubjectMaps, step: int, grid: Grid) -> Tensor | None:
+        """The subjects' mask before a step, bool (images, tokens)."""
+        found = maps.mask(step, grid)
+        return found if self.masks is None else self.masks.apply(found, _whole_picture(layout), grid, layout.images)
+
+    def _select(self, layout: BatchLayout, moment: Moment, grid: Grid, bank: FeatureBank) -> tuple[Tensor, ...]:
+        """For each image the places of its tokens that others see at this step: (tokens,) each."""
+        mask = self._mask(layout, self._maps(bank, moment.samplings_left), moment.step, grid)
+        if mask is None:
+            return ()
+        # The one tensor read back from the device at a step, for how many tokens there are shapes what follows.
+        kept = mask.cpu() & ~self.sharing.dropout.draw(moment.step, layout.images, grid)
+        return tuple(places.nonzero().squeeze(1).to(mask.device) for places in kept)
+
+    def _shared_tokens(self, call: AttentionCall, bank: FeatureBank) -> Iterator[SharedTokens]:
+        """The tokens of the subject in other images, for all that look at the same images at once."""
+        layout = call.layout
+        selected = bank.recall_all(_selected(call.moment, (call.height, call.width)))
+        if not selected:
+            return
+        watchers: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for image in range(layout.images):
+            watchers[tuple(self.sharing.sources(image, layout.images))].append(image)
+        key, value = (
+            rows[: layout.host_rows].unflatten(0, (-1, layout.images)) for rows in (call.key, call.value)
+        )  # -> (chunks, images, tokens, channels)
+        for sources, images in watchers.items():
+            if sources:
+                shared = (torch.cat([part[:, s].index_select(1, selected[s]) for s in sources], 1) for part in (key, value))
+                yield SharedTokens(tuple(images), *shared)
+
+    def _match(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> tuple[Tensor, Tensor]:
+        """For every patch of every image its match and whether it takes it: both (images, patches).
+
+        A match is counted over the patches of all images in turn.
+        """
+        grid = self.family.grid(self.family.consistory.injected[0], _whole_picture(layout))
+        patches = patches_of(smooth(bank.recall("features")), *grid)
+        subjects = self._mask(layout, self._maps(bank, 1), moment.steps, grid)
+        if subjects is None:
+            subjects = torch.zeros(patches.shape[:2], dtype=torch.bool, device=patches.device)
+        subjects = subjects.to(patches.device)
+        found = [self._matches_of(image, patches, subjects) for image in range(layout.images)]
+        _forget(bank, "features")
+        matches, wanted = (torch.stack(part) for part in zip(*found, strict=True))
+        return matches, wanted & subjects
+
+    def _matches_of(self, image: int, patches: Tensor, subjects: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest patch among all sources of one image, and whether it is near enough: (patches,) each."""
+        count = patches.shape[1]
+        own = torch.arange(count, device=patches.device)
+        sources = self.sharing.sources(image, len(patches))
+        if not sources:
+            return image * count + own, torch.zeros_like(own, dtype=torch.bool)
+        found = [nearest_patches(patches[image], patches[source], subjects[source]) for source in sources]
+        distances = torch.stack([distance for _, distance in found])
+        best = distances.min(dim=0)
+        places = torch.stack([source * count + place for source, (place, _) in zip(sources, found, strict=True)])
+        return places.gather(0, best.indices[None])[0], matched(best.values)
+
+    def _injected(self, call: AttentionCall, output: Tensor, bank: FeatureBank) -> Tensor:
+        """The conditional rows with features of their matches mixed in."""
+        matches, wanted = bank.recall_all("matches")
+        output = output.clone()
+        for rows in call.layout.conditional_rows:
+            after = output[rows]
+            before = after if self.injection.in_turn else after.clone()
+            for image, (match, here) in enumerate(zip(matches, wanted, strict=True)):
+                copied = before.flatten(0, 1).index_select(0, match)
+                mixed = torch.lerp(after[image], copied, self.injection.strength)
+                after[image] = torch.where(here[:, None], mixed, after[image])
+        return output
+
+
+def features_step(moment: Moment) -> int:
+    """The step of the run nearest to where features match best."""
+    return min(range(len(moment.ladder)), key=lambda step: abs(moment.ladder[step] - FEATURES_AT), default=0)
+
+
+def _selected(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
+    return "selected", grid, moment.samplings_left, moment.step
+
+
+def _forget(bank: FeatureBank, *beginning: Hashable) -> None:
+    """Drops what is kept under names that begin so."""
+    bank.forget(lambda name: (name if isinstance(name, tuple) else (name,))[: len(beginning)] == beginning)
+
+
+def _whole_picture(layout: BatchLayout) -> tuple[int, int]:
+    if layout.latent is None or any(chunk.area is not None for chunk in layout.chunks):
+        raise ValueError(
+            "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be "
+            "followed. Remove Conditioning (Set Area) or the tiling node."
+        )
+    return layout.latent

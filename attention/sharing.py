@@ -1,0 +1,53 @@
+"""Attention in which some images also see tokens of others: keys are gathered, not masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .call import AttentionCall, SharedTokens
+
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(query, key, value, images) -> output; the rows are those of so many images in each chunk, then perhaps guests."""
+
+
+def attend_in_groups(call: AttentionCall, attention: Attention) -> Tensor:
+    """The attention of `call` with its shared tokens: one run of `attention` for the images that see the same."""
+    layout = call.layout
+    output = torch.empty_like(call.query)
+    host = output[: layout.host_rows].unflatten(0, (-1, layout.images))  # -> (chunks, images, tokens, channels)
+    alone = set(range(layout.images))
+    for shared in call.shared:
+        alone -= set(shared.images)
+        host[:, list(shared.images)] = _shared(call, shared, attention)
+    if alone:
+        images = sorted(alone)
+        host[:, images] = _attended(call, images, attention)
+    if layout.guests:
+        rows = slice(layout.host_rows, None)
+        output[rows] = attention(call.query[rows], call.key[rows], call.value[rows], 0)
+    return output
+
+
+def _shared(call: AttentionCall, shared: SharedTokens, attention: Attention) -> Tensor:
+    return _attended(call, list(shared.images), attention, shared)
+
+
+def _attended(
+    call: AttentionCall, images: list[int], attention: Attention, shared: SharedTokens | None = None
+) -> Tensor:
+    """The output of some images of every chunk: (chunks, images, tokens, channels)."""
+    layout = call.layout
+    query, key, value = (
+        rows[: layout.host_rows].unflatten(0, (-1, layout.images))[:, images]
+        for rows in (call.query, call.key, call.value)
+    )
+    if shared is not None:
+        key, value = (
+            torch.cat([own, others[:, None].expand(-1, len(images), -1, -1).to(own)], dim=2)
+            for own, others in ((key, shared.key), (value, shared.value))
+        )
+    made = attention(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), len(images))
+    return made.unflatten(0, (-1, len(images)))

@@ -10,6 +10,7 @@ from .inspect import ShowPatches  # noqa: E402
 from .instantstyle import InstantStyle  # noqa: E402
 from .inversion import AdaINLatent, InvertImage, LoadTrajectory, SaveTrajectory  # noqa: E402
 from .load import LoadAdapter, LoadTextTower  # noqa: E402
+from .prompts import StoryPrompts  # noqa: E402
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent  # noqa: E402
 from .styleid import StyleID  # noqa: E402
 
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     AdaINLatent,
     SaveTrajectory,
     LoadTrajectory,
+    StoryPrompts,
     ShowPatches,
 ]
 """Every node, in the order of the menu."""

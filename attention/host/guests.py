@@ -63,7 +63,7 @@ def seat_guests(
     return (
         torch.cat([x, *(guest.latent.to(x) for guest in guests)]),
         torch.cat([timesteps, timesteps[:1].expand(rows)]),
-        _joined_contexts([context, *(_expanded(guest.context, guest).to(context) for guest in guests)]),
+        joined_contexts([context, *(_expanded(guest.context, guest).to(context) for guest in guests)]),
         None if y is None else torch.cat([y, *(vector.to(y) for vector in vectors)]),
         _with_empty_control(control, layout.host_rows, rows),
     )
@@ -112,8 +112,11 @@ def _expanded(tensor: Tensor, guest: Guest) -> Tensor:
     return tensor.expand(guest.rows, *tensor.shape[1:])
 
 
-def _joined_contexts(contexts: Sequence[Tensor]) -> Tensor:
-    """Contexts of different lengths repeat up to a common one, as ComfyUI's own do; attention does not notice."""
+def joined_contexts(contexts: Sequence[Tensor]) -> Tensor:
+    """Contexts (rows, tokens, channels) as rows of one; unequal lengths repeat up to a common one, as ComfyUI's own do.
+
+    Attention does not notice: each token's share of it falls to as many copies as there are, and their sum is the same.
+    """
     tokens = math.lcm(*(context.shape[1] for context in contexts))
     return torch.cat([context.repeat(1, tokens // context.shape[1], 1) for context in contexts])
 

@@ -1,0 +1,72 @@
+"""Story Prompts as a person uses it: text in, a batch of prompts out, and sentences where something is missing."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from semblance.nodes.prompts import StoryPrompts
+from semblance.tests.nodes.graphs import run
+from semblance.tests.tiny_models import make_clip
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    return make_clip("sdxl")
+
+
+def test_outputs_are_conditioning_words_count_and_prompts(clip: Any) -> None:
+    output = run(StoryPrompts, clip, "a red fox", "a watercolour of", "in the snow\n\nwith {subject} by a lake\n")
+    [[context, extras]], words, count, prompts = output.result
+    assert context.shape[:2] == (2, 77) and extras["pooled_output"].shape[0] == 2
+    assert count == words.scenes == 2 and words.tokens == 77
+    assert words.subjects == ("a red fox",) and words.columns == (((5, 6),), ((6, 7),))
+    assert prompts == "a watercolour of a red fox in the snow\na watercolour of with a red fox by a lake"
+    assert prompts.split("\n") == list(words.prompts)
+    assert prompts in output.ui.as_dict()["text"]
+
+
+def test_defaults_tell_a_story_of_three_scenes(clip: Any) -> None:
+    texts = {entry.id: entry.default for entry in StoryPrompts.define_schema().inputs[1:]}
+    *_, count, prompts = run(StoryPrompts, clip, **texts).result
+    assert count == 3
+    assert prompts.split("\n")[1:] == [
+        "a watercolour of a red fox by a lake in autumn",
+        "a watercolour of an old tree and a red fox asleep under it",
+    ]
+
+
+def test_curly_brackets_reach_the_node_as_they_were_typed() -> None:
+    """The browser takes them for random choices where an input allows that."""
+    assert not any(entry.as_dict().get("dynamicPrompts") for entry in StoryPrompts.define_schema().inputs)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "scenes", "sentence"),
+    [
+        (" \n", "in the snow", "There is no subject. Write at least one under subjects, one a line, e.g. a red fox."),
+        ("fox", "\n\n", "There is no scene. Write at least one under scenes, one a line, e.g. sleeping in the snow."),
+        ("fox\n()", "{1}", "The subject '()' has no words that the text encoder reads. Write it in words"),
+        ("fox\ndog", "the fox\nin snow", "Scene 2 ('in snow') names no subject ('fox' or 'dog')"),
+        ("fox", "the {2}", "holds {2}, which is the place of no subject. Write {subject} where a subject belongs"),
+    ],
+)
+def test_missing_text_is_named_in_a_sentence(clip: Any, subjects: str, scenes: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        run(StoryPrompts, clip, subjects, "ink,", scenes)
+    assert sentence in str(refusal.value)
+    assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
+
+
+def test_checkpoint_without_a_text_encoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="There is no CLIP: .* Connect the CLIP of a whole checkpoint, or Load CLIP."):
+        run(StoryPrompts, None, "fox", "", "in the snow")
+
+
+def test_text_encoder_of_another_family_is_refused() -> None:
+    foreign = SimpleNamespace(tokenize=lambda text: {"t5xxl": [[]], "l": [[]]}, cond_stage_model=torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="connected .Linear. is not one of SD 1.5, SD 2.x or SDXL.*Connect the CLIP"):
+        run(StoryPrompts, foreign, "fox", "", "in the snow")

@@ -109,7 +109,9 @@ class BoundSite:
         """Some of the rows, shown to an occupant as a smaller batch."""
         if self.occupant is None or not images:
             return _attend(extra, query, key, value)
-        return self.occupant(query, key, value, {**extra, "activations_shape": [len(query), *extra["activations_shape"][1:]]})
+        return self.occupant(
+            query, key, value, {**extra, "activations_shape": [len(query), *extra["activations_shape"][1:]]}
+        )
 
     def _require_whole_picture(self, query: Tensor, height: int, width: int) -> None:
         rows, tokens, _ = query.shape

@@ -96,7 +96,9 @@ class QueryBlend:
         steps = StepWindow(0.0, self.until).steps(moment.steps)
         if moment.step not in steps:
             return 0.0
-        return self.strength * torch.linspace(self.first, self.last, len(steps), dtype=torch.float64)[moment.step].item()
+        return (
+            self.strength * torch.linspace(self.first, self.last, len(steps), dtype=torch.float64)[moment.step].item()
+        )
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,9 @@ class ConsiStory(AttentionPatch):
         )  # -> (chunks, images, tokens, channels)
         for sources, images in watchers.items():
             if sources:
-                shared = (torch.cat([part[:, s].index_select(1, selected[s]) for s in sources], 1) for part in (key, value))
+                shared = (
+                    torch.cat([part[:, s].index_select(1, selected[s]) for s in sources], 1) for part in (key, value)
+                )
                 yield SharedTokens(tuple(images), *shared)
 
     def _match(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,9 @@ from semblance.tests.tiny_models import load_reference, oracle_unet, sampler_cus
 from semblance.tests.tiny_models.references import REFERENCES
 
 STORIES = sorted(
-    path.stem for path in Path(REFERENCES).glob("consistory_*.safetensors") if path.stem.split("_")[1].isdigit() and not path.stem.endswith("anchors")
+    path.stem
+    for path in Path(REFERENCES).glob("consistory_*.safetensors")
+    if path.stem.split("_")[1].isdigit() and not path.stem.endswith("anchors")
 )
 TOLERANCE = 1e-3
 

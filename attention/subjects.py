@@ -33,7 +33,7 @@ class SubjectMaps:
             self._add(call.moment.step, maps.unflatten(2, (call.height, call.width)))
 
     def mask(self, step: int, grid: Grid) -> Tensor | None:
-        """The subjects' mask before `step`, by the last REMEMBERED_STEPS: bool (images, tokens), or None without any."""
+        """The subjects' mask before `step`, by the last REMEMBERED_STEPS: bool (images, tokens); None without any."""
         steps = [before for before in range(step - REMEMBERED_STEPS, step) if self._name("sum", before) in self._bank]
         if not steps:
             return None

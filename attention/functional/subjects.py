@@ -1,4 +1,4 @@
-"""Where a subject stands in a picture, by the attention that its words get (ConsiStory, arXiv:2402.03286, section 3)."""
+"""Where a subject stands in a picture, by the attention that its words get (ConsiStory, arXiv:2402.03286)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class MaskDropout:
     seed: int = 0
 
     def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
-        """True where a token is dropped: bool (images, height * width). An image's draws do not depend on the others."""
+        """True where a token is dropped: bool (images, height * width). Further images do not change an image's draws."""
         height, width = grid
         drawn = []
         for image in range(images):
@@ -216,7 +216,7 @@ class ConsiStory(AttentionPatch):
         self._maps(bank, moment.samplings_left).forget_before(moment.step)
         if self.sharing.strength and moment.step:
             for grid in {self.family.grid(block, size) for block in self.family.consistory.shared}:
-                name = _selected(moment, grid)
+                name = selected_name(moment, grid)
                 if name not in bank:
                     _forget(bank, *name[:2])
                     bank.remember(name, self._select(layout, moment, grid, bank))
@@ -292,7 +292,7 @@ class ConsiStory(AttentionPatch):
     def _shared_tokens(self, call: AttentionCall, bank: FeatureBank) -> Iterator[SharedTokens]:
         """The tokens of the subject in other images, for all that look at the same images at once."""
         layout = call.layout
-        selected = bank.recall_all(_selected(call.moment, (call.height, call.width)))
+        selected = bank.recall_all(selected_name(call.moment, (call.height, call.width)))
         if not selected:
             return
         watchers: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -356,7 +356,8 @@ def features_step(moment: Moment) -> int:
     return min(range(len(moment.ladder)), key=lambda step: abs(moment.ladder[step] - FEATURES_AT), default=0)
 
 
-def _selected(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
+def selected_name(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
+    """Under which name the bank keeps the places that others see of each image at a step."""
     return "selected", grid, moment.samplings_left, moment.step
 
 

@@ -8,12 +8,27 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from semblance.attention.bank import FeatureBank
+from semblance.attention.call import AttentionCall, AttentionSite, BatchLayout, Chunk, Moment
 from semblance.attention.families import SDXL
+from semblance.attention.functional.correspondence import matched, nearest_patches, patches_of, smooth
+from semblance.attention.functional.statistics import otsu_threshold
+from semblance.attention.functional.subjects import subject_mask
 from semblance.attention.host.inversion import noise_levels
 from semblance.attention.host.patching import add_patch
-from semblance.attention.methods.consistory import ConsiStory, FreeU, MaskDropout, Sharing
+from semblance.attention.methods.consistory import (
+    ConsiStory,
+    FreeU,
+    Injection,
+    MaskDropout,
+    QueryBlend,
+    Sharing,
+    StepWindow,
+    selected_name,
+)
+from semblance.attention.sharing import attend_in_groups
 from semblance.attention.story import SubjectWords
 from semblance.tests.tiny_models import load_reference, oracle_unet, sampler_custom
 from semblance.tests.tiny_models.references import REFERENCES
@@ -24,6 +39,41 @@ STORIES = sorted(
     if path.stem.split("_")[1].isdigit() and not path.stem.endswith("anchors")
 )
 TOLERANCE = 1e-3
+UNITS, FACTS = load_reference("consistory_units")
+SITE = AttentionSite("self", "output", 0)
+LAYOUT = BatchLayout((Chunk("negative"), Chunk("positive")), FACTS["config"]["B"], (8, 8))
+WORDS = SubjectWords(("a",), ("1", "2", "3"), (((1,),),) * 3, 8)
+
+
+def moment_of(step: int, steps: int = 50, left: int = 1) -> Moment:
+    ladder = tuple(place / steps for place in range(steps))
+    return Moment(1.0, step, steps, ladder[step], lambda progress: 0.0, ladder, left)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
+    parts = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    return nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("name", sorted(FACTS["otsu"]))
+def test_otsu_splits_as_theirs(name: str) -> None:
+    values = UNITS[f"otsu.{name}.in"]
+    threshold = otsu_threshold(values.reshape(1, -1))
+    assert threshold.item() == pytest.approx(FACTS["otsu"][name], abs=1e-6)
+    assert torch.equal(values > threshold, UNITS[f"otsu.{name}.greater"])
+    assert torch.equal(values < threshold, UNITS[f"otsu.{name}.less"])
+
+
+def test_matches_equal_theirs() -> None:
+    smoothed = smooth(UNITS["smooth.in"])
+    assert (smoothed - UNITS["smooth.out"]).abs().max() <= 1e-6
+    for side in FACTS["config"]["R"]:
+        patches = patches_of(smoothed, side, side)
+        for target in range(len(patches)):
+            for source in set(range(len(patches))) - {target}:
+                place, distance = nearest_patches(patches[target], patches[source], UNITS[f"nn.mask{side}"][source])
+                assert (distance - UNITS[f"nn.dist{side}"][target, source]).abs().max() <= 1e-5
+                assert torch.equal(place.int(), UNITS[f"nn.map{side}"][target, source])
 
 
 @dataclass(frozen=True)
@@ -82,6 +132,76 @@ def story(request: pytest.FixtureRequest, model: Any) -> Story:
     return Story(request.param, *load_reference(request.param), model)
 
 
-def test_the_second_sampling_equals_theirs(story: Story) -> None:
-    final = story.sample(add_patch(story.model, story.patch()))
-    assert (final - story.case["pass2.final"]).abs().max() <= TOLERANCE
+def test_both_samplings_equal_theirs(story: Story) -> None:
+    first = story.sample(add_patch(story.model, story.patch(injection=Injection(strength=0.0))))
+    assert (first - story.case["pass1.final"]).abs().max() <= TOLERANCE
+    second = story.sample(add_patch(story.model, story.patch()))
+    assert (second - story.case["pass2.final"]).abs().max() <= TOLERANCE
+    assert (first - second).abs().mean() > 0.01
+
+
+def test_clean_mode_copies_from_images_as_they_were() -> None:
+    before, after = injected(in_turn=False)
+    assert (after - UNITS["inject.out_cloned_source_NOT_official"]).abs().max() <= 1e-5
+    assert not torch.equal(before, after)
+
+
+def test_official_mode_copies_from_images_as_they_have_become() -> None:
+    _, after = injected(in_turn=True)
+    assert (after - UNITS["inject.out_official_inplace"]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(("step", "name"), [(7, "sdsa.out"), (2, "sdsa.out_with_query_blending_step2")])
+def test_one_attention_equals_theirs(step: int, name: str) -> None:
+    patch, bank, moment = ConsiStory(WORDS, SDXL), FeatureBank(), moment_of(step)
+    heads = FACTS["config"]["heads"]
+    project = {part: UNITS[f"sdsa.w.to_{part}.weight"] for part in "qkv"}
+    query, key, value = (nn.functional.linear(UNITS["sdsa.x"], project[part]) for part in "qkv")
+    side = int(UNITS["sdsa.mask_after_dropout"].shape[1] ** 0.5)
+    places = tuple(mask.nonzero().squeeze(1) for mask in UNITS["sdsa.mask_after_dropout"])
+    bank.remember(selected_name(moment, (side, side)), places)
+    if patch.blend.weight(moment):
+        bank.remember(("vanilla query", SITE), nn.functional.linear(UNITS["sdsa.x_vanilla"], project["q"]))
+    call = AttentionCall(SITE, LAYOUT, moment, side, side, heads, query, key, value)
+    output = attend_in_groups(patch.edit_inputs(call, bank), lambda q, k, v, images: plain_attention(q, k, v, heads))
+    made = nn.functional.linear(output, UNITS["sdsa.w.to_out.0.weight"], UNITS["sdsa.w.to_out.0.bias"])
+    assert (made - UNITS[name]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("steps", sorted(FACTS["query_strengths"], key=int))
+def test_query_strengths_are_theirs_for_any_number_of_steps(steps: str) -> None:
+    expected = FACTS["query_strengths"][steps]
+    weights = [QueryBlend().weight(moment_of(step, int(steps))) for step in range(int(steps))]
+    assert weights[: len(expected)] == pytest.approx(expected) and not any(weights[len(expected) :])
+
+
+def test_masks_from_maps_equal_theirs() -> None:
+    maps = UNITS["agg.maps"].transpose(0, 1)  # -> (images, subjects, tokens)
+    side = int(maps.shape[2] ** 0.5)
+    for grid in FACTS["agg"]["res"]:
+        found = subject_mask(maps.unflatten(2, (side, side)), grid, grid)
+        assert torch.equal(found, UNITS[f"agg.mask{grid}"])
+        assert torch.equal(found & ~UNITS[f"agg.drop{grid}"], UNITS[f"agg.maskdrop{grid}"])
+
+
+def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
+    """The features of the frozen case before and after injection."""
+    facts, before = FACTS["inject"], UNITS["inject.in"]
+    images, tokens, _ = before.shape
+    matches, wanted = [], []
+    for image in range(images):
+        sources = [s for s in range(images) if s != image and UNITS["inject.mapping"][image, s]]
+        distances = torch.stack([UNITS[f"nn.dist{facts['res']}"][image, s] for s in sources])
+        places = torch.stack([s * tokens + UNITS[f"nn.map{facts['res']}"][image, s].long() for s in sources])
+        best = distances.min(dim=0)
+        matches.append(places.gather(0, best.indices[None])[0])
+        wanted.append(matched(best.values) & UNITS[f"nn.mask{facts['res']}"][image])
+    assert torch.equal(torch.stack(wanted), UNITS["inject.final_masks"])
+    bank = FeatureBank()
+    bank.remember("matches", (torch.stack(matches), torch.stack(wanted)))
+    window = StepWindow(facts["window"][0] / 10, facts["window"][1] / 10)
+    patch = ConsiStory(WORDS, SDXL, injection=Injection(facts["alpha"], window, in_turn))
+    site, moment = AttentionSite("self", "input", 4), moment_of(facts["curr_iter"], 10, left=0)
+    layout = BatchLayout((Chunk("positive"),), images, (16, 16))
+    call = AttentionCall(site, layout, moment, 16, 16, 1, before, before, before)
+    return before, patch.edit_output(call, before, plain_attention, bank)

@@ -58,7 +58,7 @@ class MaskDropout:
     seed: int = 0
 
     def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
-        """True where a token is dropped: bool (images, height * width). Further images do not change an image's draws."""
+        """True where a token is dropped: bool (images, height * width). More images change no image's draws."""
         height, width = grid
         drawn = []
         for image in range(images):

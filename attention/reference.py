@@ -113,6 +113,9 @@ class ReferenceTrajectory:
     context: Tensor  # (images or 1, text_tokens, channels) the text it was made with
     vector: Tensor | None = None  # (images or 1, channels), SDXL's size and pooled-text vector
     guidance: float = 1.0
+    noises: Tensor | None = None
+    """(points - 1, images, channels, height, width): of an edit-friendly inversion, the noise of each step, in the
+    order of the points it leads to. The last step of a sampling, to the picture, is thus the first, and zero."""
 
     TOLERANCE = 1e-3
     """Relative; points of a ladder of 1000 steps lie further apart by far."""
@@ -120,7 +123,12 @@ class ReferenceTrajectory:
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.sigmas):
             raise ValueError(f"There are {len(self.latents)} latents for {len(self.sigmas)} noise levels.")
-        if not torch.isfinite(self.latents).all():
+        if self.noises is not None and self.noises.shape != self.latents[1:].shape:
+            raise ValueError(
+                f"The noises have shape {tuple(self.noises.shape)}; expected {tuple(self.latents[1:].shape)}, one for "
+                "each step of the trajectory."
+            )
+        if not all(torch.isfinite(tensor).all() for tensor in self._pictures):
             raise ValueError(
                 "The trajectory holds values that are not numbers (NaN or infinite). Invert the picture again, in a "
                 "higher precision if the model runs in fp16."
@@ -138,14 +146,14 @@ class ReferenceTrajectory:
 
     @property
     def bytes(self) -> int:
-        return self.latents.numel() * self.latents.element_size()
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._pictures)
 
     def at(self, sigma: float) -> Tensor:
         """The latents (images, channels, height, width) at a noise level of the ladder.
 
         Raises OffLadder for levels between its points.
         """
-        return self.latents[self._place(sigma)]
+        return self.latents[self.place(sigma)]
 
     def select(self, images: Sequence[int]) -> ReferenceTrajectory:
         """The trajectory of some of the pictures."""
@@ -155,17 +163,28 @@ class ReferenceTrajectory:
             return tensor if len(tensor) == 1 else tensor[rows]
 
         vector = None if self.vector is None else chosen(self.vector)
-        return replace(self, latents=self.latents[:, rows], context=chosen(self.context), vector=vector)
+        noises = None if self.noises is None else self.noises[:, rows]
+        return replace(self, latents=self.latents[:, rows], context=chosen(self.context), vector=vector, noises=noises)
 
-    def _place(self, sigma: float) -> int:
+    def place(self, sigma: float) -> int:
+        """The number of the ladder's point at a noise level. Raises OffLadder for levels between its points."""
         place = min(range(len(self.sigmas)), key=lambda point: abs(self.sigmas[point] - sigma))
         if abs(self.sigmas[place] - sigma) > self.TOLERANCE * sigma:
             raise OffLadder(
                 f"The sampler asks for noise level {sigma:.4g}, which the trajectory of {self.steps} steps does not "
-                f"pass (the nearest is {self.sigmas[place]:.4g}). Connect the SIGMAS of the StyleID node and a sampler "
+                f"pass (the nearest is {self.sigmas[place]:.4g}). Connect the SIGMAS of {self._source} and a sampler "
                 "that evaluates the model once a step, such as euler or ddim."
             )
         return place
+
+    @property
+    def _pictures(self) -> tuple[Tensor, ...]:
+        """What is as large as the pictures."""
+        return (self.latents,) if self.noises is None else (self.latents, self.noises)
+
+    @property
+    def _source(self) -> str:
+        return "the StyleID node" if self.noises is None else "Invert Image (edit-friendly)"
 
     def __repr__(self) -> str:
         height, width = self.size

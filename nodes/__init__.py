@@ -7,6 +7,7 @@ from ..attention.host.files import register_folders
 register_folders()  # before the nodes list what is in them
 
 from .consistory import ConsiStory  # noqa: E402
+from .edit_friendly import InvertEditFriendly  # noqa: E402
 from .inspect import ShowPatches  # noqa: E402
 from .instantstyle import InstantStyle  # noqa: E402
 from .inversion import AdaINLatent, InvertImage, LoadTrajectory, SaveTrajectory  # noqa: E402
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadReference,
     InstantStyle,
     InvertImage,
+    InvertEditFriendly,
     StyleID,
     AdaINLatent,
     SaveTrajectory,

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..attention.families import PRESETS
 from ..attention.host.files import UnreadableFile, file_names, find_file
+from ..attention.host.inversion import MOST_STEPS
 from ..attention.host.patching import ModelMap
 from ..attention.scope import CURVES, Keyframes, parse_block_weights, parse_keyframes
 
@@ -48,9 +49,39 @@ def curve_input() -> io.DynamicCombo.Input:
     )
 
 
-def share_input(name: str, default: float, tooltip: str, step: float = 0.01) -> io.Float.Input:
+def share_input(name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool = False) -> io.Float.Input:
     """A share from 0 to 1."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip)
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, advanced=advanced)
+
+
+def inversion_text_input(tooltip: str) -> io.MultiType.Input:
+    """The text a picture is inverted with: a CLIP, for the empty prompt, or a prompt."""
+    return io.MultiType.Input("text", types=[io.Clip, io.Conditioning], optional=True, tooltip=tooltip)
+
+
+def inversion_vae_input() -> io.Vae.Input:
+    """The VAE that only the report of an inversion needs."""
+    return io.Vae.Input("vae", optional=True, tooltip="To report how well the picture itself comes back, in decibels.")
+
+
+def inversion_steps_input(tooltip: str) -> io.Int.Input:
+    """How many steps an inversion takes."""
+    return io.Int.Input("steps", default=50, min=2, max=MOST_STEPS, tooltip=tooltip)
+
+
+def inversion_guidance_input(default: float, tooltip: str, advanced: bool = False) -> io.Float.Input:
+    """CFG during an inversion."""
+    return io.Float.Input("guidance", default=default, min=0.0, max=30.0, step=0.1, advanced=advanced, tooltip=tooltip)
+
+
+def inversion_check_input() -> io.Boolean.Input:
+    """Whether the pictures are sampled back for the report."""
+    return io.Boolean.Input(
+        "check",
+        default=True,
+        advanced=True,
+        tooltip="Samples back from the noise to report the reconstruction; takes as long again.",
+    )
 
 
 def read_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str, float]:

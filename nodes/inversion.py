@@ -8,18 +8,29 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..attention.functional.inversion import CONVENTIONS, Convention
+from ..attention.functional.inversion import DDIM_CONVENTIONS, DDIMConvention
 from ..attention.functional.statistics import adain
 from ..attention.host.display import show_text
 from ..attention.host.files import TRAJECTORIES
-from ..attention.host.inversion import Inversion, invert, require_latents
-from ..attention.host.latents import masked_latent, match_channels, reconstruction_report, text_for
+from ..attention.host.inversion import Inversion, invert, require_latents, sample_back
+from ..attention.host.latents import NOT_CHECKED, masked_latent, match_channels, reconstruction_report, text_for
 from ..attention.host.trajectories import load_trajectory, made_before, save_trajectory
 from ..attention.reference import ReferenceTrajectory
 from ..attention.scope import finite
 from ..version import VERSION
 from . import sockets
-from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, share_input
+from .inputs import (
+    CATEGORY,
+    file_fingerprint,
+    file_options,
+    inversion_check_input,
+    inversion_guidance_input,
+    inversion_steps_input,
+    inversion_text_input,
+    inversion_vae_input,
+    missing_file,
+    share_input,
+)
 
 
 class InvertImage(io.ComfyNode):
@@ -43,41 +54,25 @@ class InvertImage(io.ComfyNode):
                     optional=True,
                     tooltip="A second picture of the same size, e.g. the style; both then take one pass together.",
                 ),
-                io.MultiType.Input(
-                    "text",
-                    types=[io.Clip, io.Conditioning],
-                    optional=True,
-                    tooltip="The CLIP, for the empty prompt that StyleID's authors use, or a prompt of your own. "
-                    "Without it the text is all zeros.",
+                inversion_text_input(
+                    "The CLIP, for the empty prompt that StyleID's authors use, or a prompt of your own. Without it "
+                    "the text is all zeros."
                 ),
-                io.Vae.Input(
-                    "vae", optional=True, tooltip="To report how well the picture itself comes back, in decibels."
-                ),
-                io.Int.Input(
-                    "steps", default=50, min=2, max=500, tooltip="Steps to the noise; sample with as many later."
-                ),
+                inversion_vae_input(),
+                inversion_steps_input("Steps to the noise; sample with as many later."),
                 io.Combo.Input(
                     "convention",
-                    options=list(CONVENTIONS),
+                    options=list(DDIM_CONVENTIONS),
                     tooltip="Which code is followed to the number: 'styleid' the authors' of StyleID, whose ladder "
                     "ends at 999; 'ddim' diffusers' DDIMInverseScheduler.",
                 ),
-                io.Float.Input(
-                    "guidance",
-                    default=1.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
+                inversion_guidance_input(
+                    1.0,
+                    "CFG during the inversion, against empty text. Above 1 the way back gets less exact and every "
+                    "step costs twice.",
                     advanced=True,
-                    tooltip="CFG during the inversion, against empty text. Above 1 the way back gets less exact and "
-                    "every step costs twice.",
                 ),
-                io.Boolean.Input(
-                    "check",
-                    default=True,
-                    advanced=True,
-                    tooltip="Samples back from the noise to report the reconstruction; takes as long again.",
-                ),
+                inversion_check_input(),
             ],
             outputs=[
                 sockets.Trajectory.Output("content", tooltip="The content on its way to noise, for StyleID."),
@@ -95,7 +90,7 @@ class InvertImage(io.ComfyNode):
         model: Any,
         content: dict[str, Any],
         steps: int,
-        convention: Convention,
+        convention: DDIMConvention,
         guidance: float,
         check: bool,
         style: dict[str, Any] | None = None,
@@ -108,11 +103,12 @@ class InvertImage(io.ComfyNode):
         def make() -> Inversion:
             return invert(model, pictures, steps, convention, conditioning)
 
-        inversion = made_before(model, pictures, steps, convention, conditioning, make, VERSION)
-        report = reconstruction_report(model, inversion.trajectory, conditioning, vae) if check else "Not checked."
+        inversion = made_before(model, pictures, (steps, convention), conditioning, make, VERSION)
+        whole, report = inversion.trajectory, NOT_CHECKED
+        if check:
+            report = reconstruction_report(model, whole, sample_back(model, whole, conditioning), vae)
         show_text(cls.hidden.unique_id, report)
         count = len(content["samples"])
-        whole = inversion.trajectory
         first = whole.select(range(count))
         second = whole.select(range(count, whole.images)) if style is not None else first
         noise = {"samples": inversion.noise[:count]}

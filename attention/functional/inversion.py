@@ -10,8 +10,10 @@ from typing import Literal
 
 from torch import Tensor
 
-Convention = Literal["styleid", "ddim"]
-CONVENTIONS: tuple[Convention, ...] = ("styleid", "ddim")
+DDIMConvention = Literal["styleid", "ddim"]
+Convention = Literal["styleid", "ddim", "edit-friendly"]
+DDIM_CONVENTIONS: tuple[DDIMConvention, ...] = ("styleid", "ddim")
+CONVENTIONS: tuple[Convention, ...] = (*DDIM_CONVENTIONS, "edit-friendly")
 TRAINING_STEPS = 1000
 LAST = TRAINING_STEPS - 1
 
@@ -28,11 +30,12 @@ def inversion_timesteps(steps: int, convention: Convention) -> list[int]:
     """The rising timesteps whose states an inversion passes; the first is that of the picture itself.
 
     `styleid`: 1, 1 + c, ... up to below 1000, then 999 (encode_ddim of the authors' LDM code; one more than `steps`
-    below 999 where `steps` does not divide 1000). `ddim`: 0, then the sampling timesteps (DDIMInverseScheduler).
+    below 999 where `steps` does not divide 1000). `ddim` and `edit-friendly`: 0, then the sampling timesteps
+    (DDIMInverseScheduler; the authors' code of arXiv:2304.06140).
     """
-    if convention == "ddim":
-        return [0, *sampling_timesteps(steps)]
-    return [*range(1, TRAINING_STEPS, TRAINING_STEPS // steps), LAST]
+    if convention == "styleid":
+        return [*range(1, TRAINING_STEPS, TRAINING_STEPS // steps), LAST]
+    return [0, *sampling_timesteps(steps)]
 
 
 def step_by_own_level(x: Tensor, denoised: Tensor, sigma: float, target: float) -> Tensor:

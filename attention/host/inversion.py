@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..functional.inversion import (
     TRAINING_STEPS,
-    Convention,
+    DDIMConvention,
     inversion_timesteps,
     sampling_timesteps,
     seen_at_target,
@@ -50,17 +50,25 @@ class Inversion:
     """The noisy end as a sampler node takes it, without adding noise: (images, channels, height, width)."""
 
 
-def invert(model: Any, pictures: Tensor, steps: int, convention: Convention, text: Text) -> Inversion:
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What the sampler is given: latents that need no added noise, and the ladder."""
+
+    latent: Tensor
+    sigmas: Tensor
+
+
+def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention, text: Text) -> Inversion:
     """Inverts clean latents (images, channels, height, width), as VAE Encode gives them, all in one batch.
 
     The model is called once a step. Raises ValueError for a model or a latent that cannot be inverted.
     """
     stamp = stamp_of(model)
     require_latents(pictures)
-    _require_steps(steps)
+    require_steps(steps)
     sigmas = noise_levels(model, inversion_timesteps(steps, convention))
     recorder = _Recorder(convention, stamp.prediction == "v")
-    noise = _sample(model, pictures, sigmas, text, comfy.samplers.KSAMPLER(recorder))
+    noise = sample_without_noise(model, pictures, sigmas, text, comfy.samplers.KSAMPLER(recorder))
     latents = torch.stack(recorder.latents).float().cpu()
     context, vector = recorder.text
     trajectory = ReferenceTrajectory(
@@ -73,7 +81,7 @@ def sample_back(model: Any, trajectory: ReferenceTrajectory, text: Text) -> Tens
     """The pictures sampled from the noisy end over the same points, as clean latents for VAE Decode."""
     falling = torch.tensor(trajectory.sigmas).flip(0)
     start = start_latent(model, trajectory.latents[-1], falling[0].item())
-    back = _sample(model, start, falling, text, comfy.samplers.KSAMPLER(_euler))
+    back = sample_without_noise(model, start, falling, text, comfy.samplers.KSAMPLER(_euler))
     return back / math.sqrt(1 + trajectory.sigmas[0] ** 2)
 
 
@@ -131,6 +139,21 @@ def require_latents(latents: Tensor) -> None:
         )
 
 
+def require_steps(steps: int) -> None:
+    """Refuses a number of steps that no ladder can be made of, with a ValueError."""
+    if not 1 < steps <= MOST_STEPS:
+        raise ValueError(f"{steps} steps cannot be inverted; choose a number from 2 to {MOST_STEPS}, such as 50.")
+
+
+def require_family(trajectory: ReferenceTrajectory, family: str, name: str) -> None:
+    """Refuses a trajectory of another family of models, with a ValueError."""
+    if trajectory.stamp.family != family:
+        raise ValueError(
+            f"The {name} was made with an {trajectory.stamp.family} model, but this one is {family}. Invert the "
+            "picture with the model you sample with."
+        )
+
+
 def _prediction(model_sampling: Any) -> str:
     """What the network predicts; a ModelSampling node may have changed it."""
     kinds = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "eps"}  # the first is one of the second
@@ -145,15 +168,10 @@ def _prediction(model_sampling: Any) -> str:
     )
 
 
-def _require_steps(steps: int) -> None:
-    if not 1 < steps <= MOST_STEPS:
-        raise ValueError(f"{steps} steps cannot be inverted; choose a number from 2 to {MOST_STEPS}, such as 50.")
-
-
 class _Recorder:
     """A sampler function that climbs a rising ladder and keeps the latent at every point."""
 
-    def __init__(self, convention: Convention, predicts_v: bool) -> None:
+    def __init__(self, convention: DDIMConvention, predicts_v: bool) -> None:
         self.latents: list[Tensor] = []
         self._convention, self._predicts_v = convention, predicts_v
         self._text: tuple[Tensor, Tensor | None] | None = None
@@ -166,12 +184,12 @@ class _Recorder:
     def __call__(
         self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: Any
     ) -> Tensor:
-        self._text = _text_of(model.inner_model)
+        self._text = shown_text(model.inner_model, len(x))
         levels: list[float] = sigmas.tolist()
         x = x * math.sqrt(1 + levels[0] ** 2)  # the picture counts as a latent of the first level
         self._keep(x, levels[0])
         for place, (sigma, target) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-            denoise = partial(_denoise, model, extra_args)
+            denoise = partial(denoise_at, model, extra_args)
             if self._convention == "styleid":
                 denoised = denoise(x, sigma)
                 x = step_by_own_level(x, denoised, sigma, target)
@@ -192,19 +210,20 @@ def _euler(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], ca
     """DDIM downwards, which may end above zero."""
     levels: list[float] = sigmas.tolist()
     for place, (sigma, target) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        denoised = _denoise(model, extra_args, x, sigma)
+        denoised = denoise_at(model, extra_args, x, sigma)
         x = step_by_own_level(x, denoised, sigma, target)
         if callback is not None:
             callback({"x": x, "i": place, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
     return x
 
 
-def _denoise(model: Callable[..., Tensor], extra_args: dict[str, Any], x: Tensor, sigma: float) -> Tensor:
+def denoise_at(model: Callable[..., Tensor], extra_args: dict[str, Any], x: Tensor, sigma: float) -> Tensor:
+    """What the guider, called from a sampler function, takes `x` on the level `sigma` for."""
     return model(x, x.new_full((len(x),), sigma), **extra_args)
 
 
-def _text_of(guider: Any) -> tuple[Tensor, Tensor | None]:
-    """The text, and SDXL's vector, that the positive conditioning shows the UNet."""
+def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
+    """The text, and SDXL's vector, that the positive conditioning shows the UNet: one for all images, or for each."""
     given = guider.conds["positive"]
     if len(given) != 1 or "area" in given[0]:
         raise ValueError(
@@ -213,10 +232,16 @@ def _text_of(guider: Any) -> tuple[Tensor, Tensor | None]:
         )
     conds = given[0]["model_conds"]
     vector = conds["y"].cond.float().cpu() if "y" in conds else None
-    return conds["c_crossattn"].cond.float().cpu(), vector
+    context = conds["c_crossattn"].cond.float().cpu()
+    if len(context) not in (1, images):
+        raise ValueError(
+            f"The text holds {len(context)} prompts, but there are {images} pictures to invert. Give one prompt for "
+            "all, or one for each picture."
+        )
+    return context, vector
 
 
-def _sample(model: Any, latent: Tensor, sigmas: Tensor, text: Text, sampler: Any) -> Tensor:
+def sample_without_noise(model: Any, latent: Tensor, sigmas: Tensor, text: Text, sampler: Any) -> Tensor:
     """A run of `sampler` from `latent` without added noise, through ComfyUI's guider, progress and preview."""
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(text.positive, text.negative)

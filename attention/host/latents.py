@@ -9,24 +9,27 @@ from torch import Tensor
 
 from ..functional.masks import fit_mask
 from ..reference import ReferenceTrajectory
-from .inversion import Conditioning, Text, reconstruction_error, sample_back
+from .inversion import Conditioning, Text, reconstruction_error
 from .patching import map_model
 
 TOKENS = 77
+NOT_CHECKED = "Not checked."
 
 
-def text_for(model: Any, given: Any, guidance: float) -> Text:
-    """The conditionings of an inversion: a CONDITIONING, a CLIP's empty prompt, or zeros where nothing is given."""
+def text_for(model: Any, given: Any, guidance: float, negative: Conditioning | None = None) -> Text:
+    """The conditionings of an inversion: a CONDITIONING, a CLIP's empty prompt, or zeros where nothing is given.
+
+    Without a negative, a CONDITIONING is guided away from zeros; empty text is guided nowhere, at guidance 1.
+    """
     if isinstance(given, list):
         zeros = [[torch.zeros_like(context), _zero_pooled(extras)] for context, extras in given[:1]]
-        return Text(given, zeros, guidance)
+        return Text(given, negative or zeros, guidance)
     empty = _zeros(model) if given is None else _encode(given, "")
-    return Text(empty, empty, guidance)
+    return Text(empty, negative, guidance) if negative else Text(empty, empty)
 
 
-def reconstruction_report(model: Any, trajectory: ReferenceTrajectory, text: Text, vae: Any) -> str:
-    """Samples the pictures back and says how far they are off: of the latent, and of the picture if there is a VAE."""
-    back = sample_back(model, trajectory, text)
+def reconstruction_report(model: Any, trajectory: ReferenceTrajectory, back: Tensor, vae: Any) -> str:
+    """How far pictures that were sampled back are off: of the latent, and of the picture if there is a VAE."""
     found = f"The latent comes back with a relative error of {reconstruction_error(model, trajectory, back):.2%}"
     if vae is None:
         return f"{found}."

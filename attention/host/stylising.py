@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
-
-from torch import Tensor
 
 from ..functional.statistics import adain
 from ..reference import ReferenceTrajectory
-from .inversion import sampling_sigmas, stamp_of, start_latent
+from .inversion import Start, require_family, sampling_sigmas, stamp_of, start_latent
 
 StartMode = Literal["official", "exact"]
 START_MODES: tuple[StartMode, ...] = ("official", "exact")
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """What the sampler is given: latents that need no added noise, and the ladder."""
-
-    latent: Tensor
-    sigmas: Tensor
 
 
 def start_of(
@@ -53,11 +42,7 @@ def require_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTraje
     stamp = stamp_of(model)
     for name, trajectory in (("content", content), ("style", style)):
         found = trajectory.stamp
-        if found.family != stamp.family:
-            raise ValueError(
-                f"The {name} trajectory was made with an {found.family} model, but this one is {stamp.family}. Invert "
-                "the picture with the model you sample with."
-            )
+        require_family(trajectory, stamp.family, f"{name} trajectory")
         if found.prediction != stamp.prediction:
             raise ValueError(
                 f"The {name} trajectory was made with a model that predicts {found.prediction}, but this one predicts "
@@ -67,6 +52,11 @@ def require_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTraje
             raise ValueError(
                 f"The {name} trajectory was made with another {stamp.family} model. Invert the picture with the model "
                 "you sample with; a LoRA may be added afterwards."
+            )
+        if trajectory.noises is not None:
+            raise ValueError(
+                f"The {name} was inverted by Invert Image (edit-friendly), whose states lie on no common path: sampled "
+                "without its noises it does not come back, so StyleID cannot keep it. Use Invert Image (DDIM)."
             )
     if content.size != style.size:
         raise ValueError(

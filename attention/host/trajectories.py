@@ -24,12 +24,16 @@ FORMAT = "semblance.trajectory.1"
 def save_trajectory(trajectory: ReferenceTrajectory, name: str, version: str, half: bool) -> tuple[str, float]:
     """Writes a trajectory as one safetensors file in models/semblance/trajectories.
 
-    Returns the name it got, and the relative error that half precision brings (0 without it).
+    Returns the name it got, and the relative error that half precision brings (0 without it): the greater of that of
+    the latents and that of the noises.
     """
-    stored = trajectory.latents.half() if half else trajectory.latents
-    error = ((stored.float() - trajectory.latents).norm() / trajectory.latents.norm()).item()
+    latents, error = _stored(trajectory.latents, half)
+    noises = None
+    if trajectory.noises is not None:
+        noises, of_noises = _stored(trajectory.noises, half)
+        error = max(error, of_noises)
     path = free_path(TRAJECTORIES, name)
-    _write(path, replace(trajectory, latents=stored), version)
+    _write(path, replace(trajectory, latents=latents, noises=noises), version)
     return saved_name(TRAJECTORIES, path), error
 
 
@@ -39,14 +43,15 @@ def load_trajectory(name: str) -> ReferenceTrajectory:
 
 
 def made_before(
-    model: Any, pictures: Tensor, steps: int, convention: str, text: Text, make: Callable[[], Inversion], version: str
+    model: Any, pictures: Tensor, settings: object, text: Text, make: Callable[[], Inversion], version: str
 ) -> Inversion:
     """The inversion of `make`, or the one made before of the same pictures, model, text and settings.
 
-    It is looked for in ComfyUI's temporary folder, which is emptied when ComfyUI starts. A model that other nodes
-    have patched beyond its weights is inverted anew, since what they do cannot be compared.
+    The repr of `settings` tells what else the inversion depends on. It is looked for in ComfyUI's temporary folder,
+    which is emptied when ComfyUI starts. A model that other nodes have patched beyond its weights is inverted anew,
+    since what they do cannot be compared.
     """
-    key = _key(model, pictures, steps, convention, text)
+    key = _key(model, pictures, settings, text)
     if key is None:
         return make()
     path = Path(folder_paths.get_temp_directory()) / "semblance" / f"trajectory_{key}.safetensors"
@@ -59,7 +64,7 @@ def made_before(
     return inversion
 
 
-def _key(model: Any, pictures: Tensor, steps: int, convention: str, text: Text) -> str | None:
+def _key(model: Any, pictures: Tensor, settings: object, text: Text) -> str | None:
     """A digest of all that an inversion depends on, or None where that cannot be known."""
     options = model.model_options
     transformer = options.get("transformer_options", {})
@@ -67,11 +72,17 @@ def _key(model: Any, pictures: Tensor, steps: int, convention: str, text: Text) 
     if any(transformer.values()) or foreign:
         return None
     digest = hashlib.sha256()
-    settings = (steps, convention, text.guidance, asdict(stamp_of(model)), str(model.patches_uuid), pictures.shape)
-    digest.update(repr(settings).encode())
+    whole = (settings, text.guidance, asdict(stamp_of(model)), str(model.patches_uuid), pictures.shape)
+    digest.update(repr(whole).encode())
     for tensor in (pictures, *_tensors_of(text.positive), *(_tensors_of(text.negative) if text.guidance != 1 else ())):
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _stored(tensor: Tensor, half: bool) -> tuple[Tensor, float]:
+    """A tensor as it is written, and the relative error this brings."""
+    stored = tensor.half() if half else tensor
+    return stored, ((stored.float() - tensor).norm() / tensor.norm().clamp_min(1e-12)).item()
 
 
 def _tensors_of(conditioning: Conditioning) -> list[Tensor]:
@@ -87,6 +98,8 @@ def _write(path: Path, trajectory: ReferenceTrajectory, version: str, **more: Te
     tensors = {"latents": trajectory.latents.contiguous(), "context": trajectory.context.contiguous(), **more}
     if trajectory.vector is not None:
         tensors["vector"] = trajectory.vector.contiguous()
+    if trajectory.noises is not None:
+        tensors["noises"] = trajectory.noises.contiguous()
     described = {
         "format": FORMAT,
         "semblance": version,
@@ -125,4 +138,5 @@ def _trajectory(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Referen
         context=tensors["context"].float(),
         vector=tensors["vector"].float() if "vector" in tensors else None,
         guidance=float(json.loads(metadata["guidance"])),
+        noises=tensors["noises"].float() if "noises" in tensors else None,
     )

@@ -1,0 +1,130 @@
+"""Pictures inverted for editing: the noise of every sampling step that leads to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..attention.host.display import show_text
+from ..attention.host.edit_friendly import draw_noises, invert_edit_friendly, replay, replay_sampler, start_after
+from ..attention.host.inversion import Conditioning, Inversion, require_latents
+from ..attention.host.latents import NOT_CHECKED, reconstruction_report, text_for
+from ..attention.host.trajectories import made_before
+from ..attention.scope import finite
+from ..version import VERSION
+from . import sockets
+from .inputs import (
+    CATEGORY,
+    inversion_check_input,
+    inversion_guidance_input,
+    inversion_steps_input,
+    inversion_text_input,
+    inversion_vae_input,
+    share_input,
+)
+
+
+class InvertEditFriendly(io.ComfyNode):
+    """Edit-friendly DDPM inversion of a batch of pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceInvertEditFriendly",
+            display_name="Invert Image (edit-friendly)",
+            category=CATEGORY,
+            description="Finds the noise of every sampling step that leads to a real picture. Sampled with these "
+            "noises and its own prompt the picture comes back; with another prompt it is edited and keeps its layout. "
+            "Give latent, sampler and sigmas to SamplerCustom.",
+            search_aliases=[
+                "edit friendly",
+                "ddpm inversion",
+                "ledits",
+                "invert",
+                "unsampler",
+                "edit real image",
+                "prompt to prompt",
+            ],
+            inputs=[
+                io.Model.Input("model", tooltip="The SD 1.5 or SDXL model you will sample with."),
+                io.Latent.Input("pictures", tooltip="The picture, from VAE Encode. A batch is inverted as one."),
+                inversion_text_input(
+                    "A prompt that says what is in the picture: one for all, or a batch with one for each. A CLIP "
+                    "stands for the empty prompt; without it the text is all zeros."
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What the guidance leads away from: the empty prompt in the paper. Without it, zeros.",
+                ),
+                inversion_vae_input(),
+                inversion_steps_input("Steps to the noise. The paper takes 100; sampling takes as many."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Of the noises that the picture is hidden in. Another seed gives other edits.",
+                ),
+                inversion_guidance_input(
+                    3.5, "CFG during the inversion; the paper's is 3.5. It counts only where text is a prompt."
+                ),
+                share_input(
+                    "skip",
+                    0.36,
+                    "The share of the steps that an edit leaves out at the start: the more, the closer it stays to "
+                    "the picture. The paper takes 0.36.",
+                    advanced=True,
+                ),
+                inversion_check_input(),
+            ],
+            outputs=[
+                sockets.Trajectory.Output("trajectory", tooltip="The pictures at every noise level, with the noises."),
+                io.Latent.Output("latent", tooltip="Where sampling starts, for a sampler that adds no noise."),
+                io.Sampler.Output("sampler", tooltip="Takes the found noise at each step, for SamplerCustom."),
+                io.Sigmas.Output("sigmas", tooltip="The steps, for SamplerCustom."),
+                io.String.Output("report", tooltip="How well the picture comes back; it is shown on the node too."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        pictures: dict[str, Any],
+        steps: int,
+        seed: int,
+        guidance: float,
+        skip: float,
+        check: bool,
+        text: Any = None,
+        negative: Conditioning | None = None,
+        vae: Any = None,
+    ) -> io.NodeOutput:
+        latents, numbers = pictures["samples"], pictures.get("batch_index")
+        require_latents(latents)
+        conditioning = text_for(model, text, finite(guidance, "The guidance"), negative)
+
+        def make() -> Inversion:
+            return invert_edit_friendly(model, latents, steps, conditioning, draw_noises(latents, steps, seed, numbers))
+
+        settings = ("edit-friendly", steps, seed, numbers)
+        trajectory = made_before(model, latents, settings, conditioning, make, VERSION).trajectory
+        skipped = min(round(steps * finite(skip, "The share to skip")), steps - 1)
+        report = NOT_CHECKED
+        if check:
+            report = reconstruction_report(model, trajectory, replay(model, trajectory, conditioning, skipped), vae)
+        show_text(cls.hidden.unique_id, report)
+        start = start_after(model, trajectory, skipped)
+        return io.NodeOutput(
+            trajectory,
+            {"samples": start.latent},
+            replay_sampler(trajectory),
+            start.sigmas,
+            report,
+            ui=ui.PreviewText(report),
+        )

@@ -10,9 +10,10 @@ from torch import Tensor
 from ..captions import full_captions, write_captions
 from ..world import PICTURE_SIZE, draw, sample_scenes
 from .diffusion import STEPS, add_noise, alphas_cumprod, sample, velocity_to
+from .grafting import graft
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import build_unet, unet_config
-from .parts import LATENT_SCALE, Autoencoder, TextContext
+from .parts import LATENT_SCALE, Autoencoder, TextContext, load_weights, part_exists
 from .pool import CHUNK, Pool, open_pool
 from .sheets import contact_sheet, save_picture
 
@@ -21,6 +22,8 @@ START_SHARE = 1 / 8  # examples of pure noise
 GUIDANCE = 3.0
 V_PREDICTION_KEY = "v_pred"  # by this empty key the host knows an SDXL model that predicts v
 POOL_SIZE = 16_384
+DONOR = "unet_sdxl"
+"""What the SD 1.5-like UNet starts from, where it has been trained."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -109,7 +112,10 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
     """Trains from a pool encoded once; writes `unet_TOPOLOGY` in the layout of the host's diffusion models."""
     seed_everything(plan.seed)
     device = best_device()
-    unet = build_unet(topology).to(device)  # not channels-last: its group norm is slow on a CPU in bf16
+    unet = build_unet(topology)
+    if topology == "sd15" and part_exists(DONOR):
+        graft(unet, load_weights(DONOR))  # half the training: form and texture are drawn the same way in both
+    unet = unet.to(device)  # not channels-last: its group norm is slow on a CPU in bf16
     denoiser = Denoiser(unet, topology, device)
     autoencoder = Autoencoder.load(topology, device)
 

@@ -6,6 +6,7 @@ from ..attention.host.files import register_folders
 
 register_folders()  # before the nodes list what is in them
 
+from .demo import LoadDemo  # noqa: E402
 from .inspect import ShowPatches  # noqa: E402
 from .instantstyle import InstantStyle  # noqa: E402
 from .inversion import AdaINLatent, InvertImage, LoadTrajectory, SaveTrajectory  # noqa: E402
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     AdaINLatent,
     SaveTrajectory,
     LoadTrajectory,
+    LoadDemo,
     ShowPatches,
 ]
 """Every node, in the order of the menu."""

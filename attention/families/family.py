@@ -24,6 +24,8 @@ class ModelFamily:
     styleid: tuple[str, ...]
     """Blocks in whose self-attention StyleID acts."""
     styleid_source: str
+    text_width: int | None = None
+    """Channels of the text it reads, where only that tells it from a family of the same blocks."""
 
     def preset(self, name: str) -> dict[str, float]:
         """Weight 1 for every block of the preset `style`, `layout`, `style + layout` or `all`."""
@@ -38,10 +40,13 @@ class ModelFamily:
         return dict.fromkeys(chosen[name], 1.0)
 
 
-def family_of(sites: Iterable[AttentionSite], known: Sequence[ModelFamily]) -> ModelFamily | None:
-    """The family whose blocks are exactly those of `sites`, or None."""
+def family_of(
+    sites: Iterable[AttentionSite], known: Sequence[ModelFamily], text_width: int | None = None
+) -> ModelFamily | None:
+    """The first family whose blocks are exactly those of `sites`, and whose text is `text_width` wide if it says so."""
     blocks = {site.block for site in sites}
-    return next((family for family in known if set(family.blocks) == blocks), None)
+    fitting = (family for family in known if family.text_width in (None, text_width))
+    return next((family for family in fitting if set(family.blocks) == blocks), None)
 
 
 def adapter_numbers(sites: Iterable[AttentionSite]) -> dict[AttentionSite, int]:

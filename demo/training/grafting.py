@@ -16,11 +16,11 @@ EXTRA_DECODER_BLOCKS = 3  # those of the lowest level, which SD 1.5 runs first
 
 
 @torch.no_grad()
-def graft(unet: Any, donor: Mapping[str, Tensor]) -> int:
+def graft(unet: Any, donor: Mapping[str, Tensor], topology: str) -> int:
     """Copies into `unet` every weight of `donor` that has a place there, and returns how many it copied."""
     copied = 0
     for name, weight in unet.state_dict().items():
-        given = donor.get(donor_name(name))
+        given = donor.get(donor_name(name) if topology == "sd15" else name)
         fitted = None if given is None else fit(given.to(weight), weight.shape)
         if fitted is not None:
             weight.copy_(fitted)

@@ -114,7 +114,7 @@ def test_the_sd15_network_starts_from_what_the_sdxl_one_has_learnt() -> None:
 
     unet, donor = build_unet("sd15"), build_unet("sdxl").state_dict()
     before = {name: weight.clone() for name, weight in unet.state_dict().items()}
-    copied = graft(unet, donor)
+    copied = graft(unet, donor, "sd15")
     after = unet.state_dict()
     assert torch.equal(after["output_blocks.3.0.in_layers.2.weight"], donor["output_blocks.0.0.in_layers.2.weight"])
     block = "transformer_blocks.0.attn2.to_k.weight"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -89,8 +90,7 @@ class Study:
     @torch.inference_mode()
     def sample(self, captions: Sequence[str], seed: int = NOISE_SEED, model: Any = None, steps: int = STEPS) -> Tensor:
         """Pictures (captions, 3, 128, 128) in 0..1: one run of KSampler, a row a caption."""
-        import nodes
-
+        nodes: Any = import_module("nodes")
         positive, negative = self.prompt(captions), self.prompt([""])
         latent = {"samples": torch.zeros(len(captions), 4, 16, 16)}
         settings = (seed, steps, GUIDANCE, "euler", "normal")
@@ -108,14 +108,16 @@ class Study:
         """The MODEL with the style of one drawn reference on it."""
         picture = draw(reference).pictures.movedim(1, -1)
         adapter = self.adapter(setting.adapter)
-        style = EncodeReference.execute(adapter, self.demo.clip_vision, {"picture0": picture}, "mean", "crop").result[0]
+        style = _first(
+            EncodeReference.execute(adapter, self.demo.clip_vision, {"picture0": picture}, "average", "crop")
+        )
         if setting.subtract:
             words = f"a {SHAPE_WORDS[SHAPES[int(reference.content.shape[0, 0])]][0]}"
-            style = SubtractContent.execute(style, self.demo.clip, words, setting.subtract).result[0]
+            style = _first(SubtractContent.execute(style, self.demo.clip, words, setting.subtract))
         custom = {"blocks": "custom", "weights": setting.blocks}
         blocks = custom if "=" in setting.blocks else {"blocks": setting.blocks}
         curve = {"curve": "constant"}
-        return InstantStyle.execute(self.demo.model, style, blocks, setting.strength, 0.0, 1.0, curve).result[0]
+        return _first(InstantStyle.execute(self.demo.model, style, blocks, setting.strength, 0.0, 1.0, curve))
 
     def adapter(self, name: str = "") -> LoadedAdapter:
         name = name or ADAPTERS[self.topology]
@@ -141,3 +143,8 @@ class Study:
 
     def _judge(self, made: Tensor) -> Measures:
         return measure(made, self.pairs.asked, self.pairs.references, self.judge)
+
+
+def _first(output: Any) -> Any:
+    """What a node gives at its first socket."""
+    return output.result[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import comfy.clip_vision
 import comfy.model_base
@@ -109,7 +109,8 @@ def _load_clip_vision() -> Any:
 def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Weights and configuration of one file."""
     try:
-        weights, metadata = comfy.utils.load_torch_file(str(DEMO_MODELS / f"{name}.safetensors"), return_metadata=True)
+        path = str(DEMO_MODELS / f"{name}.safetensors")
+        weights, metadata = cast(tuple[Any, Any], comfy.utils.load_torch_file(path, return_metadata=True))
         return weights, json.loads(metadata["config"])
     except Exception as fault:  # a missing or broken file makes the reader raise almost anything
         raise _damaged(name) from fault

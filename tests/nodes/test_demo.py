@@ -40,8 +40,8 @@ def topology(request: pytest.FixtureRequest) -> Topology:
 
 @pytest.fixture(scope="module")
 def demo(topology: Topology) -> Iterator[DemoModel]:
-    outputs = LoadDemo.execute(topology).result
-    yield DemoModel(*outputs)
+    outputs: Any = LoadDemo.execute(topology)
+    yield DemoModel(*outputs.result)
 
 
 def pictures(count: int = 8) -> torch.Tensor:
@@ -108,7 +108,7 @@ def test_words_and_pictures_share_one_space(demo: DemoModel) -> None:
     adapter = load_adapter(ADAPTER)
     seen = []
     for picture in draw(scenes).pictures.movedim(1, -1):
-        style, _ = encode_style(adapter, demo.clip_vision, {"picture0": picture[None]}, "mean", "crop", [])
+        style, _ = encode_style(adapter, demo.clip_vision, {"picture0": picture[None]}, "average", "crop", [])
         seen.append(style.reference.require_global().pictures[0])
     read = [embed_phrases(demo.clip, parse_phrases(caption), 64) for caption in full_captions(scenes)]
     likeness = (
@@ -122,7 +122,7 @@ def test_its_adapter_is_offered_and_fits_no_other_model() -> None:
     assert ADAPTER in file_names(DEMO_ADAPTERS)
     demo = load_demo("SDXL")
     picture = {"picture0": pictures(1).movedim(1, -1)}
-    style, _ = encode_style(load_adapter(ADAPTER), demo.clip_vision, picture, "mean", "crop", [])
+    style, _ = encode_style(load_adapter(ADAPTER), demo.clip_vision, picture, "average", "crop", [])
     with pytest.raises(ValueError, match="is made for Semblance demo"):
         InstantStyle.execute(demo.model, style, {"blocks": "style"}, 1.0, 0.0, 1.0, {"curve": "constant"})
 

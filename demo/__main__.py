@@ -1,4 +1,4 @@
-"""`nox -s demo`: runs the InstantStyle template on a real ComfyUI and shows what each setting does."""
+"""`nox -s demo`: the templates on a real ComfyUI with the demo models, a contact sheet each, and what they measure."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import argparse
 from pathlib import Path
 
 from hosting.library import ROOT, use_library
-from hosting.server import ComfyUIServer
-
-from .contact_sheet import contact_sheet
-from .picture import draw_style_picture
-from .run import Shot, compare, report, template_with
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "output", help="folder for the pictures")
-    output: Path = parser.parse_args().output
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "output", help="folder for pictures and page")
+    output: Path = parser.parse_args().output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     use_library()
-    from .stand_ins import write_models
+    from hosting.server import ComfyUIServer
+    from semblance.attention.host.demo_models import TOPOLOGIES
 
-    print("The models are tiny and random until trained ones ship: the pictures are noise by construction.")
-    style_picture = draw_style_picture(output / "reference.png")
-    with ComfyUIServer(extra_nodes=[ROOT / "tests" / "tiny_models"]) as server:
+    from . import instantstyle
+    from .page import Section, text_table, write_page
+    from .study import ADAPTERS, Study
+
+    sections: list[Section] = []
+    with ComfyUIServer() as server:
         print(f"ComfyUI is up at {server.url}.")
-        files = write_models(server)
-        prompt = template_with("instantstyle_content_subtraction", files, server.add_input(style_picture))
-        shots = compare(server, prompt, output)
-    sheet = contact_sheet([Shot("reference", style_picture), *shots], output / "contact_sheet.png")
-    print(report(shots))
-    print(f"The pictures are in {output}, side by side in {sheet}.")
+        for topology in ADAPTERS:
+            sheet = instantstyle.sheet(server, topology, output)
+            sections.append(Section(f"InstantStyle, {topology} demo model", instantstyle.CAPTION, sheet))
+    for topology in TOPOLOGIES:
+        study = Study.open(topology)
+        makers = [instantstyle.text_table, *([instantstyle.table] if topology in ADAPTERS else [])]
+        for make in makers:
+            table = make(study)
+            print(f"\n{topology} demo model\n{text_table(table)}")
+            sections.append(Section(f"Measured, {topology} demo model", instantstyle.TABLE_CAPTION, table=table))
+    print(f"\nThe page with the pictures: {write_page(sections, output / 'index.html')}")
 
 
 if __name__ == "__main__":

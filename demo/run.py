@@ -1,4 +1,4 @@
-"""One template, several settings: queued over ComfyUI's HTTP API, saved, measured."""
+"""A template as somebody would queue it: inputs changed, run over ComfyUI's HTTP API, the picture saved."""
 
 from __future__ import annotations
 
@@ -8,95 +8,74 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy
+import torch
 from PIL import Image
+from torch import Tensor
 
 from hosting.library import ROOT
 from hosting.server import ComfyUIServer, Progress, Prompt
 
-from .picture import CONTENT
-
-if TYPE_CHECKING:
-    from .stand_ins import ModelFiles
-
-SIDE = 128  # pixels
-STEPS = 12
-
-SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "plain": {"SemblanceInstantStyle": {"strength": 0.0}},
-    "all blocks": {"SemblanceInstantStyle": {"blocks": "all"}, "SemblanceSubtractContent": {"strength": 0.0}},
-    "style block": {"SemblanceInstantStyle": {"blocks": "style"}, "SemblanceSubtractContent": {"strength": 0.0}},
-    "style block, star subtracted": {
-        "SemblanceInstantStyle": {"blocks": "style"},
-        "SemblanceSubtractContent": {"strength": 0.5, "text": CONTENT},
-    },
-}
-"""For each picture of the contact sheet, the inputs it changes in the template, by node type."""
+Changes = Mapping[str, Mapping[str, Any]]
+"""Inputs to change, by the type or the title of their node; `class_type` among them swaps the node for another."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture with its name, and how long it took."""
+    """A picture with its name and what was measured on it."""
 
     name: str
     picture: Path
+    note: str = ""
     seconds: float = 0.0
 
 
-def template_with(name: str, files: ModelFiles, style_picture: str) -> Prompt:
-    """The API form of a template, loading `files` and `style_picture`, at the size of the demo."""
-    prompt: Prompt = json.loads((ROOT / "tests" / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    changes = {
-        "CheckpointLoaderSimple": {"ckpt_name": files.checkpoint},
-        "SemblanceLoadAdapter": {"file": files.adapter},
-        "CLIPVisionLoader": {"clip_name": files.image_encoder},
-        "LoadImage": {"image": style_picture},
-        "EmptyLatentImage": {"width": SIDE, "height": SIDE},
-        "KSampler": {"steps": STEPS},
-    }
-    return changed(prompt, changes)
+def template(name: str) -> Prompt:
+    """The API form of a template in workflows/."""
+    return json.loads((ROOT / "tests" / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def changed(prompt: Prompt, changes: Mapping[str, Mapping[str, Any]]) -> Prompt:
-    """A copy of `prompt` with inputs changed, by node type."""
+def changed(prompt: Prompt, changes: Changes) -> Prompt:
+    """A copy of `prompt` with inputs changed, and nodes swapped: the demo model for a checkpoint, for instance."""
+    return {node_id: _changed_node(node, changes) for node_id, node in prompt.items()}
+
+
+def _changed_node(node: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    new = {**changes.get(node["class_type"], {}), **changes.get(node["_meta"]["title"], {})}
+    swapped = new.pop("class_type", None)
     return {
-        node_id: {**node, "inputs": {**node["inputs"], **changes.get(node["class_type"], {})}}
-        for node_id, node in prompt.items()
+        **node,
+        "class_type": swapped or node["class_type"],
+        "inputs": new if swapped else {**node["inputs"], **new},
     }
 
 
-def compare(server: ComfyUIServer, prompt: Prompt, output: Path) -> list[Shot]:
-    """Runs `prompt` once for each of SETTINGS and saves the pictures in `output`."""
-    return [_shoot(server, name, changed(prompt, changes), output) for name, changes in SETTINGS.items()]
-
-
-def report(shots: list[Shot]) -> str:
-    """What was measured, one picture a line; the first is the one the others are compared with."""
-    plain = _levels(shots[0])
-    lines = [f"{'picture':32}{'seconds':>9}{'difference from plain':>24}"]
-    for shot in shots:
-        difference = numpy.abs(_levels(shot) - plain).mean()
-        lines.append(f"{shot.name:32}{shot.seconds:9.1f}{difference:17.2f} of 255")
-    return "\n".join(lines)
-
-
-def _shoot(server: ComfyUIServer, name: str, prompt: Prompt, output: Path) -> Shot:
+def shoot(server: ComfyUIServer, name: str, prompt: Prompt, path: Path) -> Shot:
+    """Runs the prompt, which saves one picture, and keeps that at `path`."""
     started = time.perf_counter()
     history = server.run(prompt, on_progress=lambda progress: _show(name, progress))
-    seconds = time.perf_counter() - started
     (saved,) = server.outputs(history)
-    picture = output / f"{name.replace(',', '').replace(' ', '_')}.png"
-    shutil.copyfile(saved, picture)
-    print(f"\r{name}: {seconds:.1f} s".ljust(60))
-    return Shot(name, picture, seconds)
+    shutil.copyfile(saved, path)
+    shot = Shot(name, path, seconds=time.perf_counter() - started)
+    print(f"\r{name}: {shot.seconds:.1f} s".ljust(70))
+    return shot
+
+
+def save_tensor(picture: Tensor, path: Path) -> Path:
+    """Saves (3, height, width) in 0..1 and returns where."""
+    Image.fromarray((picture.movedim(0, -1) * 255).round().byte().numpy()).save(path)
+    return path
+
+
+def read_tensor(path: Path) -> Tensor:
+    """A picture as (1, 3, height, width) in 0..1."""
+    with Image.open(path) as picture:
+        rgb = picture.convert("RGB")
+        levels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
+        return levels.reshape(1, rgb.height, rgb.width, 3).movedim(-1, 1) / 255
 
 
 def _show(name: str, progress: Progress) -> None:
     if progress.maximum > 1:
-        print(f"\r{name}: step {progress.value} of {progress.maximum}".ljust(60), end="", flush=True)
-
-
-def _levels(shot: Shot) -> numpy.ndarray[Any, numpy.dtype[numpy.float64]]:
-    return numpy.asarray(Image.open(shot.picture).convert("RGB"), dtype=numpy.float64)
+        print(f"\r{name}: step {progress.value} of {progress.maximum}".ljust(70), end="", flush=True)

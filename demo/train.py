@@ -8,6 +8,8 @@ from hosting.library import use_library
 
 from .training.loop import Plan
 
+_UNET_STEPS = {"sdxl": 12_000, "sd15": 2_000}  # the second starts from the first
+
 
 def main(given: list[str] | None = None) -> None:
     arguments = _arguments(given)
@@ -45,7 +47,8 @@ def _vision(arguments: argparse.Namespace) -> None:
 def _unet(arguments: argparse.Namespace) -> None:
     from .training.unet import train_unet
 
-    plan = Plan(f"unet_{arguments.topology}", arguments.steps or 8000, 1e-3, arguments.seed, average=0.998)
+    steps = arguments.steps or _UNET_STEPS[arguments.topology]
+    plan = Plan(f"unet_{arguments.topology}", steps, 1e-3, arguments.seed, average=0.998)
     train_unet(plan, arguments.topology)
 
 

@@ -7,6 +7,7 @@ from ..attention.host.files import register_folders
 register_folders()  # before the nodes list what is in them
 
 from .consistory import ConsiStory  # noqa: E402
+from .demo import LoadDemo  # noqa: E402
 from .edit_friendly import InvertEditFriendly  # noqa: E402
 from .inspect import ShowPatches  # noqa: E402
 from .instantstyle import InstantStyle  # noqa: E402
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTrajectory,
     StoryPrompts,
     ConsiStory,
+    LoadDemo,
     ShowPatches,
 ]
 """Every node, in the order of the menu."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..attention.host.display import show_text
-from ..attention.host.files import ADAPTERS, CLIP_VISION, TEXT_ENCODERS
+from ..attention.host.files import ADAPTERS, CLIP_VISION, DEMO_ADAPTERS, TEXT_ENCODERS
 from ..attention.host.text import PUBLISHED as PUBLISHED_CLIP
 from ..attention.host.text import load_text_tower
 from ..attention.host.weights import PUBLISHED, load_adapter
@@ -28,9 +28,10 @@ class LoadAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=file_options(ADAPTERS),
-                    tooltip="A file in models/ipadapter. Base, light, vit-G, plus, plus-face, full-face and "
-                    "composition adapters for SD 1.5 and SDXL are recognised by their contents, whatever their names.",
+                    options=file_options(ADAPTERS, DEMO_ADAPTERS),
+                    tooltip="A file in models/ipadapter, or semblance_demo for Load Demo Model. Base, light, vit-G, "
+                    "plus, plus-face, full-face and composition adapters for SD 1.5 and SDXL are recognised by their "
+                    "contents, whatever their names.",
                 )
             ],
             outputs=[
@@ -43,7 +44,7 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        return missing_file(file, ADAPTERS, published=PUBLISHED)
+        return missing_file(file, ADAPTERS, DEMO_ADAPTERS, published=PUBLISHED)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 Variant = Literal["base", "plus", "full"]
 
-FAMILY_OF_TEXT_WIDTH: Mapping[int, str] = {768: "SD 1.5", 1024: "SD 2.x", 2048: "SDXL"}
+FAMILY_OF_TEXT_WIDTH: Mapping[int, str] = {
+    64: "Semblance demo (SD 1.5)",
+    128: "Semblance demo (SDXL)",
+    768: "SD 1.5",
+    1024: "SD 2.x",
+    2048: "SDXL",
+}
 
 
 class UnknownAdapter(ValueError):
@@ -26,6 +32,7 @@ class ImageEncoder:
     published: str
 
 
+DEMO_VIT = ImageEncoder("the demo image encoder", "clip_vision.safetensors", "Load Demo Model")
 VIT_L = ImageEncoder("CLIP ViT-L", "clip_vision_l.safetensors", "huggingface.co/openai/clip-vit-large-patch14")
 VIT_H = ImageEncoder(
     "OpenCLIP ViT-H",
@@ -37,8 +44,8 @@ VIT_BIGG = ImageEncoder(
     "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors",
     "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",
 )
-ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {768: VIT_L, 1024: VIT_H, 1280: VIT_BIGG}
-ENCODER_OF_PATCHES: Mapping[int, ImageEncoder] = {1024: VIT_L, 1280: VIT_H, 1664: VIT_BIGG}
+ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {64: DEMO_VIT, 768: VIT_L, 1024: VIT_H, 1280: VIT_BIGG}
+ENCODER_OF_PATCHES: Mapping[int, ImageEncoder] = {128: DEMO_VIT, 1024: VIT_L, 1280: VIT_H, 1664: VIT_BIGG}
 
 
 @dataclass(frozen=True)

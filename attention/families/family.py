@@ -43,6 +43,9 @@ class ModelFamily:
     levels: int
     """Resolutions of the UNet, each half of the one before."""
 
+    text_width: int | None = None
+    """Channels of the text it reads, where only that tells it from a family of the same blocks."""
+
     def grid(self, block: str, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of a block's tokens on a latent of `size`."""
         part, number = block.split(".")
@@ -67,10 +70,13 @@ class ModelFamily:
         return dict.fromkeys(chosen[name], 1.0)
 
 
-def family_of(sites: Iterable[AttentionSite], known: Sequence[ModelFamily]) -> ModelFamily | None:
-    """The family whose blocks are exactly those of `sites`, or None."""
+def family_of(
+    sites: Iterable[AttentionSite], known: Sequence[ModelFamily], text_width: int | None = None
+) -> ModelFamily | None:
+    """The first family whose blocks are exactly those of `sites`, and whose text is `text_width` wide if it says so."""
     blocks = {site.block for site in sites}
-    return next((family for family in known if set(family.blocks) == blocks), None)
+    fitting = (family for family in known if family.text_width in (None, text_width))
+    return next((family for family in fitting if set(family.blocks) == blocks), None)
 
 
 def adapter_numbers(sites: Iterable[AttentionSite]) -> dict[AttentionSite, int]:

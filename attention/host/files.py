@@ -14,12 +14,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 ADAPTERS = "ipadapter"
+DEMO_ADAPTERS = "semblance_demo_ipadapter"
 STYLES = "semblance_styles"
 TRAJECTORIES = "semblance_trajectories"
 SAVED = {STYLES: "style", TRAJECTORIES: "trajectory"}
 """What our own folders hold, in words."""
 CLIP_VISION = "clip_vision"
 TEXT_ENCODERS = "text_encoders"
+
+DEMO_MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
+"""The small models that come with the pack."""
 
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 """Characters that some system refuses in a file's name, or reads as something else."""
@@ -33,6 +37,7 @@ def register_folders() -> None:
     """Makes our model folders known to ComfyUI, beside those other packs or extra_model_paths.yaml registered."""
     models = Path(folder_paths.models_dir)
     _register(ADAPTERS, models / "ipadapter", set(folder_paths.supported_pt_extensions))
+    _register(DEMO_ADAPTERS, DEMO_MODELS / "ipadapter", {".safetensors"})
     _register(STYLES, models / "semblance" / "styles", {".safetensors"})
     _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
 
@@ -51,7 +56,9 @@ def find_file(name: str | None, *folders: str, published: str = "") -> Path:
         path = folder_paths.get_full_path(folder, name) if name else None
         if path is not None:
             return Path(path)
-    searched = " or ".join(str(path) for folder in folders for path in folder_paths.get_folder_paths(folder))
+    # Not the pack's own folder: nobody should put anything there.
+    own = [folder for folder in folders if folder != DEMO_ADAPTERS]
+    searched = " or ".join(str(path) for folder in own for path in folder_paths.get_folder_paths(folder))
     source = f" It is published at {published}." if published else ""
     wanted = f"The file '{name}' is not" if name else "No file is"
     raise UnreadableFile(f"{wanted} in {searched}. Put it there and press R to refresh.{source}")

@@ -51,15 +51,15 @@ def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
     unet = model.model.diffusion_model
     sites = attention_sites(unet) if hasattr(unet, "output_blocks") else ()
-    family = family_of(sites, FAMILIES)
-    if family is None:
-        known = " or ".join(family.name for family in FAMILIES)
+    layers = {site: _attention_layer(unet, site) for site in sites}
+    text_width = next((layer.to_k.in_features for site, layer in layers.items() if site.kind == "cross"), None)
+    family = family_of(sites, FAMILIES, text_width)
+    if family is None or text_width is None:
+        known = " or ".join(family.name for family in FAMILIES if family.text_width is None)
         raise ValueError(
             f"This model ({type(model.model).__name__}) does not have the attention blocks of {known}: it is of "
             f"another family, or a thinned copy such as SSD-1B. Load an {known} checkpoint."
         )
-    layers = {site: _attention_layer(unet, site) for site in sites}
-    text_width = next(layer.to_k.in_features for site, layer in layers.items() if site.kind == "cross")
     return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
 
 

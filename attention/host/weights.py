@@ -18,7 +18,7 @@ from ..call import AttentionSite
 from ..families import adapter_numbers
 from ..methods.instantstyle import ImageTokens
 from ..reference import StyleReference
-from .files import ADAPTERS, UnreadableFile, find_file, load_tensors
+from .files import ADAPTERS, DEMO_ADAPTERS, UnreadableFile, find_file, load_tensors
 from .patching import ModelMap
 
 PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
@@ -70,7 +70,7 @@ def load_adapter(name: str) -> LoadedAdapter:
 
     Raises UnreadableFile when it is missing, damaged, or not an IP-Adapter this pack can use.
     """
-    path = find_file(name, ADAPTERS, published=PUBLISHED)
+    path = find_file(name, ADAPTERS, DEMO_ADAPTERS, published=PUBLISHED)
     try:
         return manage_adapter(name, flatten(load_tensors(path)))
     except UnknownAdapter as unknown:

@@ -57,8 +57,8 @@ _UNET_OWN: dict[str, dict[str, Any]] = {
         "adm_in_channels": EMBED_WIDTH + 6 * 256,  # pooled text and six numbers of size and crop
     },
     "sd15": {
-        "model_channels": 32,
-        "channel_mult": [1, 2, 2, 3],
+        "model_channels": 64,
+        "channel_mult": [1, 1, 1, 1],
         "num_res_blocks": [2, 2, 2, 2],
         "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
         "transformer_depth_middle": 1,

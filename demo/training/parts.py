@@ -15,11 +15,20 @@ Variant = Literal["base", "plus"]
 LATENT_SCALE = {"sdxl": 0.13025, "sd15": 0.18215}  # the host's latent formats
 
 
-def load_part(model: nn.Module, name: str, device: torch.device) -> Any:
-    """Fills `model` from models/NAME.safetensors, frozen, ready to use."""
+def part_exists(name: str) -> bool:
+    return (MODELS_FOLDER / f"{name}.safetensors").exists()
+
+
+def load_weights(name: str) -> dict[str, Tensor]:
+    """The weights in models/NAME.safetensors, in float32."""
     weights = load_file(MODELS_FOLDER / f"{name}.safetensors")
     weights.pop("v_pred", None)
-    missing, unexpected = model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
+    return {key: value.float() for key, value in weights.items()}
+
+
+def load_part(model: nn.Module, name: str, device: torch.device) -> Any:
+    """Fills `model` from models/NAME.safetensors, frozen, ready to use."""
+    missing, unexpected = model.load_state_dict(load_weights(name), strict=False)
     if unexpected or any("position_ids" not in key for key in missing):
         raise RuntimeError(f"models/{name}.safetensors does not fit this code: train it again. {missing} {unexpected}")
     return model.to(device).eval().requires_grad_(False)

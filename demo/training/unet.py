@@ -10,17 +10,22 @@ from torch import Tensor
 from ..captions import full_captions, write_captions
 from ..world import PICTURE_SIZE, draw, sample_scenes
 from .diffusion import STEPS, add_noise, alphas_cumprod, sample, velocity_to
+from .grafting import graft
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import build_unet, unet_config
-from .parts import LATENT_SCALE, Autoencoder, TextContext
+from .parts import LATENT_SCALE, Autoencoder, TextContext, load_weights, part_exists
 from .pool import CHUNK, Pool, open_pool
 from .sheets import contact_sheet, save_picture
 
 EMPTY_SHARE = 0.1  # captions left empty, for guidance
 START_SHARE = 1 / 8  # examples of pure noise
+UNPOOLED_SHARE = 0.9
+"""Examples without the pooled text: what comes in by it goes past cross-attention, where adapters act."""
 GUIDANCE = 3.0
 V_PREDICTION_KEY = "v_pred"  # by this empty key the host knows an SDXL model that predicts v
 POOL_SIZE = 16_384
+DONOR = "unet_sdxl"
+"""What both UNets start from, where it has been trained: the SDXL-like one goes on, the other takes what fits."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -60,10 +65,15 @@ class CaptionedPool:
         """At the topology's own scale: (rows, 4, 16, 16)."""
         return self.pool.latents[rows].to(self.pooled) * (LATENT_SCALE[topology] / LATENT_SCALE["sdxl"])
 
-    def conditions(self, rows: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
-        """Context and pooled text of these rows, with those marked in `empty` (rows,) left without words."""
-        rows = torch.where(empty, len(self.pool), rows)
-        return self.contexts[rows].float(), self.pooled[rows]
+    def conditions(self, rows: Tensor, empty: Tensor, unpooled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Context and pooled text of these rows.
+
+        Those marked in `empty` (rows,) have no words, those in `unpooled` (rows,) no pooled text.
+        """
+        nothing = len(self.pool)
+        rows = torch.where(empty, nothing, rows)
+        pooled = rows if unpooled is None else torch.where(unpooled, nothing, rows)
+        return self.contexts[rows].float(), self.pooled[pooled]
 
 
 class Denoiser:
@@ -109,7 +119,10 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
     """Trains from a pool encoded once; writes `unet_TOPOLOGY` in the layout of the host's diffusion models."""
     seed_everything(plan.seed)
     device = best_device()
-    unet = build_unet(topology).to(device)  # not channels-last: its group norm is slow on a CPU in bf16
+    unet = build_unet(topology)
+    if part_exists(DONOR):
+        graft(unet, load_weights(DONOR), topology)  # form and texture are drawn the same way in both
+    unet = unet.to(device)  # not channels-last: its group norm is slow on a CPU in bf16
     denoiser = Denoiser(unet, topology, device)
     autoencoder = Autoencoder.load(topology, device)
 
@@ -121,7 +134,8 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
         generator = torch.Generator().manual_seed(plan.seed + step)
         rows = torch.randint(POOL_SIZE, (batch,), generator=generator)
         empty = torch.rand(batch, generator=generator) < EMPTY_SHARE
-        prompt = denoiser.conditions(*pool().conditions(rows, empty), picture_sizes(batch, generator))
+        unpooled = torch.rand(batch, generator=generator) < UNPOOLED_SHARE
+        prompt = denoiser.conditions(*pool().conditions(rows, empty, unpooled), picture_sizes(batch, generator))
         return denoising_loss(lambda x, t: denoiser(x, t, prompt), pool().latents(rows, topology), generator)
 
     def validate(step: int) -> dict[str, float]:

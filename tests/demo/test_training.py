@@ -106,3 +106,22 @@ def test_an_adapter_for_some_blocks_trains_those_alone_and_keeps_the_files_layou
     assert {site.block for site in adapter.trained_sites} == {"output.1"} and len(numbers) == 2
     assert {name.split(".")[0] for name in trained} == numbers
     assert len(recognise(adapter.state_dict()).widths) == len(adapter.numbers)
+
+
+def test_the_sd15_network_starts_from_what_the_sdxl_one_has_learnt() -> None:
+    from semblance.demo.training.grafting import graft
+    from semblance.demo.training.networks import build_unet
+
+    unet, donor = build_unet("sd15"), build_unet("sdxl").state_dict()
+    before = {name: weight.clone() for name, weight in unet.state_dict().items()}
+    copied = graft(unet, donor, "sd15")
+    after = unet.state_dict()
+    assert torch.equal(after["output_blocks.3.0.in_layers.2.weight"], donor["output_blocks.0.0.in_layers.2.weight"])
+    block = "transformer_blocks.0.attn2.to_k.weight"
+    towers = donor[f"input_blocks.4.1.{block}"].chunk(2, dim=1)
+    assert torch.equal(after[f"input_blocks.4.1.{block}"], towers[0] + towers[1])
+    linear, convolution = donor["input_blocks.4.1.proj_in.weight"], after["input_blocks.4.1.proj_in.weight"]
+    assert torch.equal(convolution[:, :, 0, 0], linear)
+    for fresh in ("input_blocks.10.0.in_layers.2.weight", "output_blocks.0.0.in_layers.2.weight"):
+        assert torch.equal(after[fresh], before[fresh])
+    assert 0.6 * len(after) < copied < len(after)

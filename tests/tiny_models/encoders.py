@@ -24,7 +24,7 @@ CLIP_KINDS: tuple[ClipKind, ...] = get_args(ClipKind)
 VISION_KINDS: tuple[VisionKind, ...] = get_args(VisionKind)
 
 # Pictures and texts meet at these widths (real: 768, 1024, 1280).
-TEXT_WIDTH: Mapping[VisionKind, int] = {"l": 48, "h": 64, "g": 80}
+TEXT_WIDTH: Mapping[VisionKind, int] = {"l": 48, "h": 64, "g": 88}
 # Width of the patch tokens (real: 1024, 1280, 1664).
 VISION_WIDTH: Mapping[VisionKind, int] = {"l": 64, "h": 80, "g": 104}
 VISION_SIZE = 56  # pixels; 4 x 4 patches and the class token

@@ -23,7 +23,7 @@ from semblance.tests.tiny_models import (
 
 FAMILIES: tuple[Family, ...] = ("sd15", "sdxl")
 LAYERS = {"sd15": 16, "sdxl": 70}
-TEXT = {"sd15": 48, "sdxl": 128}
+TEXT = {"sd15": 48, "sdxl": 136}
 
 
 def nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -42,7 +42,7 @@ def without(tensors: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize(
     ("variant", "found", "tokens", "clip_width"),
-    [("base", "base", 4, {"sd15": 64, "sdxl": 80}), ("plus", "plus", 16, 80), ("full-face", "full", 257, 80)],
+    [("base", "base", 4, {"sd15": 64, "sdxl": 88}), ("plus", "plus", 16, 80), ("full-face", "full", 257, 80)],
 )
 def test_the_variant_and_its_sizes_are_read_off_the_shapes(
     kind: Family, variant: Any, found: str, tokens: int, clip_width: Any

@@ -1,0 +1,116 @@
+"""InstantStyle on the demo models: a contact sheet by the template, and figures over many pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hosting.server import ComfyUIServer
+
+from .captions import SHAPE_WORDS, content_captions, full_captions
+from .contact_sheet import contact_sheet
+from .metrics import Measures, estimate, measure
+from .probe import style_gained
+from .run import Shot, changed, read_tensor, save_tensor, shoot, template
+from .shapes import SHAPES
+from .study import ADAPTERS, PAIRS, PER_REFERENCE, Pairs, Setting, Study
+from .world import Scenes, draw
+
+if TYPE_CHECKING:
+    from semblance.attention.host.demo_models import Topology
+
+TEMPLATE = "instantstyle_demo"
+SHEET_ROWS = 4
+SETTINGS = (
+    Setting("all blocks", "all"),
+    Setting("style blocks", "style"),
+    Setting("style blocks, content subtracted", "style", subtract=0.5),
+)
+
+
+def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
+    """Held-out references in rows: the reference, the plain picture, and each of SETTINGS, over the HTTP API."""
+    from .training.judge import load_judge
+
+    pairs, judge = Pairs.draw(SHEET_ROWS, 1), load_judge()
+    rows: list[list[Shot]] = []
+    for row in range(SHEET_ROWS):
+        asked, reference = pairs.asked.take(torch.tensor([row])), pairs.references.take(torch.tensor([row]))
+        (words,) = content_captions(asked)
+        stem = f"{_slug(topology)}_{row + 1}"
+        picture = save_tensor(draw(reference, 256).pictures[0], output / f"{stem}_reference.png")
+        uploaded = server.add_input(picture)
+        shots = [Shot("reference", picture, full_captions(reference)[0].replace(", ", ",\n", 1))]
+        for setting in (Setting("plain", strength=0.0), *SETTINGS):
+            prompt = changed(template(TEMPLATE), _inputs(setting, topology, words, uploaded, _shape(reference)))
+            shot = shoot(server, f"{words}, {setting.name}", prompt, output / f"{stem}_{_slug(setting.name)}.png")
+            found = measure(read_tensor(shot.picture), asked, reference, judge)
+            shots.append(Shot(setting.name, shot.picture, f"{words}\n{_figures(found)}"))
+        rows.append(shots)
+    return contact_sheet(rows, output / f"instantstyle_{_slug(topology)}.png")
+
+
+def table(study: Study) -> list[list[str]]:
+    """What SETTINGS do over PAIRS pictures; the first row holds the headings."""
+    plain = study.plain()
+    rows = [["setting", "style gained", "colours, Delta E", "texture, 0..1", "reference's shape seen", "shape right"]]
+    rows.append(_row("plain", plain, plain))
+    for setting in SETTINGS:
+        rows.append(_row(setting.name, study.with_setting(setting), plain))
+    return rows
+
+
+def text_table(study: Study) -> list[list[str]]:
+    """How well the demo model draws what it is told, with no reference at all."""
+    asked = study.pairs.asked
+    made = study.sample(full_captions(asked))
+    found = measure(made, asked, asked, study.judge)
+    chance = measure(draw(study.pairs.references).pictures, asked, asked, study.judge)
+    heads = ["prompt alone", "shape right", "place right", "colours, Delta E", "texture, 0..1"]
+    names = ("shape_right", "place_right", "palette", "texture")
+    return [heads] + [
+        [what, *(str(estimate(measures[name])) for name in names)]
+        for what, measures in (("the demo model", found), ("another drawing", chance))
+    ]
+
+
+def _row(name: str, found: Measures, plain: Measures) -> list[str]:
+    values = [str(estimate(found[key], PER_REFERENCE)) for key in ("palette", "texture", "leaked", "shape_right")]
+    return [name, f"{style_gained(found, plain):.0%}", *values]
+
+
+def _inputs(setting: Setting, topology: Topology, words: str, picture: str, shape: str) -> dict[str, dict[str, Any]]:
+    return {
+        "SemblanceLoadDemo": {"topology": topology},
+        "SemblanceLoadAdapter": {"file": ADAPTERS[topology]},
+        "Prompt": {"text": words},
+        "LoadImage": {"image": picture},
+        "SemblanceSubtractContent": {"text": f"a {shape}", "strength": setting.subtract},
+        "SemblanceInstantStyle": {"blocks": setting.blocks, "strength": setting.strength},
+    }
+
+
+def _figures(found: Measures) -> str:
+    right = "shape right" if found["shape_right"].item() else "shape wrong"
+    leaked = ", the reference's" if found["leaked"].item() else ""
+    return f"colours {found['palette'].item():.0f}, texture {found['texture'].item():.2f}, {right}{leaked}"
+
+
+def _shape(scene: Scenes) -> str:
+    return SHAPE_WORDS[SHAPES[int(scene.content.shape[0, 0])]][0]
+
+
+def _slug(text: str) -> str:
+    return "".join(letter for letter in text.lower().replace(" ", "_") if letter.isalnum() or letter == "_")
+
+
+CAPTION = (
+    f"Four held-out references, by the template {TEMPLATE}. Under each picture: the distance of its colours (Delta E) "
+    "and of its texture (0 the same, 1 nothing in common) from the asked content drawn in the reference's style."
+)
+TABLE_CAPTION = (
+    f"Means over {PAIRS} pictures with 95 % intervals, resampled by reference. Style gained: the share of plain's "
+    "distance to the reference's style that is gone, over colours, texture and features."
+)

@@ -1,0 +1,150 @@
+"""The demo models on the real ComfyUI in this process: many pictures a setting, with what the nodes themselves run.
+
+`hosting.library.use_library` comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semblance.attention.host.demo_models import DemoModel, Topology, load_demo
+from semblance.attention.host.weights import LoadedAdapter, load_adapter
+from semblance.nodes.instantstyle import InstantStyle
+from semblance.nodes.reference import EncodeReference, SubtractContent
+
+from .captions import SHAPE_WORDS, content_captions
+from .metrics import Measures, measure
+from .shapes import SHAPES
+from .training.judge import Judge, load_judge
+from .world import Scenes, draw, single_shapes
+
+REFERENCES, PER_REFERENCE = 16, 4
+PAIRS = REFERENCES * PER_REFERENCE
+STEPS, GUIDANCE = 20, 3.0
+NOISE_SEED = 20261
+ADAPTERS: Mapping[Topology, str] = {
+    "SD 1.5": "semblance_demo_sd15.safetensors",
+}
+"""Base adapters; the SDXL-like model has none yet that brings a style over (see models/README.md)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a reference acts; `blocks` is a preset of the family, or weights such as "output.1=1"."""
+
+    name: str
+    blocks: str = "style"
+    strength: float = 1.0
+    subtract: float = 0.0
+    adapter: str = ""
+    """A file other than the base adapter trained on all blocks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What is asked for and in whose style: held-out drawings, PER_REFERENCE contents to each reference in a row."""
+
+    asked: Scenes
+    references: Scenes
+
+    @classmethod
+    def draw(cls, references: int = REFERENCES, per_reference: int = PER_REFERENCE, seed: int = 902) -> Pairs:
+        """No asked shape is its reference's, so that a leaked shape can be told from an asked one."""
+        shown = single_shapes(references, seed, "held_out").take(
+            torch.arange(references).repeat_interleave(per_reference)
+        )
+        asked = single_shapes(references * per_reference, seed + 1, "held_out")
+        shape = asked.content.shape.clone()
+        same = shape[:, 0] == shown.content.shape[:, 0]
+        shape[same, 0] = (shape[same, 0] + 1 + torch.arange(int(same.sum())) % (len(SHAPES) - 1)) % len(SHAPES)
+        return cls(Scenes(replace(asked.content, shape=shape), asked.style), shown)
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One topology's demo model with its adapters, and the classifier that judges what it makes."""
+
+    topology: Topology
+    demo: DemoModel
+    judge: Judge
+    _adapters: dict[str, LoadedAdapter] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, topology: Topology) -> Study:
+        return cls(topology, load_demo(topology), load_judge())
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        return Pairs.draw()
+
+    @torch.inference_mode()
+    def sample(self, captions: Sequence[str], seed: int = NOISE_SEED, model: Any = None, steps: int = STEPS) -> Tensor:
+        """Pictures (captions, 3, 128, 128) in 0..1: one run of KSampler, a row a caption."""
+        nodes: Any = import_module("nodes")
+        positive, negative = self.prompt(captions), self.prompt([""])
+        latent = {"samples": torch.zeros(len(captions), 4, 16, 16)}
+        settings = (seed, steps, GUIDANCE, "euler", "normal")
+        (made,) = nodes.common_ksampler(model or self.demo.model, *settings, positive, negative, latent)
+        return self.demo.vae.decode(made["samples"]).movedim(-1, 1).clamp(0, 1)
+
+    def prompt(self, captions: Sequence[str]) -> list[list[Any]]:
+        """Captions as one CONDITIONING with a row each."""
+        encoded = [self.demo.clip.encode_from_tokens(self.demo.clip.tokenize(c), return_pooled=True) for c in captions]
+        context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        return [[context, {"pooled_output": pooled}]]
+
+    @torch.inference_mode()
+    def styled(self, setting: Setting, reference: Scenes) -> Any:
+        """The MODEL with the style of one drawn reference on it."""
+        picture = draw(reference).pictures.movedim(1, -1)
+        adapter = self.adapter(setting.adapter)
+        style = _first(
+            EncodeReference.execute(adapter, self.demo.clip_vision, {"picture0": picture}, "average", "crop")
+        )
+        if setting.subtract:
+            words = f"a {SHAPE_WORDS[SHAPES[int(reference.content.shape[0, 0])]][0]}"
+            style = _first(SubtractContent.execute(style, self.demo.clip, words, setting.subtract))
+        custom = {"blocks": "custom", "weights": setting.blocks}
+        blocks = custom if "=" in setting.blocks else {"blocks": setting.blocks}
+        curve = {"curve": "constant"}
+        return _first(InstantStyle.execute(self.demo.model, style, blocks, setting.strength, 0.0, 1.0, curve))
+
+    def adapter(self, name: str = "") -> LoadedAdapter:
+        name = name or ADAPTERS[self.topology]
+        if name not in self._adapters:
+            self._adapters[name] = load_adapter(name)
+        return self._adapters[name]
+
+    def plain(self) -> Measures:
+        """The asked contents with no reference, judged against the references' styles."""
+        return self._judge(self.sample(content_captions(self.pairs.asked)))
+
+    def with_setting(self, setting: Setting) -> Measures:
+        """The asked contents in the references' styles."""
+        return self._judge(self.pictures(setting, self.pairs))
+
+    def pictures(self, setting: Setting, pairs: Pairs) -> Tensor:
+        captions = content_captions(pairs.asked)
+        made = []
+        for row in range(0, len(pairs), PER_REFERENCE):
+            model = self.styled(setting, pairs.references.take(torch.tensor([row])))
+            made.append(self.sample(captions[row : row + PER_REFERENCE], NOISE_SEED + row, model))
+        return torch.cat(made)
+
+    def _judge(self, made: Tensor) -> Measures:
+        return measure(made, self.pairs.asked, self.pairs.references, self.judge)
+
+
+def _first(output: Any) -> Any:
+    """What a node gives at its first socket."""
+    return output.result[0]

@@ -1,0 +1,45 @@
+"""Load Demo Model: the small models that come with the pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..attention.host.demo_models import TOPOLOGIES, load_demo
+from .inputs import CATEGORY
+
+
+class LoadDemo(io.ComfyNode):
+    """A whole small diffusion model from the pack's own folder, to try a method before downloading a large one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceLoadDemo",
+            display_name="Load Demo Model",
+            category=CATEGORY,
+            description="Opens a small model that comes with Semblance, so that a graph can be tried at once: it draws "
+            "eight shapes in many styles at 128 x 128 pixels, in seconds on a CPU. It is for trying and testing only; "
+            "for pictures of your own load a real SDXL or SD 1.5 checkpoint.",
+            search_aliases=["demo", "example model", "small model", "tiny model", "try semblance"],
+            inputs=[
+                io.Combo.Input(
+                    "topology",
+                    options=list(TOPOLOGIES),
+                    tooltip="Whose blocks the model has, at small widths. The SD 1.5 one has an IP-Adapter, the file "
+                    "semblance_demo_sd15 in Load IP-Adapter.",
+                )
+            ],
+            outputs=[
+                io.Model.Output("model", tooltip="For KSampler, through InstantStyle and others. Sample at 128 x 128."),
+                io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a star on the left, ocean colours, dotted."),
+                io.Vae.Output("vae", tooltip="For VAE Encode and VAE Decode."),
+                io.ClipVision.Output("clip_vision", tooltip="For Encode Style Reference."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, topology: Any) -> io.NodeOutput:
+        demo = load_demo(topology)
+        return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)

@@ -1,0 +1,148 @@
+"""Load Demo Model: real ComfyUI objects that draw, see and read as they were trained to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfy.model_base import ModelType
+
+import nodes
+from semblance.attention.families import DEMO_SD15, DEMO_SDXL
+from semblance.attention.host import demo_models
+from semblance.attention.host.demo_models import TOPOLOGIES, DemoModel, Topology, load_demo
+from semblance.attention.host.encoding import encode_style
+from semblance.attention.host.files import DEMO_ADAPTERS, DEMO_MODELS, UnreadableFile, file_names
+from semblance.attention.host.patching import map_model
+from semblance.attention.host.text import embed_phrases, parse_phrases
+from semblance.attention.host.weights import load_adapter
+from semblance.demo.captions import full_captions
+from semblance.demo.training.diffusion import alphas_cumprod
+from semblance.demo.training.networks import build_unet
+from semblance.demo.training.parts import LATENT_SCALE, TextContext, load_part
+from semblance.demo.training.unet import Denoiser
+from semblance.demo.world import draw, single_shapes
+from semblance.nodes.demo import LoadDemo
+from semblance.nodes.instantstyle import InstantStyle
+
+OURS = {"SDXL": "sdxl", "SD 1.5": "sd15"}
+ADAPTER = "semblance_demo_sd15.safetensors"
+LIMIT = 40e6  # bytes
+
+
+@pytest.fixture(scope="module", params=TOPOLOGIES)
+def topology(request: pytest.FixtureRequest) -> Topology:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def demo(topology: Topology) -> Iterator[DemoModel]:
+    outputs: Any = LoadDemo.execute(topology)
+    yield DemoModel(*outputs.result)
+
+
+def pictures(count: int = 8) -> torch.Tensor:
+    return draw(single_shapes(count, 41, "held_out")).pictures
+
+
+def test_the_model_is_known_as_a_demo_and_predicts_v(demo: DemoModel, topology: Topology) -> None:
+    assert map_model(demo.model).family is {"SDXL": DEMO_SDXL, "SD 1.5": DEMO_SD15}[topology]
+    assert demo.model.model.model_type == ModelType.V_PREDICTION
+
+
+def test_comfyui_denoises_as_the_trained_network_does(demo: DemoModel, topology: Topology) -> None:
+    """From words to the picture's latent: tokenizer, towers, size vector, schedule and prediction are all the same."""
+    captions = full_captions(single_shapes(4, 43))
+    device = torch.device("cpu")
+    denoiser = Denoiser(load_part(build_unet(OURS[topology]), f"unet_{OURS[topology]}", device), OURS[topology], device)
+    prompt = denoiser.prompt(captions)
+    noisy = torch.randn((4, 4, 16, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        velocity = denoiser.unet(noisy, torch.full((4,), 500.0), transformer_options={}, **prompt)
+    kept = alphas_cumprod()[500]
+    expected = kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
+
+    encoded = [demo.clip.encode_from_tokens(demo.clip.tokenize(c), return_pooled=True) for c in captions]
+    context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    model = demo.model.model
+    vector = (
+        model.encode_adm(pooled_output=pooled, width=128, height=128, device=device) if topology == "SDXL" else None
+    )
+    sigma = model.model_sampling.sigmas[500]
+    from comfy.model_management import load_models_gpu
+
+    load_models_gpu([demo.model])
+    with torch.no_grad():
+        made = model.apply_model(noisy / kept.sqrt(), sigma.expand(4), c_crossattn=context, y=vector)
+    assert (made - expected).norm() / expected.norm() < 2e-3
+
+
+def test_the_text_is_read_as_in_training(demo: DemoModel, topology: Topology) -> None:
+    caption = "a small moon at the top right, night colours, striped"
+    context, pooled = TextContext.load(OURS[topology], torch.device("cpu"))([caption])
+    made, _ = demo.clip.encode_from_tokens(demo.clip.tokenize(caption), return_pooled=True)
+    assert torch.allclose(made, context, atol=2e-3)
+    assert pooled.shape == (1, 64)
+
+
+def test_the_stock_vae_loader_opens_the_autoencoder(
+    demo: DemoModel, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae", ([str(DEMO_MODELS)], {".safetensors"}))
+    (stock,) = nodes.VAELoader().load_vae("autoencoder.safetensors")
+    seen = pictures().movedim(1, -1)
+    rebuilt = stock.decode(stock.encode(seen))
+    assert torch.equal(rebuilt, demo.vae.decode(demo.vae.encode(seen)))
+    assert -10 * (rebuilt - seen).pow(2).mean().log10() > 25  # dB
+    # The scale that the network was trained at.
+    assert 1.2 < (demo.vae.encode(seen) * LATENT_SCALE["sdxl"]).std() < 2.2
+
+
+def test_words_and_pictures_share_one_space(demo: DemoModel) -> None:
+    scenes = single_shapes(32, 47, "held_out")
+    adapter = load_adapter(ADAPTER)
+    seen = []
+    for picture in draw(scenes).pictures.movedim(1, -1):
+        style, _ = encode_style(adapter, demo.clip_vision, {"picture0": picture[None]}, "average", "crop", [])
+        seen.append(style.reference.require_global().pictures[0])
+    read = [embed_phrases(demo.clip, parse_phrases(caption), 64) for caption in full_captions(scenes)]
+    likeness = (
+        torch.nn.functional.normalize(torch.stack(seen).flatten(1), dim=1)
+        @ torch.nn.functional.normalize(torch.stack(read).flatten(1), dim=1).T
+    )
+    assert (likeness.argmax(1) == torch.arange(32)).float().mean() > 0.7
+
+
+def test_its_adapter_is_offered_and_fits_no_other_model() -> None:
+    assert ADAPTER in file_names(DEMO_ADAPTERS)
+    demo = load_demo("SDXL")
+    picture = {"picture0": pictures(1).movedim(1, -1)}
+    style, _ = encode_style(load_adapter(ADAPTER), demo.clip_vision, picture, "average", "crop", [])
+    with pytest.raises(ValueError, match="is made for Semblance demo"):
+        InstantStyle.execute(demo.model, style, {"blocks": "style"}, 1.0, 0.0, 1.0, {"curve": "constant"})
+
+
+def test_a_damaged_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_models, "DEMO_MODELS", tmp_path)
+    with pytest.raises(UnreadableFile, match=r"'unet_sdxl.safetensors', which comes with Semblance.*Install the pack"):
+        load_demo("SDXL")
+    (tmp_path / "unet_sdxl.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(UnreadableFile, match="is not whole"):
+        load_demo("SDXL")
+
+
+def test_the_files_stay_small() -> None:
+    assert sum(path.stat().st_size for path in DEMO_MODELS.rglob("*.safetensors")) <= LIMIT
+
+
+def test_opening_it_leaves_comfyuis_list_of_models_alone() -> None:
+    import comfy.supported_models
+
+    before: list[Any] = list(comfy.supported_models.models)
+    load_demo("SDXL")
+    assert comfy.supported_models.models == before

@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..adapters.checkpoint import DEMO_VIT, ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES, AdapterLayout
+from ..adapters.checkpoint import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES, AdapterLayout
 from .carried import KEY
 
 BATCH = 8
@@ -31,13 +31,7 @@ def require_encoder(encoder: Any, layout: AdapterLayout) -> None:
     found = known.get(width)
     needed = known.get(layout.clip_width)
     given = f"{found.name} ({width}-wide)" if found else f"{width}-wide" if is_clip else f"a {encoder.model_type}"
-    advice = (
-        "Connect the clip_vision of Load Demo Model."
-        if needed is DEMO_VIT
-        else f"Load {needed.file} with Load CLIP Vision from models/clip_vision; it is published at {needed.published}."
-        if needed
-        else "Load the image encoder that was published with the adapter."
-    )
+    advice = needed.remedy if needed else "Load the image encoder that was published with the adapter."
     raise ValueError(f"This adapter needs {layout.encoder}, but the image encoder connected is {given}. {advice}")
 
 

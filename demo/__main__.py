@@ -29,11 +29,12 @@ def main() -> None:
             sections.append(Section(f"InstantStyle, {topology} demo model", instantstyle.CAPTION, sheet))
     for topology in TOPOLOGIES:
         study = Study.open(topology)
-        makers = [instantstyle.text_table, *([instantstyle.table] if topology in ADAPTERS else [])]
-        for make in makers:
-            table = make(study)
+        tables = [(instantstyle.text_table(study), instantstyle.TEXT_CAPTION)]
+        if topology in ADAPTERS:
+            tables.append((instantstyle.table(study), instantstyle.TABLE_CAPTION))
+        for table, caption in tables:
             print(f"\n{topology} demo model\n{text_table(table)}")
-            sections.append(Section(f"Measured, {topology} demo model", instantstyle.TABLE_CAPTION, table=table))
+            sections.append(Section(f"Measured, {topology} demo model", caption, table=table))
     print(f"\nThe page with the pictures: {write_page(sections, output / 'index.html')}")
 
 

@@ -81,6 +81,11 @@ _Shape = tuple[str, str, tuple[int, int]]  # size word or "", shape, place
 _Style = tuple[str, str, str]  # palette or "", texture, edge
 
 
+def shape_name(scene: Scenes) -> str:
+    """What the first shape of a scene is called."""
+    return SHAPE_WORDS[SHAPES[int(scene.content.shape[0, 0])]][0]
+
+
 def _described(scenes: Scenes) -> list[tuple[list[_Shape], _Style]]:
     content, style = scenes.content, scenes.style
     places = (content.centre / LARGEST_SHIFT).round().clamp(-1, 1).int().tolist()

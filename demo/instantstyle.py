@@ -9,14 +9,14 @@ import torch
 
 from hosting.server import ComfyUIServer
 
-from .captions import SHAPE_WORDS, content_captions, full_captions
+from .captions import content_captions, full_captions, shape_name
 from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
 from .probe import style_gained
-from .run import Shot, changed, read_tensor, save_tensor, shoot, template
-from .shapes import SHAPES
+from .run import Shot, changed, read_tensor, shoot, template
 from .study import ADAPTERS, PAIRS, PER_REFERENCE, Pairs, Setting, Study
-from .world import Scenes, draw
+from .training.sheets import save_picture
+from .world import draw
 
 if TYPE_CHECKING:
     from semblance.attention.host.demo_models import Topology
@@ -40,11 +40,12 @@ def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
         asked, reference = pairs.asked.take(torch.tensor([row])), pairs.references.take(torch.tensor([row]))
         (words,) = content_captions(asked)
         stem = f"{_slug(topology)}_{row + 1}"
-        picture = save_tensor(draw(reference, 256).pictures[0], output / f"{stem}_reference.png")
+        picture = output / f"{stem}_reference.png"
+        save_picture(draw(reference, 256).pictures[0], picture)
         uploaded = server.add_input(picture)
         shots = [Shot("reference", picture, full_captions(reference)[0].replace(", ", ",\n", 1))]
         for setting in (Setting("plain", strength=0.0), *SETTINGS):
-            prompt = changed(template(TEMPLATE), _inputs(setting, topology, words, uploaded, _shape(reference)))
+            prompt = changed(template(TEMPLATE), _inputs(setting, topology, words, uploaded, shape_name(reference)))
             shot = shoot(server, f"{words}, {setting.name}", prompt, output / f"{stem}_{_slug(setting.name)}.png")
             found = measure(read_tensor(shot.picture), asked, reference, judge)
             shots.append(Shot(setting.name, shot.picture, f"{words}\n{_figures(found)}"))
@@ -98,10 +99,6 @@ def _figures(found: Measures) -> str:
     return f"colours {found['palette'].item():.0f}, texture {found['texture'].item():.2f}, {right}{leaked}"
 
 
-def _shape(scene: Scenes) -> str:
-    return SHAPE_WORDS[SHAPES[int(scene.content.shape[0, 0])]][0]
-
-
 def _slug(text: str) -> str:
     return "".join(letter for letter in text.lower().replace(" ", "_") if letter.isalnum() or letter == "_")
 
@@ -113,4 +110,8 @@ CAPTION = (
 TABLE_CAPTION = (
     f"Means over {PAIRS} pictures with 95 % intervals, resampled by reference. Style gained: the share of plain's "
     "distance to the reference's style that is gone, over colours, texture and features."
+)
+TEXT_CAPTION = (
+    f"Means over {PAIRS} held-out captions with 95 % intervals: colours and texture against the drawing the caption "
+    "describes. Another drawing is what chance gives."
 )

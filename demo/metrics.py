@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .colour import srgb_to_lab
-from .training.judge import Judge, Verdict, figure_of, place_of
+from .training.judge import Judge, Verdict, figure_of, overlap, place_of
 from .world import Drawing, Scenes, draw, texture_spectrum
 
 DIRECTIONS = 32
@@ -95,8 +95,7 @@ def gram_distance(first: Verdict, second: Verdict) -> Tensor:
 
 def figure_overlap(judge: Judge, made: Tensor, drawing: Drawing) -> Tensor:
     """Intersection over union of the figure seen in each picture with the one drawn: (pictures,)."""
-    seen, true = judge(made).figure > 0, figure_of(drawing.masks) > 0.5
-    return (seen & true).sum(dim=(1, 2)) / (seen | true).sum(dim=(1, 2)).clamp_min(1)
+    return overlap(judge(made), figure_of(drawing.masks))
 
 
 def subject_distance(judge: Judge, first: Tensor, second: Tensor) -> Tensor:

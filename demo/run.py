@@ -62,12 +62,6 @@ def shoot(server: ComfyUIServer, name: str, prompt: Prompt, path: Path) -> Shot:
     return shot
 
 
-def save_tensor(picture: Tensor, path: Path) -> Path:
-    """Saves (3, height, width) in 0..1 and returns where."""
-    Image.fromarray((picture.movedim(0, -1) * 255).round().byte().numpy()).save(path)
-    return path
-
-
 def read_tensor(path: Path) -> Tensor:
     """A picture as (1, 3, height, width) in 0..1."""
     with Image.open(path) as picture:

@@ -19,7 +19,7 @@ from semblance.attention.host.weights import LoadedAdapter, load_adapter
 from semblance.nodes.instantstyle import InstantStyle
 from semblance.nodes.reference import EncodeReference, SubtractContent
 
-from .captions import SHAPE_WORDS, content_captions
+from .captions import content_captions, shape_name
 from .metrics import Measures, measure
 from .shapes import SHAPES
 from .training.judge import Judge, load_judge
@@ -112,7 +112,7 @@ class Study:
             EncodeReference.execute(adapter, self.demo.clip_vision, {"picture0": picture}, "average", "crop")
         )
         if setting.subtract:
-            words = f"a {SHAPE_WORDS[SHAPES[int(reference.content.shape[0, 0])]][0]}"
+            words = f"a {shape_name(reference)}"
             style = _first(SubtractContent.execute(style, self.demo.clip, words, setting.subtract))
         custom = {"blocks": "custom", "weights": setting.blocks}
         blocks = custom if "=" in setting.blocks else {"blocks": setting.blocks}
@@ -131,15 +131,12 @@ class Study:
 
     def with_setting(self, setting: Setting) -> Measures:
         """The asked contents in the references' styles."""
-        return self._judge(self.pictures(setting, self.pairs))
-
-    def pictures(self, setting: Setting, pairs: Pairs) -> Tensor:
-        captions = content_captions(pairs.asked)
+        captions = content_captions(self.pairs.asked)
         made = []
-        for row in range(0, len(pairs), PER_REFERENCE):
-            model = self.styled(setting, pairs.references.take(torch.tensor([row])))
+        for row in range(0, len(captions), PER_REFERENCE):
+            model = self.styled(setting, self.pairs.references.take(torch.tensor([row])))
             made.append(self.sample(captions[row : row + PER_REFERENCE], NOISE_SEED + row, model))
-        return torch.cat(made)
+        return self._judge(torch.cat(made))
 
     def _judge(self, made: Tensor) -> Measures:
         return measure(made, self.pairs.asked, self.pairs.references, self.judge)

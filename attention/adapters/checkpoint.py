@@ -25,21 +25,27 @@ class UnknownAdapter(ValueError):
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A CLIP image tower, its usual file, and where that is published."""
+    """A CLIP image tower, and what to do to have it."""
 
     name: str
-    file: str
-    published: str
+    remedy: str
+
+    @classmethod
+    def published(cls, name: str, file: str, where: str) -> ImageEncoder:
+        """One with a file that people download."""
+        return cls(name, f"Load {file} with Load CLIP Vision from models/clip_vision; it is published at {where}.")
 
 
-DEMO_VIT = ImageEncoder("the demo image encoder", "clip_vision.safetensors", "Load Demo Model")
-VIT_L = ImageEncoder("CLIP ViT-L", "clip_vision_l.safetensors", "huggingface.co/openai/clip-vit-large-patch14")
-VIT_H = ImageEncoder(
+DEMO_VIT = ImageEncoder("the demo image encoder", "Connect the clip_vision of Load Demo Model.")
+VIT_L = ImageEncoder.published(
+    "CLIP ViT-L", "clip_vision_l.safetensors", "huggingface.co/openai/clip-vit-large-patch14"
+)
+VIT_H = ImageEncoder.published(
     "OpenCLIP ViT-H",
     "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
     "huggingface.co/h94/IP-Adapter as models/image_encoder/model.safetensors",
 )
-VIT_BIGG = ImageEncoder(
+VIT_BIGG = ImageEncoder.published(
     "OpenCLIP ViT-bigG",
     "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors",
     "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",

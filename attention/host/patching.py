@@ -51,7 +51,7 @@ def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
     unet = model.model.diffusion_model
     sites = attention_sites(unet) if hasattr(unet, "output_blocks") else ()
-    layers = {site: _attention_layer(unet, site) for site in sites}
+    layers = {site: attention_layer(unet, site) for site in sites}
     text_width = next((layer.to_k.in_features for site, layer in layers.items() if site.kind == "cross"), None)
     family = family_of(sites, FAMILIES, text_width)
     if family is None or text_width is None:
@@ -97,7 +97,8 @@ def _kind(model: Any) -> str:
     return f"{known.name}: {len(known.family.blocks)} blocks with attention, {len(known.sites)} layers"
 
 
-def _attention_layer(unet: Any, site: AttentionSite) -> Any:
+def attention_layer(unet: Any, site: AttentionSite) -> Any:
+    """The host's module at a site, with its to_q, to_k and to_v."""
     blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[site.part]
     transformer = next(layer for layer in blocks[site.number] if hasattr(layer, "transformer_blocks"))
     return getattr(transformer.transformer_blocks[site.depth], SLOT[site.kind])

@@ -31,11 +31,7 @@ def require_encoder(encoder: Any, layout: AdapterLayout) -> None:
     found = known.get(width)
     needed = known.get(layout.clip_width)
     given = f"{found.name} ({width}-wide)" if found else f"{width}-wide" if is_clip else f"a {encoder.model_type}"
-    advice = (
-        f"Load {needed.file} with Load CLIP Vision from models/clip_vision; it is published at {needed.published}."
-        if needed
-        else "Load the image encoder that was published with the adapter."
-    )
+    advice = needed.remedy if needed else "Load the image encoder that was published with the adapter."
     raise ValueError(f"This adapter needs {layout.encoder}, but the image encoder connected is {given}. {advice}")
 
 

@@ -72,6 +72,12 @@ def place_of(content: Content) -> Tensor:
     return (cells[:, None] == table).all(dim=2).int().argmax(dim=1)
 
 
+def overlap(verdict: Verdict, figure: Tensor) -> Tensor:
+    """Intersection over union of the figures seen with those drawn, as `figure_of` gives them: (pictures,)."""
+    seen, true = verdict.figure > 0, figure > 0.5
+    return (seen & true).sum(dim=(1, 2)) / (seen | true).sum(dim=(1, 2)).clamp_min(1)
+
+
 def figure_of(masks: Tensor) -> Tensor:
     """Drawn masks (pictures, slots, height, width) as a verdict's figure would be if it were right: 0..1."""
     whole = masks.amax(dim=1, keepdim=True)
@@ -114,12 +120,10 @@ def judge_drawings(judge: Judge, device: torch.device, count: int = 256) -> dict
     """On held-out drawings: the share whose shape and place are told rightly, and the figure's overlap."""
     pictures, shape, place, figure = _examples(count, 31337, "held_out", device)
     verdict = judge(pictures)
-    seen, true = verdict.figure > 0, figure > 0.5
-    overlap = (seen & true).sum(dim=(1, 2)) / (seen | true).sum(dim=(1, 2)).clamp_min(1)
     return {
         "shape_right": (verdict.shape.argmax(1) == shape).float().mean().item(),
         "place_right": (verdict.place.argmax(1) == place).float().mean().item(),
-        "figure_iou": overlap.mean().item(),
+        "figure_iou": overlap(verdict, figure).mean().item(),
     }
 
 

@@ -1,13 +1,13 @@
 """The small models: the host's own classes at small widths, with fresh weights."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from semblance.attention.call import AttentionSite, BlockPart
+from semblance.attention.call import AttentionSite
 
 LATENT_CHANNELS = 4
 EMBED_WIDTH = 64  # of the text encoder and of the space it shares with pictures
@@ -34,6 +34,7 @@ VISION_CONFIG: dict[str, Any] = {
 }
 _UNET_COMMON: dict[str, Any] = {
     "image_size": 32,
+    "model_channels": 64,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
     "use_spatial_transformer": True,
@@ -43,7 +44,6 @@ _UNET_COMMON: dict[str, Any] = {
 _UNET_OWN: dict[str, dict[str, Any]] = {
     "sdxl": {
         # No attention at the first level, as in SDXL: so it is wide, and the deeper ones are no wider.
-        "model_channels": 64,
         "channel_mult": [1, 1, 1],
         "num_res_blocks": [2, 2, 2],
         "transformer_depth": [0, 0, 1, 1, 2, 2],
@@ -57,7 +57,6 @@ _UNET_OWN: dict[str, dict[str, Any]] = {
         "adm_in_channels": EMBED_WIDTH + 6 * 256,  # pooled text and six numbers of size and crop
     },
     "sd15": {
-        "model_channels": 64,
         "channel_mult": [1, 1, 1, 1],
         "num_res_blocks": [2, 2, 2, 2],
         "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
@@ -147,20 +146,11 @@ def fresh_weights(model: Any) -> Any:
 
 def cross_attention_widths(unet: Any) -> dict[AttentionSite, int]:
     """Every cross-attention of a UNet, in the order it is run, with the width of its queries."""
-    from comfy.ldm.modules.attention import SpatialTransformer
+    from semblance.attention.host.patching import attention_layer
+    from semblance.attention.host.unet import attention_sites
 
-    widths: dict[AttentionSite, int] = {}
-    parts: dict[BlockPart, Any] = {
-        "input": unet.input_blocks,
-        "middle": [unet.middle_block],
-        "output": unet.output_blocks,
-    }
-    for part, blocks in parts.items():
-        for number, block in enumerate(blocks):
-            for layer in (layer for layer in block if isinstance(layer, SpatialTransformer)):
-                for depth, transformer in enumerate(cast(Any, layer.transformer_blocks)):
-                    widths[AttentionSite("cross", part, number, depth)] = transformer.attn2.to_q.out_features
-    return widths
+    cross = (site for site in attention_sites(unet) if site.kind == "cross")
+    return {site: attention_layer(unet, site).to_q.out_features for site in cross}
 
 
 def zero_(layer: nn.Module) -> None:

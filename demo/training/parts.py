@@ -12,6 +12,7 @@ from .networks import VISION_CONFIG, build_autoencoder, build_text_encoder, buil
 from .tokens import PAD_G, PAD_L, tokenize
 
 Variant = Literal["base", "plus"]
+V_PREDICTION_KEY = "v_pred"  # by this empty key the host knows an SDXL model that predicts v
 LATENT_SCALE = {"sdxl": 0.13025, "sd15": 0.18215}  # the host's latent formats
 
 
@@ -22,7 +23,7 @@ def part_exists(name: str) -> bool:
 def load_weights(name: str) -> dict[str, Tensor]:
     """The weights in models/NAME.safetensors, in float32."""
     weights = load_file(MODELS_FOLDER / f"{name}.safetensors")
-    weights.pop("v_pred", None)
+    weights.pop(V_PREDICTION_KEY, None)
     return {key: value.float() for key, value in weights.items()}
 
 

@@ -13,7 +13,7 @@ from .diffusion import STEPS, add_noise, alphas_cumprod, sample, velocity_to
 from .grafting import graft
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import build_unet, unet_config
-from .parts import LATENT_SCALE, Autoencoder, TextContext, load_weights, part_exists
+from .parts import LATENT_SCALE, V_PREDICTION_KEY, Autoencoder, TextContext, load_weights, part_exists
 from .pool import CHUNK, Pool, open_pool
 from .sheets import contact_sheet, save_picture
 
@@ -22,7 +22,6 @@ START_SHARE = 1 / 8  # examples of pure noise
 UNPOOLED_SHARE = 0.9
 """Examples without the pooled text: what comes in by it goes past cross-attention, where adapters act."""
 GUIDANCE = 3.0
-V_PREDICTION_KEY = "v_pred"  # by this empty key the host knows an SDXL model that predicts v
 POOL_SIZE = 16_384
 DONOR = "unet_sdxl"
 """What both UNets start from, where it has been trained: the SDXL-like one goes on, the other takes what fits."""

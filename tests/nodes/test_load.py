@@ -198,5 +198,5 @@ def test_files_in_subfolders_are_offered_and_found(models: Path) -> None:
     save_file(adapter_state_dict("sd15"), models / "ipadapter" / "sdxl" / "deep.safetensors")
     name = str(Path("sdxl") / "deep.safetensors")
     file = next(entry for entry in LoadAdapter.define_schema().inputs if entry.id == "file")
-    assert file.options == [name]
+    assert file.options == [name, "semblance_demo_sd15.safetensors"]
     assert loaded(name).name == name

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten
-from semblance.attention.families import FAMILIES
+from semblance.attention.families import SD15, SDXL
 from semblance.attention.functional.masks import fit_mask, mask_on_grid
 from semblance.attention.host.patching import add_patch, map_model
 from semblance.attention.host.pictures import fit_picture
@@ -23,7 +23,7 @@ from semblance.tests.tiny_models import load_reference, oracle_clip_vision, orac
 
 KINDS = ("sd15", "sdxl")
 CASES = [(kind, name) for kind in KINDS for name in load_reference(f"ip_adapter_{kind}")[1]["scales"]]
-FAMILY = dict(zip(KINDS, FAMILIES, strict=True))
+FAMILY = {"sd15": SD15, "sdxl": SDXL}
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

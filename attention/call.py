@@ -202,3 +202,7 @@ class AttentionCall:
     mask: Tensor | None = None  # additive, broadcastable to (rows, heads, query_tokens, key_tokens)
     shared: tuple[SharedTokens, ...] = ()
     """No image stands in two of them."""
+    states: Tensor | None = None  # (rows, key_tokens, channels)
+    """What key and value were projected from; self-attentions alone tell."""
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    """The model's own projection of states (..., channels) to keys and values, with whatever LoRA is on it."""

@@ -15,7 +15,7 @@ from ..families import FAMILIES, ModelFamily, family_of
 from ..patch import AttentionPatch
 from .carried import KEY, CarriedPatch, carried_patches
 from .sampling import apply_model, calc_cond_batch, outer_sample
-from .unet import SLOT, attention_sites, diffusion_model
+from .unet import attention_layer, attention_sites, diffusion_model
 
 WRAPPERS = {
     WrappersMP.OUTER_SAMPLE: outer_sample,
@@ -76,6 +76,14 @@ def add_patch(model: Any, patch: AttentionPatch, weights: Sequence[Any] = ()) ->
     return patched
 
 
+def exchange_patch(model: Any, old: AttentionPatch, new: AttentionPatch) -> Any:
+    """A clone of MODEL that carries `new` in the place of `old`."""
+    patched = model.clone()
+    patches = patched.model_options["transformer_options"]["patches"]
+    patches[KEY] = [CarriedPatch(new, carrier.weights) if carrier.patch is old else carrier for carrier in patches[KEY]]
+    return patched
+
+
 def patches_on(model: Any) -> tuple[AttentionPatch, ...]:
     """The patches a MODEL carries, in the order their nodes were applied."""
     return carried_patches(model.model_options["transformer_options"])
@@ -95,13 +103,6 @@ def _kind(model: Any) -> str:
     except ValueError:
         return f"{type(model.model).__name__}: a family that Semblance does not know"
     return f"{known.name}: {len(known.family.blocks)} blocks with attention, {len(known.sites)} layers"
-
-
-def attention_layer(unet: Any, site: AttentionSite) -> Any:
-    """The host's module at a site, with its to_q, to_k and to_v."""
-    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[site.part]
-    transformer = next(layer for layer in blocks[site.number] if hasattr(layer, "transformer_blocks"))
-    return getattr(transformer.transformer_blocks[site.depth], SLOT[site.kind])
 
 
 def _foreign_replacements(options: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -55,13 +55,40 @@ def diffusion_model(
         patch.begin(layout, moment, bank)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
+    inputs = LayerInputs(executor.class_obj, frozenset(site for site in wanted if site.kind == "self"))
     options["patches"] = _with_block_edits(options.get("patches", {}), patches, layout, moment)
+    if inputs.sites:
+        options["patches"]["attn1_patch"] = [*options["patches"].get("attn1_patch", ()), inputs.note]
     occupied = options.get("patches_replace", {})
     for rehearsing in _rehearsing(patches, moment):
-        options["patches_replace"] = _bound(occupied, wanted, layout, moment, rehearsing)
+        options["patches_replace"] = _bound(occupied, wanted, layout, moment, inputs, rehearsing)
         executor(x, timesteps, context, y, _copied(control), options, **named)
-    options["patches_replace"] = _bound(occupied, wanted, layout, moment)
+    options["patches_replace"] = _bound(occupied, wanted, layout, moment, inputs)
     return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
+
+
+@dataclass
+class LayerInputs:
+    """What the self-attention about to run projects its keys and values from, known from its input to its attention."""
+
+    unet: Any
+    sites: frozenset[AttentionSite]
+    _noted: dict[AttentionSite, Tensor] = field(default_factory=dict)
+
+    def note(self, hidden: Tensor, context: Tensor, value: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """The last of the host's `attn1_patch` list, which changes nothing."""
+        site = AttentionSite("self", *extra["block"], extra["block_index"])
+        if site in self.sites:
+            self._noted[site] = context
+        return hidden, context, value
+
+    def take(self, site: AttentionSite) -> Tensor | None:
+        return self._noted.pop(site, None)
+
+    def project(self, site: AttentionSite, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of `states` by the layer's own modules: the host may keep their weights anywhere."""
+        layer = attention_layer(self.unet, site)
+        return layer.to_k(states), layer.to_v(states)
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,7 @@ class BoundSite:
     layout: BatchLayout
     moment: Moment
     occupant: Occupant | None
+    inputs: LayerInputs
     observer: PatchWithBank | None = None
     """A patch that only looks on."""
 
@@ -80,6 +108,9 @@ class BoundSite:
         height, width = extra["activations_shape"][-2:]
         self._require_whole_picture(query, height, width)
         call = AttentionCall(self.site, self.layout, self.moment, height, width, extra["n_heads"], query, key, value)
+        if self.site.kind == "self":
+            states, project = self.inputs.take(self.site), partial(self.inputs.project, self.site)
+            call = replace(call, states=states, project=project)
         for patch, bank in self.patches:
             call = patch.edit_inputs(call, bank)
         if self.observer is not None:
@@ -140,6 +171,13 @@ def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
     )
 
 
+def attention_layer(unet: Any, site: AttentionSite) -> Any:
+    """The host's module at a site, with its to_q, to_k and to_v."""
+    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[site.part]
+    transformer = next(layer for layer in blocks[site.number] if hasattr(layer, "transformer_blocks"))
+    return getattr(transformer.transformer_blocks[site.depth], SLOT[site.kind])
+
+
 def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> BatchLayout:
     numbers: Sequence[int] = transformer_options.get("cond_or_uncond", (0,))
     conditionings, uuids = run.conditionings, transformer_options.get("uuids")
@@ -178,6 +216,7 @@ def _bound(
     wanted: Mapping[AttentionSite, Sequence[PatchWithBank]],
     layout: BatchLayout,
     moment: Moment,
+    inputs: LayerInputs,
     rehearsing: PatchWithBank | None = None,
 ) -> dict[str, dict[Any, Occupant]]:
     """A copy of `patches_replace` with our sites in it, each around its present occupant."""
@@ -189,7 +228,7 @@ def _bound(
         occupant = occupants.get(one_depth, occupants.get(whole_block))
         observer = rehearsing if rehearsing in patches else None
         acting = [one for one in patches if one != observer]
-        occupants[one_depth] = BoundSite(site, acting, layout, moment, occupant, observer)
+        occupants[one_depth] = BoundSite(site, acting, layout, moment, occupant, inputs, observer)
     return bound
 
 

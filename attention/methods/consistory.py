@@ -30,9 +30,13 @@ from ..functional.correspondence import matched, nearest_patches, patches_of, sm
 from ..functional.free_u import damp_low_frequencies, strengthen
 from ..functional.masks import fit_mask, mask_on_grid
 from ..patch import Attend, AttentionPatch
+from ..recording import RecordedStates, RecordedSubject, SubjectRecorder, grid_of, side_of
 from ..scope import ImageMask
 from ..story import SubjectWords
 from ..subjects import Grid, SubjectMaps
+
+SAME_LEVEL = 1e-3
+"""How far noise levels that count as the same lie apart, relative."""
 
 FEATURES_AT = 1 - 261 / 999
 """Progress of the run at which features match best (DIFT's timestep 261)."""
@@ -79,7 +83,11 @@ class Sharing:
 
     def sources(self, image: int, images: int) -> list[int]:
         """The images that one looks at."""
-        return [other for other in range(self.anchors or images) if other != image]
+        return [other for other in range(self.looked_at(images)) if other != image]
+
+    def looked_at(self, images: int) -> int:
+        """How many images, the first ones, others look at."""
+        return min(self.anchors or images, images)
 
 
 @dataclass(frozen=True)
@@ -154,15 +162,20 @@ class ConsiStory(AttentionPatch):
     masks: UserMasks | None = None
     fast: bool = False
     """Ends the first sampling once its matches are known, and leaves out the rehearsal that nothing uses."""
+    recorder: SubjectRecorder | None = None
+    """Writes down the anchors of one run, for whoever started that run."""
 
     def require(self, plan: RunPlan) -> None:
+        self._require_whole_story(plan)
+        if plan.images < 2:
+            raise ValueError("A story of one scene has no other image to be alike. Write two scenes or more.")
+
+    def _require_whole_story(self, plan: RunPlan) -> None:
         if plan.images != self.words.scenes:
             raise ValueError(
                 f"The story has {self.words.scenes} scenes but the latent {plan.images} images. Set the batch size of "
                 "Empty Latent Image to the count that Story Prompts gives."
             )
-        if plan.images < 2:
-            raise ValueError("A story of one scene has no other image to be alike. Write two scenes or more.")
         if plan.others:
             raise ValueError(
                 f"{' and '.join(sorted(plan.others))} on the same model changes which tokens the images share. "
@@ -210,16 +223,14 @@ class ConsiStory(AttentionPatch):
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         _forget(bank, "vanilla query")
+        if self.recorder is not None:
+            self.recorder.enter(layout, moment, self.sharing.looked_at(layout.images))
         if not (self.sharing.strength or self.injection.strength):
             return
-        size = _whole_picture(layout)
+        _whole_picture(layout)
         self._maps(bank, moment.samplings_left).forget_before(moment.step)
         if self.sharing.strength and moment.step:
-            for grid in {self.family.grid(block, size) for block in self.family.consistory.shared}:
-                name = selected_name(moment, grid)
-                if name not in bank:
-                    _forget(bank, *name[:2])
-                    bank.remember(name, self._select(layout, moment, grid, bank))
+            self._prepare_sharing(layout, moment, bank)
         if self._injects(moment) and "features" in bank:
             bank.once("matches", lambda: self._match(layout, moment, bank))
 
@@ -231,6 +242,8 @@ class ConsiStory(AttentionPatch):
             return call
         weight, vanilla = self.blend.weight(call.moment), ("vanilla query", call.site)
         query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
+        if self.recorder is not None:
+            self.recorder.see(call, bank.recall_all(selected_name(call.moment, grid_of(call))))
         return replace(call, query=query, shared=tuple(self._shared_tokens(call, bank)))
 
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
@@ -239,6 +252,8 @@ class ConsiStory(AttentionPatch):
         # Copied before the output projection and not after it: the shares add up to 1, so that it is the same.
         if self._injects_at(call.site, call.moment) and "matches" in bank:
             output = self._injected(call, output, bank)
+            if self.recorder is not None:
+                self.recorder.copy(call, output)
         return output
 
     def __repr__(self) -> str:
@@ -280,6 +295,15 @@ class ConsiStory(AttentionPatch):
         found = maps.mask(step, grid)
         return found if self.masks is None else self.masks.apply(found, _whole_picture(layout), grid, layout.images)
 
+    def _prepare_sharing(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        """Selects what is shared at this step, unless an earlier call of it has."""
+        size = _whole_picture(layout)
+        for grid in {self.family.grid(block, size) for block in self.family.consistory.shared}:
+            name = selected_name(moment, grid)
+            if name not in bank:
+                _forget(bank, *name[:2])
+                bank.remember(name, self._select(layout, moment, grid, bank))
+
     def _select(self, layout: BatchLayout, moment: Moment, grid: Grid, bank: FeatureBank) -> tuple[Tensor, ...]:
         """For each image the places of its tokens that others see at this step: (tokens,) each."""
         mask = self._mask(layout, self._maps(bank, moment.samplings_left), moment.step, grid)
@@ -292,7 +316,7 @@ class ConsiStory(AttentionPatch):
     def _shared_tokens(self, call: AttentionCall, bank: FeatureBank) -> Iterator[SharedTokens]:
         """The tokens of the subject in other images, for all that look at the same images at once."""
         layout = call.layout
-        selected = bank.recall_all(selected_name(call.moment, (call.height, call.width)))
+        selected = bank.recall_all(selected_name(call.moment, grid_of(call)))
         if not selected:
             return
         watchers: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -320,6 +344,8 @@ class ConsiStory(AttentionPatch):
             subjects = torch.zeros(patches.shape[:2], dtype=torch.bool, device=patches.device)
         subjects = subjects.to(patches.device)
         found = [self._matches_of(image, patches, subjects) for image in range(layout.images)]
+        if self.recorder is not None:
+            self.recorder.match(patches, subjects)
         _forget(bank, "features")
         matches, wanted = (torch.stack(part) for part in zip(*found, strict=True))
         return matches, wanted & subjects
@@ -343,12 +369,87 @@ class ConsiStory(AttentionPatch):
         output = output.clone()
         for rows in call.layout.conditional_rows:
             after = output[rows]
-            before = after if self.injection.in_turn else after.clone()
+            patches = self._copied_from(call, after)
             for image, (match, here) in enumerate(zip(matches, wanted, strict=True)):
-                copied = before.flatten(0, 1).index_select(0, match)
+                copied = patches.index_select(0, match)
                 mixed = torch.lerp(after[image], copied, self.injection.strength)
                 after[image] = torch.where(here[:, None], mixed, after[image])
         return output
+
+    def _copied_from(self, call: AttentionCall, images: Tensor) -> Tensor:
+        """The features (patches, channels) that matches count: those of all images in turn."""
+        return (images if self.injection.in_turn else images.clone()).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedSubject(ConsiStory):
+    """Keeps a recorded subject in new images, each of which looks at the recorded anchors and at no other image."""
+
+    subject: RecordedSubject = field(kw_only=True)
+
+    def require(self, plan: RunPlan) -> None:
+        self._require_whole_story(plan)
+        recorded = self.subject
+        if plan.size != recorded.size:
+            (height, width), (rows, columns) = recorded.size, plan.size
+            raise ValueError(
+                f"The subject was recorded on a latent of {width}x{height}, but this one is {columns}x{rows}. Make the "
+                f"picture {width * PIXELS_PER_LATENT}x{height * PIXELS_PER_LATENT}, or record the subject at this size."
+            )
+        _require_ladder(recorded.sigmas, tuple(moment.sigma for moment in plan.moments))
+        if self.injection.strength and recorded.features is None:
+            raise ValueError(
+                "The subject holds no features to copy: it was recorded or saved without them. Set injection to 0, or "
+                "record and save it with them."
+            )
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{self.subject.anchors} recorded anchors in {self.words}, sharing {self.sharing.strength:g}",
+            f"query blend {self.blend.strength:g}, injection {self.injection.strength:g}",
+        ]
+        return f"Subject of {', '.join(parts)}"
+
+    def _needs_maps(self, moment: Moment) -> bool:
+        """Masks of these images are only needed to know where features are copied to."""
+        return self.injection.strength != 0.0 and moment.samplings_left > 0
+
+    def _prepare_sharing(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        sides = self._states(moment).sides
+        if not all(side_of(layout, chunk) in sides for chunk in range(len(layout.chunks))):
+            raise ValueError(
+                "The subject was recorded at CFG 1, so nothing is known of its negative side. Set the sampler's CFG to "
+                "1, or record the subject at a CFG above 1."
+            )
+
+    def _states(self, moment: Moment) -> RecordedStates:
+        """The recording of the sampling in progress."""
+        number = int(moment.samplings_left == 0) if self.injection.strength else self.subject.lone
+        return self.subject.samplings[number]
+
+    def _shared_tokens(self, call: AttentionCall, bank: FeatureBank) -> Iterator[SharedTokens]:
+        states = self._states(call.moment)
+        if call.project is None or call.site not in states.by_site:
+            return
+        recorded = states.at(call.site, call.moment.step)
+        if recorded.shape[1]:
+            chunks = [states.sides.index(side_of(call.layout, chunk)) for chunk in range(len(call.layout.chunks))]
+            key, value = call.project(recorded.to(call.key))
+            yield SharedTokens(tuple(range(call.layout.images)), key[chunks], value[chunks])
+
+    def _injects(self, moment: Moment) -> bool:
+        features = self.subject.features
+        return features is not None and len(features.patches) > 0 and super()._injects(moment)
+
+    def _matches_of(self, image: int, patches: Tensor, subjects: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.subject.features is not None
+        recorded = self.subject.features.patches.to(patches)
+        place, distance = nearest_patches(patches[image], recorded, torch.ones_like(recorded[:, 0], dtype=torch.bool))
+        return place, matched(distance)
+
+    def _copied_from(self, call: AttentionCall, images: Tensor) -> Tensor:
+        assert self.subject.features is not None
+        return self.subject.features.at(call.site, call.moment.step).to(images)
 
 
 def features_step(moment: Moment) -> int:
@@ -359,6 +460,23 @@ def features_step(moment: Moment) -> int:
 def selected_name(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
     """Under which name the bank keeps the places that others see of each image at a step."""
     return "selected", grid, moment.samplings_left, moment.step
+
+
+def _require_ladder(recorded: tuple[float, ...], asked: tuple[float, ...]) -> None:
+    """Refuses a run over other noise levels than those of a recording."""
+    alike = len(recorded) == len(asked) and all(
+        abs(one - other) <= SAME_LEVEL * one for one, other in zip(recorded, asked, strict=True)
+    )
+    if not alike:
+        raise ValueError(
+            f"The subject was recorded in {_ladder(recorded)}, but the sampler takes {_ladder(asked)}. Give the "
+            "sampler the steps, scheduler and denoise of the recording, or record the subject anew."
+        )
+
+
+def _ladder(sigmas: tuple[float, ...]) -> str:
+    middle = sigmas[len(sigmas) // 2]
+    return f"{len(sigmas)} steps from sigma {sigmas[0]:.4g} over {middle:.4g} to {sigmas[-1]:.4g}"
 
 
 def _forget(bank: FeatureBank, *beginning: Hashable) -> None:

@@ -100,8 +100,17 @@ class RecordedSubject:
     def __post_init__(self) -> None:
         if not self.samplings or not any(states.by_site for states in self.samplings):
             raise ValueError("it holds no sampling")
+        if not any(states.steps == len(self.sigmas) for states in self.samplings):
+            raise ValueError("its samplings do not go through all steps")
+
+    def checked(self) -> RecordedSubject:
+        """This subject, refused with a ValueError where it holds what is no number."""
         if not all(tensor.isfinite().all() for tensor in self.tensors):
-            raise ValueError("it holds values that are not numbers (NaN or infinite)")
+            raise ValueError(
+                "The recorded subject holds values that are not numbers (NaN or infinite). Sample the anchors in a "
+                "higher precision, or save them in float32."
+            )
+        return self
 
     @property
     def lone(self) -> int:
@@ -116,6 +125,10 @@ class RecordedSubject:
     @property
     def bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+
+    def bytes_as(self, dtype: torch.dtype) -> int:
+        """Memory of all that was recorded, if it were of another precision."""
+        return sum(tensor.numel() for tensor in self.tensors) * dtype.itemsize
 
     def without_features(self) -> RecordedSubject:
         """The subject for a single sampling, in which nothing is copied: less than half as large."""
@@ -192,7 +205,7 @@ class SubjectRecorder:
         sigmas = tuple(self._sigmas[step] for step in steps)
         lefts = sorted({left for left, *_ in self._states}, reverse=True)
         samplings = tuple(self._packed(left) for left in lefts)
-        return RecordedSubject(self._anchors, self._size, sigmas, samplings, self._features())
+        return RecordedSubject(self._anchors, self._size, sigmas, samplings, self._features()).checked()
 
     def _packed(self, left: int) -> RecordedStates:
         """The states of one sampling, emptied out of here on the way, so that they are not held twice."""

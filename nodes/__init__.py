@@ -16,6 +16,7 @@ from .load import LoadAdapter, LoadTextTower  # noqa: E402
 from .prompts import StoryPrompts  # noqa: E402
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent  # noqa: E402
 from .styleid import StyleID  # noqa: E402
+from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject  # noqa: E402
 
 NODES: list[type[io.ComfyNode]] = [
     LoadAdapter,
@@ -33,6 +34,10 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTrajectory,
     StoryPrompts,
     ConsiStory,
+    RecordSubject,
+    ApplySubject,
+    SaveSubject,
+    LoadSubject,
     LoadDemo,
     ShowPatches,
 ]

@@ -17,7 +17,8 @@ ADAPTERS = "ipadapter"
 DEMO_ADAPTERS = "semblance_demo_ipadapter"
 STYLES = "semblance_styles"
 TRAJECTORIES = "semblance_trajectories"
-SAVED = {STYLES: "style", TRAJECTORIES: "trajectory"}
+SUBJECTS = "semblance_subjects"
+SAVED = {STYLES: "style", TRAJECTORIES: "trajectory", SUBJECTS: "subject"}
 """What our own folders hold, in words."""
 CLIP_VISION = "clip_vision"
 TEXT_ENCODERS = "text_encoders"
@@ -40,6 +41,7 @@ def register_folders() -> None:
     _register(DEMO_ADAPTERS, DEMO_MODELS / "ipadapter", {".safetensors"})
     _register(STYLES, models / "semblance" / "styles", {".safetensors"})
     _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
+    _register(SUBJECTS, models / "semblance" / "subjects", {".safetensors"})
 
 
 def file_names(*folders: str) -> list[str]:

@@ -118,7 +118,7 @@ def stamp_of(model: Any) -> ModelStamp:
             f"This model's noise schedule has {len(schedule)} steps where {TRAINING_STEPS} are expected. Remove "
             "ModelSampling nodes before Invert Image."
         )
-    return ModelStamp(known.name, prediction, _digest(model, schedule))
+    return ModelStamp(known.name, prediction, digest_of(model))
 
 
 def require_latents(latents: Tensor) -> None:
@@ -251,8 +251,9 @@ def sample_without_noise(model: Any, latent: Tensor, sigmas: Tensor, text: Text,
     return guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=0)
 
 
-def _digest(model: Any, schedule: Tensor) -> str:
-    """Shapes of all weights and samples of some, before any LoRA."""
+def digest_of(model: Any) -> str:
+    """Noise schedule, shapes of all weights and samples of some, before any LoRA."""
+    schedule = model.get_model_object("model_sampling").sigmas
     digest = hashlib.sha256(schedule.float().cpu().numpy().tobytes())
     weights = model.model.diffusion_model.state_dict()
     digest.update(repr([(name, tuple(weight.shape)) for name, weight in sorted(weights.items())]).encode())

@@ -47,8 +47,13 @@ def thumbnail_of(pictures: Tensor) -> str:
 
 def thumbnail_picture(style: Style) -> Tensor:
     """The thumbnail as an IMAGE, (1, height, width, 3); black where a file has none that can be read."""
+    return picture_of(style.thumbnail)
+
+
+def picture_of(thumbnail: str) -> Tensor:
+    """A JPEG data URL as an IMAGE, (1, height, width, 3); black where it is none."""
     try:
-        file = io.BytesIO(base64.b64decode(style.thumbnail.partition(",")[2]))
+        file = io.BytesIO(base64.b64decode(thumbnail.partition(",")[2]))
         image = Image.open(file).convert("RGB")
     except (ValueError, OSError, Image.DecompressionBombError):
         image = Image.new("RGB", (THUMBNAIL, THUMBNAIL))

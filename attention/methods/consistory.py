@@ -167,7 +167,7 @@ class ConsiStory(AttentionPatch):
 
     def require(self, plan: RunPlan) -> None:
         self._require_whole_story(plan)
-        if plan.images < 2:
+        if plan.images < 2 and self.recorder is None:
             raise ValueError("A story of one scene has no other image to be alike. Write two scenes or more.")
 
     def _require_whole_story(self, plan: RunPlan) -> None:
@@ -387,6 +387,13 @@ class AppliedSubject(ConsiStory):
 
     subject: RecordedSubject = field(kw_only=True)
 
+    def __post_init__(self) -> None:
+        if self.injection.strength and self.subject.features is None:
+            raise ValueError(
+                "The subject holds no features to copy: it was recorded or saved without them. Set injection to 0, or "
+                "record and save it with them."
+            )
+
     def require(self, plan: RunPlan) -> None:
         self._require_whole_story(plan)
         recorded = self.subject
@@ -397,11 +404,6 @@ class AppliedSubject(ConsiStory):
                 f"picture {width * PIXELS_PER_LATENT}x{height * PIXELS_PER_LATENT}, or record the subject at this size."
             )
         _require_ladder(recorded.sigmas, tuple(moment.sigma for moment in plan.moments))
-        if self.injection.strength and recorded.features is None:
-            raise ValueError(
-                "The subject holds no features to copy: it was recorded or saved without them. Set injection to 0, or "
-                "record and save it with them."
-            )
 
     def __repr__(self) -> str:
         parts = [

@@ -1,0 +1,235 @@
+"""A subject between nodes: recorded on a MODEL by a sampler's settings, and applied to a MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+from ..methods.consistory import (
+    AppliedSubject,
+    ConsiStory,
+    FreeU,
+    Injection,
+    MaskDropout,
+    QueryBlend,
+    Sharing,
+    StepWindow,
+)
+from ..recording import RecordedSubject
+from ..reference import ModelStamp
+from ..story import SubjectWords
+from .inversion import Conditioning, digest_of
+from .patching import add_patch, map_model
+from .recording import record, story_on
+from .styles import thumbnail_of
+
+
+@dataclass(frozen=True)
+class StorySettings:
+    """What a story was sampled with, apart from the model."""
+
+    words: SubjectWords
+    sharing: Sharing
+    blend: QueryBlend
+    injection: Injection
+    free_u: FreeU | None
+    fast: bool
+
+    @classmethod
+    def of(cls, story: ConsiStory) -> StorySettings:
+        return cls(**{entry.name: getattr(story, entry.name) for entry in fields(cls)})
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> StorySettings:
+        """From what `asdict` and JSON made of it. Raises KeyError or TypeError where that is not it."""
+        sharing, injection, free_u = (described[name] for name in ("sharing", "injection", "free_u"))
+        return cls(
+            words=SubjectWords(**{name: _tuples(entry) for name, entry in described["words"].items()}),
+            sharing=Sharing(**{**sharing, "dropout": MaskDropout(**sharing["dropout"])}),
+            blend=QueryBlend(**described["blend"]),
+            injection=Injection(**{**injection, "window": StepWindow(**injection["window"])}),
+            free_u=None if free_u is None else FreeU(**{name: _tuples(entry) for name, entry in free_u.items()}),
+            fast=bool(described["fast"]),
+        )
+
+    def of_first(self, scenes: int) -> StorySettings:
+        """The same story up to a scene."""
+        words = replace(self.words, prompts=self.words.prompts[:scenes], columns=self.words.columns[:scenes])
+        return replace(self, words=words)
+
+    def on(self, model: Any) -> Any:
+        """A clone of MODEL with this story on it."""
+        settings = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return add_patch(model, ConsiStory(family=map_model(model).family, **settings))
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The widgets of a sampler."""
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    denoise: float = 1.0
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, {self.steps} steps, CFG {self.cfg:g}, {self.sampler}, {self.scheduler}"
+
+
+@dataclass(frozen=True, eq=False)
+class Sitting:
+    """All that an ordinary sampler is given to make the anchors."""
+
+    settings: SamplerSettings
+    positive: Conditioning
+    negative: Conditioning
+    latents: Tensor  # (images, channels, height, width) as a sampler node takes them
+    batch: int
+    """Images of the batch that the noise is drawn for, of which these are the first."""
+    numbers: Sequence[int] | None = None
+    """The numbers of the batch's images in a batch before it, as ComfyUI keeps them."""
+    noise_mask: Tensor | None = None
+
+    @classmethod
+    def of_latent(
+        cls, settings: SamplerSettings, positive: Conditioning, negative: Conditioning, latent: Mapping[str, Any]
+    ) -> Sitting:
+        latents: Tensor = latent["samples"]
+        numbers, mask = latent.get("batch_index"), latent.get("noise_mask")
+        return cls(settings, positive, negative, latents, len(latents), numbers, mask)
+
+    def sample(self, model: Any) -> Tensor:
+        """What KSampler makes of it."""
+        settings = self.settings
+        latents = comfy.sample.fix_empty_latent_channels(model, self.latents)
+        whole = latents.new_zeros(self.batch, *latents.shape[1:])
+        noise = comfy.sample.prepare_noise(whole, settings.seed, self.numbers)[: len(latents)]
+        return comfy.sample.sample(
+            model,
+            noise,
+            settings.steps,
+            settings.cfg,
+            settings.sampler,
+            settings.scheduler,
+            self.positive,
+            self.negative,
+            latents,
+            denoise=settings.denoise,
+            noise_mask=self.noise_mask,
+            callback=latent_preview.prepare_callback(model, settings.steps),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=settings.seed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a SUBJECT socket carries."""
+
+    recorded: RecordedSubject
+    story: StorySettings
+    sampler: SamplerSettings
+    stamp: ModelStamp
+    thumbnail: str = ""
+    """A JPEG picture as a data URL, or an empty text."""
+    sitting: Sitting | None = None
+    """How to make the anchors again; None where that was not kept, or cannot be."""
+
+    def __repr__(self) -> str:
+        return f"{', '.join(self.story.words.subjects)}: {self.recorded!r}, {self.stamp.family}; {self.sampler}"
+
+
+def record_subject(model: Any, sitting: Sitting, vae: Any = None) -> tuple[Tensor, Subject]:
+    """Samples a story and records its anchors: the latents of all its images, and the subject.
+
+    Raises ValueError where there is no story on the MODEL, or nothing of a subject was seen.
+    """
+    story = story_on(model)
+    stamp = subject_stamp(model)
+    latents, recorded = record(model, sitting.sample)
+    anchors = recorded.anchors
+    pictures = None if vae is None else vae.decode(latents[:anchors])
+    return latents, Subject(
+        recorded,
+        StorySettings.of(story).of_first(anchors),
+        sitting.settings,
+        stamp,
+        "" if pictures is None else thumbnail_of(pictures),
+        None if story.masks is not None else sitting,
+    )
+
+
+def recreate_subject(model: Any, story: StorySettings, sitting: Sitting, thumbnail: str) -> Subject:
+    """Makes the anchors of a recipe again. MODEL carries no story yet."""
+    return replace(record_subject(story.on(model), sitting)[1], thumbnail=thumbnail)
+
+
+def apply_subject(
+    model: Any, subject: Subject, words: SubjectWords, sharing: float, query_blend: float, injection: float
+) -> Any:
+    """A clone of MODEL that keeps a recorded subject in the scenes of `words`.
+
+    Raises ValueError for another model than the subject's, and where there are no features to copy.
+    """
+    require_model(subject.stamp, model)
+    made = subject.story
+    patch = AppliedSubject(
+        words,
+        map_model(model).family,
+        replace(made.sharing, strength=sharing),
+        replace(made.blend, strength=query_blend),
+        replace(made.injection, strength=injection),
+        made.free_u,
+        fast=made.fast,
+        subject=subject.recorded,
+    )
+    return add_patch(model, patch)
+
+
+def subject_stamp(model: Any) -> ModelStamp:
+    """What tells this model from others on which a subject cannot be used; a LoRA does not count."""
+    sampling = model.get_model_object("model_sampling")
+    kinds = "/".join(base.__name__ for base in type(sampling).__bases__)
+    return ModelStamp(map_model(model).name, kinds, digest_of(model))
+
+
+def require_model(stamp: ModelStamp, model: Any) -> None:
+    """Refuses, with a ValueError, a MODEL other than the one that a subject was recorded with."""
+    here = subject_stamp(model)
+    if stamp.family != here.family:
+        raise ValueError(
+            f"The subject was recorded with an {stamp.family} model, but this one is {here.family}. Load the model it "
+            "was recorded with, or record it anew."
+        )
+    if stamp.prediction != here.prediction:
+        raise ValueError(
+            f"The subject was recorded on a model that samples by {stamp.prediction}, but this one samples by "
+            f"{here.prediction}. Give the model the same ModelSampling node, or record the subject anew."
+        )
+    if stamp.weights != here.weights:
+        raise ValueError(
+            f"The subject was recorded with another {stamp.family} checkpoint. Load that one, or record the subject "
+            "anew; a LoRA may be added to either."
+        )
+
+
+def scheduler_names() -> list[str]:
+    return list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def sampler_names() -> list[str]:
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def _tuples(entry: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    return tuple(_tuples(one) for one in entry) if isinstance(entry, list) else entry

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .bank import FeatureBank
 from .call import AttentionCall, AttentionSite, BatchLayout, BlockCall, Moment, RunPlan
-from .reference import Guest
+from .reference import Guest, PinnedImages
 
 
 class Attend(Protocol):
@@ -65,6 +65,10 @@ class AttentionPatch(Protocol):
     def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
         """Rows to send through the UNet beside the sampler's own, cut off again before the sampler sees them."""
         return ()
+
+    def pins(self, moment: Moment) -> PinnedImages | None:
+        """Images of the batch that are known already, and so are neither sampled nor changed."""
+        return None
 
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         """The attention to run in place of `call`."""

@@ -26,6 +26,26 @@ class Guest:
         return self.latent.shape[0]
 
 
+@dataclass(frozen=True, eq=False)
+class PinnedImages:
+    """The first images of the batch, where they are known: they are not sampled, whatever the sampler makes of them."""
+
+    latents: Tensor  # (images, channels, height, width), as the UNet is fed them now
+    clean: Tensor  # (images, channels, height, width), as they are to come out
+
+    def shown_in(self, x: Tensor, chunks: int) -> Tensor:
+        """The rows of a model call (chunks * images, ...) with these in place of the sampler's."""
+        return self._in(x.unflatten(0, (chunks, -1)), self.latents).flatten(0, 1)
+
+    def found_in(self, denoised: Tensor) -> Tensor:
+        """What the model took the images (images, ...) for, with these as they are."""
+        return self._in(denoised[None], self.clean)[0]
+
+    def _in(self, chunks: Tensor, images: Tensor) -> Tensor:
+        own = images.to(chunks).expand(len(chunks), -1, -1, -1, -1)
+        return torch.cat([own, chunks[:, len(images) :]], dim=1)
+
+
 @dataclass(frozen=True)
 class Subtraction:
     """Words taken out of a reference, and how strongly."""
@@ -173,7 +193,8 @@ class ReferenceTrajectory:
             raise OffLadder(
                 f"The sampler asks for noise level {sigma:.4g}, which the trajectory of {self.steps} steps does not "
                 f"pass (the nearest is {self.sigmas[place]:.4g}). Connect the SIGMAS of {self._source} and a sampler "
-                "that evaluates the model once a step, such as euler or ddim."
+                "that evaluates the model once a step, such as euler or ddim; with KSampler take the scheduler "
+                "ddim_uniform and as many steps."
             )
         return place
 

@@ -7,11 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..attention.host.inversion import require_family
 from ..attention.host.patching import add_patch, map_model
 from ..attention.methods.consistory import (
     ConsiStory as ConsiStoryPatch,
 )
 from ..attention.methods.consistory import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow, UserMasks
+from ..attention.reference import ReferenceTrajectory
 from ..attention.scope import ImageMask
 from ..attention.story import SubjectWords
 from . import sockets
@@ -81,6 +83,12 @@ class ConsiStory(io.ComfyNode):
                     tooltip="Where the subject stands, in white: one mask, or one an image. Without it the masks are "
                     "found by the attention to the subject's words.",
                 ),
+                sockets.Trajectory.Input(
+                    "pictures",
+                    optional=True,
+                    tooltip="Real pictures of the subject, from Invert Image (edit-friendly): the first images of the "
+                    "batch are these, and all others look at them. The first scenes say what is in them.",
+                ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model, for a sampler with the story's prompts.")],
         )
@@ -103,17 +111,22 @@ class ConsiStory(io.ComfyNode):
         dropout_seed: int,
         mask_use: str,
         mask: Tensor | None = None,
+        pictures: ReferenceTrajectory | None = None,
     ) -> io.NodeOutput:
+        known = map_model(model)
+        if pictures is not None:
+            require_family(pictures, known.name, "trajectory of the pictures")
         window = StepWindow(inject_from, inject_until)
         patch = ConsiStoryPatch(
             subject_words,
-            map_model(model).family,
+            known.family,
             Sharing(sharing, anchors, MaskDropout(dropout, dropout_seed)),
             QueryBlend(query_blend, until=blend_until),
             Injection(injection, window, in_turn=mode == "official"),
             FreeU() if free_u else None,
             None if mask is None else UserMasks(ImageMask(mask), mask_use == LIMIT),
             fast=mode == "fast",
+            pictures=pictures,
         )
         return io.NodeOutput(add_patch(model, patch))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..bank import FeatureBank
 from ..call import Area, AttentionSite, Moment, RunPlan
 from ..patch import AttentionPatch
+from ..reference import PinnedImages
 from .carried import KEY, carried_patches
 
 RUN = f"{KEY}_run"
@@ -79,6 +80,8 @@ class Run:
         """How often the sampler will run again after the sampling in progress."""
         self.conditionings: Conditionings | None = None
         """Those of the call in progress, where the sampler made it."""
+        self.pinned: PinnedImages | None = None
+        """Images of the call in progress that come out as they are."""
 
     def bank_of(self, patch: AttentionPatch) -> FeatureBank:
         """What `patch` keeps during this run."""
@@ -109,10 +112,11 @@ class Run:
     def reading(self, conds: Sequence[Sequence[dict[str, Any]] | None], x: Tensor) -> Iterator[None]:
         """Knows the conditionings of one call for `x` as long as it lasts."""
         before, self.conditionings = self.conditionings, self._read(conds, x)
+        self.pinned = None
         try:
             yield
         finally:
-            self.conditionings = before
+            self.conditionings, self.pinned = before, None
 
     def _read(self, conds: Sequence[Sequence[dict[str, Any]] | None], x: Tensor) -> Conditionings:
         """Roles and areas, in the order ComfyUI numbers the conditionings."""
@@ -271,7 +275,8 @@ def calc_cond_batch(
         return executor(model, conds, x_in, timestep, model_options)
     # Known to the run, not written into a copy of the options, where what others note for later calls would be lost.
     with run.reading(conds, x_in):
-        return executor(model, conds, x_in, timestep, model_options)
+        found = executor(model, conds, x_in, timestep, model_options)
+        return found if run.pinned is None else [run.pinned.found_in(denoised) for denoised in found]
 
 
 def _clamped(area: Sequence[int], height: int, width: int) -> Area:

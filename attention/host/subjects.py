@@ -164,7 +164,7 @@ def record_subject(model: Any, sitting: Sitting, vae: Any = None) -> tuple[Tenso
         sitting.settings,
         stamp,
         "" if pictures is None else thumbnail_of(pictures),
-        None if story.masks is not None else sitting,
+        sitting if story.masks is None and story.pictures is None else None,
     )
 
 

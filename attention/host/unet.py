@@ -53,6 +53,7 @@ def diffusion_model(
     layout = replace(layout, guests=guests.rows)
     for patch, bank in patches:
         patch.begin(layout, moment, bank)
+    x = _with_pinned(run, x, layout, patches, moment)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
     inputs = LayerInputs(executor.class_obj, frozenset(site for site in wanted if site.kind == "self"))
@@ -197,6 +198,13 @@ def _whole(run: Run, x: Tensor, areas: Sequence[Area | None]) -> tuple[int, int]
     """The size of the whole latent, or None where `x` is a crop that ComfyUI did not cut (Tiled Diffusion does)."""
     sizes = {area[:2] if area else run.latent for area in areas}
     return run.latent if sizes == {tuple(x.shape[-2:])} else None
+
+
+def _with_pinned(run: Run, x: Tensor, layout: BatchLayout, patches: Sequence[PatchWithBank], moment: Moment) -> Tensor:
+    """The sampler's rows with those images that a patch knows as they are; the run remembers which, for the result."""
+    for patch, _ in patches:
+        run.pinned = patch.pins(moment) or run.pinned
+    return x if run.pinned is None else run.pinned.shown_in(x, len(layout.chunks))
 
 
 def _wanted(

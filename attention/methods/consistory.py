@@ -31,6 +31,7 @@ from ..functional.free_u import damp_low_frequencies, strengthen
 from ..functional.masks import fit_mask, mask_on_grid
 from ..patch import Attend, AttentionPatch
 from ..recording import RecordedStates, RecordedSubject, SubjectRecorder, grid_of, side_of
+from ..reference import PinnedImages, ReferenceTrajectory
 from ..scope import ImageMask
 from ..story import SubjectWords
 from ..subjects import Grid, SubjectMaps
@@ -162,6 +163,8 @@ class ConsiStory(AttentionPatch):
     masks: UserMasks | None = None
     fast: bool = False
     """Ends the first sampling once its matches are known, and leaves out the rehearsal that nothing uses."""
+    pictures: ReferenceTrajectory | None = None
+    """Real pictures as the first anchors: at every step they are what their inversion says, and so cannot drift."""
     recorder: SubjectRecorder | None = None
     """Writes down the anchors of one run, for whoever started that run."""
 
@@ -187,6 +190,26 @@ class ConsiStory(AttentionPatch):
                 "one for each image."
             )
 
+        self._require_pictures(plan)
+
+    def _require_pictures(self, plan: RunPlan) -> None:
+        if self.pictures is None:
+            return
+        anchors = self.sharing.looked_at(plan.images)
+        if self.pictures.images > anchors:
+            raise ValueError(
+                f"There are {self.pictures.images} inverted pictures, but the story has {anchors} anchors. Set anchors "
+                f"to {self.pictures.images}, and begin the scenes with a line for each picture that says what it shows."
+            )
+        if self.pictures.size != plan.size:
+            (height, width), (rows, columns) = self.pictures.size, plan.size
+            raise ValueError(
+                f"The inverted pictures are {width}x{height} in the latent, but the story's images {columns}x{rows}. "
+                "Make both of one size."
+            )
+        for moment in plan.moments:
+            self.pictures.place(moment.sigma)  # refuses what lies between its points
+
     def samplings(self, plan: RunPlan) -> int:
         return 2 if self.injection.strength else 1
 
@@ -197,6 +220,11 @@ class ConsiStory(AttentionPatch):
         if site.kind == "cross":
             return site.block in self.family.consistory.words and self._needs_maps(moment)
         return self._shares_at(site, moment) or self._injects_at(site, moment)
+
+    def pins(self, moment: Moment) -> PinnedImages | None:
+        if self.pictures is None or not (self.sharing.strength or self.injection.strength):
+            return None
+        return PinnedImages(self.pictures.at(moment.sigma), self.pictures.latents[0])
 
     def rehearses(self, moment: Moment) -> bool:
         if not self.sharing.strength or (self.fast and moment.step == 0):
@@ -262,7 +290,16 @@ class ConsiStory(AttentionPatch):
             f"sharing {self.sharing.strength:g}, dropout {self.sharing.dropout.share:g}",
             f"query blend {self.blend.strength:g}, injection {self.injection.strength:g}",
         ]
-        extras = [name for name, on in (("FreeU", self.free_u), ("your masks", self.masks), ("fast", self.fast)) if on]
+        extras = [
+            name
+            for name, on in (
+                ("FreeU", self.free_u),
+                ("your masks", self.masks),
+                ("your pictures", self.pictures),
+                ("fast", self.fast),
+            )
+            if on
+        ]
         return f"ConsiStory of {', '.join([*parts, *extras])}"
 
     def _needs_maps(self, moment: Moment) -> bool:

@@ -61,6 +61,11 @@ def prompts(kind: Family, *scenes: str) -> tuple[Any, Any]:
     return conditioning, words
 
 
+def story_on(model: Any, words: Any, **settings: Any) -> Any:
+    """MODEL with ConsiStory on it."""
+    return run(ConsiStory, model, words, **(STORY | settings))[0]
+
+
 def recorded(model: Any, kind: Family = "sd15", scenes: int = 2, vae: Any = None, **settings: Any) -> Any:
     """The outputs of Record Subject: latent, subject, report."""
     sampler = {"seed": 3, "steps": STEPS, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
@@ -68,7 +73,7 @@ def recorded(model: Any, kind: Family = "sd15", scenes: int = 2, vae: Any = None
     text, words = prompts(kind, *("asleep", "by a lake", "on a hill")[:scenes])
     negative = settings.pop("negative", make_conditioning(kind, seed=2))
     latent = settings.pop("latent", empty_latent(scenes, SIDE, SIDE))
-    story = run(ConsiStory, model, words, **(STORY | settings))[0]
+    story = story_on(model, words, **settings)
     return run(RecordSubject, story, positive=text, negative=negative, latent_image=latent, vae=vae, **sampler).result
 
 
@@ -95,7 +100,7 @@ def test_the_recorder_makes_what_the_sampler_makes(kind: Family) -> None:
     model = make_unet(kind)
     latent, subject, report = recorded(model, kind, scenes=3)
     text, words = prompts(kind, "asleep", "by a lake", "on a hill")
-    story = run(ConsiStory, model, words, **STORY)[0]
+    story = story_on(model, words)
     assert torch.equal(latent["samples"], sampled(story, text, kind, seed=3))
     assert subject.recorded.anchors == 2 and subject.story.words.scenes == 2
     assert "2 anchors of 16x16, 6 steps, with features to copy" in report and "as a recipe" in report

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from semblance.attention.bank import FeatureBank
@@ -30,13 +31,17 @@ from semblance.attention.methods.consistory import (
 )
 from semblance.attention.sharing import attend_in_groups
 from semblance.attention.story import SubjectWords
+from semblance.tests.attention.host.studio import wrap
 from semblance.tests.tiny_models import load_reference, oracle_unet, sampler_custom
 from semblance.tests.tiny_models.references import REFERENCES
 
+LARGEST = 64
+"""Latent side of the stories sampled here; those of 128 take a core a quarter of an hour each."""
 STORIES = sorted(
     path.stem
     for path in Path(REFERENCES).glob("consistory_*.safetensors")
     if path.stem.split("_")[1].isdigit() and not path.stem.endswith("anchors")
+    if int(path.stem.split("_")[1]) <= LARGEST
 )
 TOLERANCE = 1e-3
 UNITS, FACTS = load_reference("consistory_units")
@@ -108,8 +113,8 @@ class Story:
         free_u = FreeU((factors["b1"], factors["b2"]), (factors["s1"], factors["s2"])) if factors else None
         return ConsiStory(self.words, SDXL, sharing, free_u=free_u, **settings)
 
-    def sample(self, model: Any) -> Tensor:
-        """The final latent in the authors' space."""
+    def samplings(self, patch: ConsiStory) -> list[Tensor]:
+        """The final latent of each sampling of a run, in the authors' space."""
         context, pooled = (self.case[name].float() for name in ("in.prompt_embeds", "in.pooled"))
         height, width = self.facts["height_width"]
         size = {"width": width, "height": height, "target_width": width, "target_height": height}
@@ -118,8 +123,16 @@ class Story:
         levels = noise_levels(self.model, [*self.facts["timesteps"], 0])
         start = self.case["in.latents"].float() * (1 + levels[0] ** 2) ** 0.5
         latent = {"samples": self.model.model.process_latent_out(start)}
-        made = sampler_custom(model, positive, negative, latent, levels, cfg=self.facts["guidance_scale"])
-        return self.model.model.process_latent_in(made) / (1 + levels[-1] ** 2) ** 0.5
+        made: list[Tensor] = []
+
+        def record(executor: Any, *arguments: Any) -> Tensor:
+            made.append(executor(*arguments))
+            return made[-1]
+
+        model = wrap(add_patch(self.model, patch), WrappersMP.SAMPLER_SAMPLE, record)
+        last = sampler_custom(model, positive, negative, latent, levels, cfg=self.facts["guidance_scale"])
+        made[-1] = self.model.model.process_latent_in(last)
+        return [latents / (1 + levels[-1] ** 2) ** 0.5 for latents in made]
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +146,8 @@ def story(request: pytest.FixtureRequest, model: Any) -> Story:
 
 
 def test_both_samplings_equal_theirs(story: Story) -> None:
-    first = story.sample(add_patch(story.model, story.patch(injection=Injection(strength=0.0))))
+    first, second = story.samplings(story.patch())
     assert (first - story.case["pass1.final"]).abs().max() <= TOLERANCE
-    second = story.sample(add_patch(story.model, story.patch()))
     assert (second - story.case["pass2.final"]).abs().max() <= TOLERANCE
     assert (first - second).abs().mean() > 0.01
 

@@ -25,8 +25,8 @@ PAGES = ROOT / "web" / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LANGUAGES = ("en", "zh")
 SCHEMAS = {schema.node_id: schema for schema in (node.define_schema() for node in NODES)}
-FILE_LISTS = {"file"}
-"""Combos whose choices are the user's own files."""
+OTHERS_LISTS = {"file", "sampler_name", "scheduler"}
+"""Combos whose choices are the user's own files, or ComfyUI's."""
 
 each_node = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 each_language = pytest.mark.parametrize("language", LANGUAGES)
@@ -53,7 +53,7 @@ def nested(declared: Any, parent: str = "") -> Iterator[tuple[str, Any]]:
 def choices_of(declared: Any) -> list[str]:
     if isinstance(declared, io.DynamicCombo.Input):
         return [option.key for option in declared.options]
-    if isinstance(declared, io.Combo.Input) and declared.id not in FILE_LISTS:
+    if isinstance(declared, io.Combo.Input) and declared.id not in OTHERS_LISTS:
         return list(declared.options or ())
     return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,21 @@ def attend_in_groups(call: AttentionCall, attention: Attention) -> Tensor:
         rows = slice(layout.host_rows, None)
         output[rows] = attention(call.query[rows], call.key[rows], call.value[rows], 0)
     return output
+
+
+def see_all(*shared: SharedTokens) -> tuple[SharedTokens, ...]:
+    """The shared tokens of several methods as one, so that no image stands in two of them."""
+    watchers: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for image in sorted({image for tokens in shared for image in tokens.images}):
+        watchers[tuple(place for place, tokens in enumerate(shared) if image in tokens.images)].append(image)
+    return tuple(
+        SharedTokens(
+            tuple(images),
+            torch.cat([shared[place].key for place in places], dim=1),
+            torch.cat([shared[place].value for place in places], dim=1),
+        )
+        for places, images in watchers.items()
+    )
 
 
 def _shared(call: AttentionCall, shared: SharedTokens, attention: Attention) -> Tensor:

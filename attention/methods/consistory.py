@@ -33,6 +33,7 @@ from ..patch import Attend, AttentionPatch
 from ..recording import RecordedStates, RecordedSubject, SubjectRecorder, grid_of, side_of
 from ..reference import PinnedImages, ReferenceTrajectory
 from ..scope import ImageMask
+from ..sharing import see_all
 from ..story import SubjectWords
 from ..subjects import Grid, SubjectMaps
 
@@ -272,7 +273,7 @@ class ConsiStory(AttentionPatch):
         query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
         if self.recorder is not None:
             self.recorder.see(call, bank.recall_all(selected_name(call.moment, grid_of(call))))
-        return replace(call, query=query, shared=tuple(self._shared_tokens(call, bank)))
+        return replace(call, query=query, shared=see_all(*call.shared, *self._shared_tokens(call, bank)))
 
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
         if call.shared and self.sharing.strength != 1.0:

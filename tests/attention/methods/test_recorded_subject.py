@@ -57,6 +57,14 @@ def sample(model: Any, images: slice | list[int], start: Tensor | None = None) -
     return model.model.process_latent_in(made) / (1 + levels[-1] ** 2) ** 0.5
 
 
+def site_of(name: str) -> AttentionSite:
+    """By the name of diffusers."""
+    part, block, _, layer, _, depth, _ = name.split(".")
+    number = int(block) * 3 + int(layer)
+    where = ("output", number) if part == "up_blocks" else ("input", number + 1)
+    return AttentionSite("self", *where, int(depth))
+
+
 def applied(model: Any, subject: RecordedSubject, copies: int = 1, **settings: Any) -> Any:
     return add_patch(model, AppliedSubject(words_of("extra", copies), SDXL, subject=subject, **settings))
 
@@ -101,6 +109,9 @@ def test_what_is_recorded_equals_their_cache(model: Any, recorded: Any) -> None:
         assert (found - expected).abs().max() <= 1e-3
     site = AttentionSite("self", "input", 4)
     assert subject.features is not None
+    assert set(subject.samplings[1].by_site) == set(map(site_of, FACTS["cached_layers"]))
+    assert set(subject.features.outputs) == set(map(site_of, FACTS["h_out_layers"]))
+    assert subject.features.steps == tuple(FACTS["caches"]["h_out down_0"]["steps"])
     outputs = subject.features.at(site, 1)
     theirs = CASE["cache2.h_out.down_0.step1"][CASE["anchors.mask32"]]  # theirs hold all tokens, after the projection
     made = attention_layer(model.model.diffusion_model, site).to_out(outputs)

@@ -32,7 +32,7 @@ from ..functional.masks import fit_mask, mask_on_grid
 from ..patch import Attend, AttentionPatch
 from ..scope import ImageMask
 from ..story import SubjectWords
-from ..subjects import Grid, SubjectMaps
+from ..subjects import SUBJECT_MASKS, Grid, SubjectMaps
 
 FEATURES_AT = 1 - 261 / 999
 """Progress of the run at which features match best (DIFT's timestep 261)."""
@@ -79,7 +79,11 @@ class Sharing:
 
     def sources(self, image: int, images: int) -> list[int]:
         """The images that one looks at."""
-        return [other for other in range(self.anchors or images) if other != image]
+        return [other for other in range(self.looked_at(images)) if other != image]
+
+    def looked_at(self, images: int) -> int:
+        """How many images, the first ones, others look at."""
+        return min(self.anchors or images, images)
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,8 @@ class QueryBlend:
         steps = StepWindow(0.0, self.until).steps(moment.steps)
         if moment.step not in steps:
             return 0.0
-        return (
-            self.strength * torch.linspace(self.first, self.last, len(steps), dtype=torch.float64)[moment.step].item()
-        )
+        place = moment.step / max(len(steps) - 1, 1)
+        return self.strength * (self.first + (self.last - self.first) * place)
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,11 @@ class ConsiStory(AttentionPatch):
                 f"{' and '.join(sorted(plan.others))} on the same model changes which tokens the images share. "
                 "Bypass it."
             )
+        if plan.devices > 1:
+            raise ValueError(
+                f"The model is spread over {plan.devices} GPUs, but the images of a story share what is found on one. "
+                "Bypass MultiGPU CFG Split."
+            )
         if self.masks is not None and len(self.masks.mask.values) not in (1, plan.images):
             raise ValueError(
                 f"There are {len(self.masks.mask.values)} subject masks for {plan.images} images. Connect one mask, or "
@@ -179,6 +187,16 @@ class ConsiStory(AttentionPatch):
 
     def is_enough(self, moment: Moment, bank: FeatureBank) -> bool:
         return self.fast and moment.step > features_step(moment)
+
+    def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
+        """The masks after the last step, on the grid that features are copied on."""
+        sampling = 0 if self.sharing.strength else 1
+        if not (self.sharing.strength or self.injection.strength):
+            return {}
+        grid = self.family.grid(self.family.consistory.injected[0], plan.size)
+        layout = BatchLayout((), plan.images, plan.size)
+        mask = self._mask(layout, self._maps(bank, sampling), len(plan.moments), grid)
+        return {} if mask is None else {SUBJECT_MASKS: mask.unflatten(1, grid).cpu()}
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         if site.kind == "cross":
@@ -204,8 +222,12 @@ class ConsiStory(AttentionPatch):
             call = replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.free_u.skip[level]))
         # After FreeU: the authors' store keeps a reference, which their FreeU then scales in place.
         if self._records_features(call.block, call.moment):
+            # Summed over conditionings, so that it does not matter in which order ComfyUI sends them.
             for rows in call.layout.conditional_rows:
-                bank.remember("features", call.hidden[rows].clone())
+                features = call.hidden[rows].float()
+                bank.remember(
+                    "features", bank.recall("features") + features if "features" in bank else features.clone()
+                )
         return call
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:

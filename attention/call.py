@@ -162,6 +162,8 @@ class RunPlan:
     """Whether a noise mask keeps part of the latent."""
     others: frozenset[str]
     """Nodes on the same model that change what the UNet sees or skip its calls: EasyCache, HyperTile, ToMe."""
+    devices: int = 1
+    """Over how many the conditionings of a call are spread."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -61,6 +61,10 @@ class AttentionPatch(Protocol):
     def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
         """The block to run in place of `call`."""
         return call
+
+    def findings(self, plan: RunPlan, bank: FeatureBank) -> Mapping[str, Tensor]:
+        """What the run found out that its latent shall carry along; asked once, after the last sampling."""
+        return {}
 
     def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
         """Rows to send through the UNet beside the sampler's own, cut off again before the sampler sees them."""

@@ -15,6 +15,9 @@ from .story import SubjectWords
 REMEMBERED_STEPS = 20
 """Steps whose maps make a mask."""
 
+SUBJECT_MASKS = "subject masks"
+"""What a run calls the masks it gives out: bool (images, height, width)."""
+
 Grid = tuple[int, int]
 """Height and width of an attention layer's tokens."""
 

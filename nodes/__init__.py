@@ -13,6 +13,7 @@ from .inspect import ShowPatches  # noqa: E402
 from .instantstyle import InstantStyle  # noqa: E402
 from .inversion import AdaINLatent, InvertImage, LoadTrajectory, SaveTrajectory  # noqa: E402
 from .load import LoadAdapter, LoadTextTower  # noqa: E402
+from .masks import SubjectMasks  # noqa: E402
 from .prompts import StoryPrompts  # noqa: E402
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent  # noqa: E402
 from .styleid import StyleID  # noqa: E402
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTrajectory,
     StoryPrompts,
     ConsiStory,
+    SubjectMasks,
     RecordSubject,
     ApplySubject,
     SaveSubject,

@@ -58,6 +58,23 @@ def _lanczos_weights(size: int, target: int) -> Tensor:
     return (weights * 2**22).round() / 2**22
 
 
+def enlarge(masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks on a token grid (masks, rows, columns) as pixels (masks, height, width); every token keeps its edges."""
+    return functional.interpolate(masks.unsqueeze(1), size=(height, width), mode="nearest-exact").squeeze(1)
+
+
+def darken_outside(pictures: Tensor, masks: Tensor, light: float = 0.25) -> Tensor:
+    """Pictures (images, height, width, channels) with this much light left outside their masks (images, height, width).
+
+    Raises ValueError for another number of masks than pictures.
+    """
+    if len(pictures) != len(masks):
+        raise ValueError(
+            f"There are {len(pictures)} pictures for {len(masks)} masks. Connect the VAE Decode of the same latent."
+        )
+    return pictures * torch.lerp(torch.full_like(masks, light), torch.ones_like(masks), masks).unsqueeze(3)
+
+
 def token_shares(shares: Sequence[float], tokens: Sequence[int]) -> Tensor | None:
     """The additive attention mask that makes attention count each picture's tokens `share` times.
 

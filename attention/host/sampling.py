@@ -17,6 +17,7 @@ from ..call import Area, AttentionSite, Moment, RunPlan
 from ..patch import AttentionPatch
 from ..reference import PinnedImages
 from .carried import KEY, carried_patches
+from .results import with_findings
 
 RUN = f"{KEY}_run"
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
@@ -142,6 +143,10 @@ class Run:
                 return name
         return ("positive", "negative")[number] if number < 2 else f"conditioning {number}"
 
+    def findings(self, patches: Sequence[AttentionPatch], plan: RunPlan) -> dict[str, Tensor]:
+        """What the patches found out that outlives the run."""
+        return {name: found for patch in patches for name, found in patch.findings(plan, self.bank_of(patch)).items()}
+
     def close(self) -> None:
         """Forgets everything the run remembered."""
         for bank in self._banks.values():
@@ -183,7 +188,9 @@ def outer_sample(
     options = guider.model_options["transformer_options"]
     height, width = noise.shape[-2:]
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
-        samplings = require(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
+        plan = plan_of(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
+        patches = carried_patches(options)
+        samplings = require(patches, plan)
         options[RUN] = run
         conds = guider.conds
         try:
@@ -193,7 +200,7 @@ def outer_sample(
                 progress = _progress(callback, number, samplings)
                 with ended_early(guider) if run.samplings_left else nullcontext():
                     made = executor(noise, latent_image, sampler, sigmas, denoise_mask, progress, *rest, **named)
-            return made
+            return with_findings(made, run.findings(patches, plan))
         finally:
             options.pop(RUN, None)
 
@@ -222,19 +229,21 @@ def _progress(callback: Callable[..., None] | None, number: int, samplings: int)
     return counted
 
 
-def require(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> int:
-    """Lets every patch refuse the run before its first step; returns how often the sampler shall run."""
-    patches = carried_patches(guider.model_options["transformer_options"])
-    if not patches:
-        return 1
+def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> RunPlan:
+    """What is known of a run before its first step."""
     height, width = noise.shape[-2:]
     name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
     moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
     others = frozenset(neighbours(guider.model_options))
-    plan = RunPlan(name, moments, len(noise), (height, width), inpaints, others)
+    devices = 1 + len(guider.model_patcher.get_additional_models_with_key("multigpu"))
+    return RunPlan(name, moments, len(noise), (height, width), inpaints, others, devices)
+
+
+def require(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
+    """Lets every patch refuse the run before its first step; returns how often the sampler shall run."""
     for patch in patches:
         patch.require(plan)
-    return max(patch.samplings(plan) for patch in patches)
+    return max((patch.samplings(plan) for patch in patches), default=1)
 
 
 def neighbours(model_options: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ from ..reference import PinnedImages, ReferenceTrajectory
 from ..scope import ImageMask
 from ..sharing import see_all
 from ..story import SubjectWords
-from ..subjects import Grid, SubjectMaps
+from ..subjects import SUBJECT_MASKS, Grid, SubjectMaps
 
 SAME_LEVEL = 1e-3
 """How far noise levels that count as the same lie apart, relative."""
@@ -106,9 +106,8 @@ class QueryBlend:
         steps = StepWindow(0.0, self.until).steps(moment.steps)
         if moment.step not in steps:
             return 0.0
-        return (
-            self.strength * torch.linspace(self.first, self.last, len(steps), dtype=torch.float64)[moment.step].item()
-        )
+        place = moment.step / max(len(steps) - 1, 1)
+        return self.strength * (self.first + (self.last - self.first) * place)
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,11 @@ class ConsiStory(AttentionPatch):
                 f"{' and '.join(sorted(plan.others))} on the same model changes which tokens the images share. "
                 "Bypass it."
             )
+        if plan.devices > 1:
+            raise ValueError(
+                f"The model is spread over {plan.devices} GPUs, but the images of a story share what is found on one. "
+                "Bypass MultiGPU CFG Split."
+            )
         if self.masks is not None and len(self.masks.mask.values) not in (1, plan.images):
             raise ValueError(
                 f"There are {len(self.masks.mask.values)} subject masks for {plan.images} images. Connect one mask, or "
@@ -217,6 +221,15 @@ class ConsiStory(AttentionPatch):
     def is_enough(self, moment: Moment, bank: FeatureBank) -> bool:
         return self.fast and moment.step > features_step(moment)
 
+    def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
+        """The masks after the last step, on the grid that features are copied on."""
+        if not (self.sharing.strength or self.injection.strength):
+            return {}
+        grid = self.family.grid(self.family.consistory.injected[0], plan.size)
+        layout = BatchLayout((), plan.images, plan.size)
+        mask = self._mask(layout, self._maps(bank, self._last_with_maps), len(plan.moments), grid)
+        return {} if mask is None else {SUBJECT_MASKS: mask.unflatten(1, grid).cpu()}
+
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         if site.kind == "cross":
             return site.block in self.family.consistory.words and self._needs_maps(moment)
@@ -246,8 +259,12 @@ class ConsiStory(AttentionPatch):
             call = replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.free_u.skip[level]))
         # After FreeU: the authors' store keeps a reference, which their FreeU then scales in place.
         if self._records_features(call.block, call.moment):
+            # Summed over conditionings, so that it does not matter in which order ComfyUI sends them.
             for rows in call.layout.conditional_rows:
-                bank.remember("features", call.hidden[rows].clone())
+                features = call.hidden[rows].float()
+                bank.remember(
+                    "features", bank.recall("features") + features if "features" in bank else features.clone()
+                )
         return call
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
@@ -302,6 +319,11 @@ class ConsiStory(AttentionPatch):
             if on
         ]
         return f"ConsiStory of {', '.join([*parts, *extras])}"
+
+    @property
+    def _last_with_maps(self) -> int:
+        """The last sampling that masks are made in, by how many come after it."""
+        return 0 if self.sharing.strength else 1
 
     def _needs_maps(self, moment: Moment) -> bool:
         return self.sharing.strength != 0.0 or (self.injection.strength != 0.0 and moment.samplings_left > 0)
@@ -449,6 +471,10 @@ class AppliedSubject(ConsiStory):
             f"query blend {self.blend.strength:g}, injection {self.injection.strength:g}",
         ]
         return f"Subject of {', '.join(parts)}"
+
+    @property
+    def _last_with_maps(self) -> int:
+        return 1
 
     def _needs_maps(self, moment: Moment) -> bool:
         """Masks of these images are only needed to know where features are copied to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch import Tensor
 from semblance.attention.host.inversion import stamp_of
 from semblance.attention.host.patching import ModelMap, add_patch, map_model
 from semblance.attention.host.weights import LoadedAdapter, manage_adapter
+from semblance.attention.methods.consistory import ConsiStory, Injection, QueryBlend, Sharing, StepWindow, UserMasks
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.methods.styleid import StyleID
 from semblance.attention.patch import AttentionPatch
 from semblance.attention.reference import Guest, ReferenceTrajectory, StyleReference
 from semblance.attention.scope import ImageMask, Scope
+from semblance.attention.story import SubjectWords
 from semblance.tests.tiny_models import (
     CONTEXT_WIDTH,
     Family,
@@ -159,6 +161,20 @@ def styleid(masks: int = 0) -> Maker:
     return make
 
 
+def consistory(**settings: Any) -> Maker:
+    """A story of two scenes, which acts at both steps of a run of two."""
+
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+        sharing, injection = Sharing(strength), Injection(0.8 * strength, StepWindow(0.0, 1.0))
+        chosen = {"sharing": sharing, "injection": injection, "blend": QueryBlend(until=0.6)} | settings
+        if "anchors" in chosen:
+            chosen["sharing"] = replace(sharing, anchors=chosen.pop("anchors"))
+        return ConsiStory(STORY, studio.model_map.family, **chosen), ()
+
+    return make
+
+
+STORY = SubjectWords(("a fox",), ("a fox asleep", "snow on a fox"), (((2,),), ((4, 5),)), 77)
 PATCHES: dict[str, Maker] = {
     "edits inputs": lambda studio, strength, scope, size: (Sharpen(scope, strength), ()),
     "shares keys": lambda studio, strength, scope, size: (ShareKeys(scope, strength), ()),
@@ -171,8 +187,12 @@ PATCHES: dict[str, Maker] = {
     "instantstyle regions": instantstyle("plus", pictures=2, shares=(1.0, 0.7), masks=2),
     "styleid": styleid(),
     "styleid masked": styleid(masks=1),
+    "consistory": consistory(),
+    "consistory fast": consistory(anchors=1, fast=True, masks=UserMasks(painted(2, 40, 56), limits=True)),
 }
 WITH_GUESTS = {name for name in PATCHES if name.startswith(("brings guests", "styleid"))}
+STORIES = {name for name in PATCHES if name.startswith("consistory")}
+"""Those that need a batch of two images, sample twice, and act everywhere at all times."""
 
 
 def wrap(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], first: bool = False) -> ModelPatcher:

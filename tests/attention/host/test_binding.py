@@ -19,7 +19,7 @@ from semblance.attention.host.patching import add_patch
 from semblance.attention.host.unet import SLOT, attention_sites
 from semblance.attention.patch import Attend
 from semblance.attention.scope import Scope
-from semblance.tests.attention.host.studio import PATCHES, Studio, record_calls, relative_error
+from semblance.tests.attention.host.studio import PATCHES, STORIES, Studio, record_calls, relative_error
 from semblance.tests.attention.host.toy_patches import Blinker, Halve, Sharpen
 
 KINDS: tuple[AttentionKind, ...] = ("self", "cross")
@@ -73,7 +73,7 @@ def foreign_sites(studio: Studio, kind: AttentionKind, parts: int) -> set[tuple[
 
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", PATCHES)
+@pytest.mark.parametrize("name", [name for name in PATCHES if name not in STORIES])
 def test_a_foreign_replacement_may_come_before_or_after(
     sd15: Studio, name: str, kind: AttentionKind, parts: int
 ) -> None:
@@ -176,7 +176,7 @@ def test_attention_rebound_by_another_pack_is_the_one_we_call(sd15: Studio, monk
 
 @pytest.mark.parametrize(("first", "second"), itertools.permutations(PATCHES, 2))
 def test_two_patches_chain_in_either_order(sd15: Studio, first: str, second: str) -> None:
-    chained = sd15.sample(sd15.with_patch(second, sd15.with_patch(first)), images=1, steps=1)
+    chained = sd15.sample(sd15.with_patch(second, sd15.with_patch(first)), steps=1)
     assert torch.isfinite(chained).all()
 
 

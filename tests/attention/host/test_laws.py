@@ -10,12 +10,15 @@ import torch
 import nodes
 from semblance.attention.host.patching import describe, patches_on
 from semblance.attention.scope import Scope, Window
-from semblance.tests.attention.host.studio import PATCHES, WITH_GUESTS, Studio, record_calls, relative_error
+from semblance.tests.attention.host.studio import PATCHES, STORIES, WITH_GUESTS, Studio, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 every_patch = pytest.mark.parametrize("name", PATCHES)
-LONE_IMAGES = [name for name in PATCHES if name != "shares keys"]
-WITHOUT_GUESTS = [name for name in PATCHES if name not in WITH_GUESTS]
+SCOPED = [name for name in PATCHES if name not in STORIES]
+LONE_IMAGES = [name for name in SCOPED if name != "shares keys"]
+CROPPED = [name for name in SCOPED if name not in WITH_GUESTS]
+
+scoped_patch = pytest.mark.parametrize("name", SCOPED)
 
 
 @every_patch
@@ -32,7 +35,7 @@ def test_strength_zero_leaves_the_model_untouched(studio: Studio, name: str) -> 
     assert torch.equal(studio.sample(studio.with_patch(name, strength=0.0)), studio.plain)
 
 
-@every_patch
+@scoped_patch
 def test_an_empty_scope_leaves_the_model_untouched(studio: Studio, name: str) -> None:
     unweighted = Scope({"output.5": 0.0})
     assert torch.equal(studio.sample(studio.with_patch(name, scope=unweighted)), studio.plain)
@@ -83,7 +86,7 @@ def test_two_positive_entries_of_different_length_go_together_or_apart(
     assert relative_error(studio.sample(studio.with_patch(name), positive=entries), batched) < 1e-4
 
 
-@pytest.mark.parametrize("name", WITHOUT_GUESTS)
+@pytest.mark.parametrize("name", CROPPED)
 def test_an_area_conditioning_goes_together_or_apart(sd15: Studio, name: str, request: pytest.FixtureRequest) -> None:
     (area,) = nodes.ConditioningSetArea().append(sd15.text(3), width=64, height=48, x=32, y=16, strength=1.0)
     entries = [*sd15.positive, *area]
@@ -120,7 +123,7 @@ def test_each_image_of_a_batch_keeps_its_own_prompt(studio: Studio, name: str) -
         assert relative_error(batch[row], alone) < 1e-4
 
 
-@every_patch
+@scoped_patch
 def test_a_single_odd_sized_picture_is_changed_from_half_noise_on(sd15: Studio, name: str) -> None:
     patched, size = sd15.with_patch(name, size=(9, 13)), (9, 13)
     changed, plain = (sd15.sample(model, images=1, size=size, denoise=0.5, steps=4) for model in (patched, sd15.model))
@@ -148,7 +151,7 @@ def test_half_precision_is_kept_and_costs_no_more_than_in_the_plain_model(
     assert relative_error(sampled, single) < 1.5 * rounding
 
 
-@every_patch
+@scoped_patch
 def test_the_description_says_what_each_patch_does_in_order(sd15: Studio, name: str) -> None:
     window = sd15.everywhere(window=Window(0.2, 0.8))
     patched = sd15.with_patch(name, sd15.with_patch("edits output", strength=0.25), strength=0.75, scope=window)

@@ -19,7 +19,7 @@ from semblance.attention.call import AttentionCall
 from semblance.attention.host.patching import add_patch
 from semblance.attention.patch import Attend
 from semblance.attention.scope import Scope
-from semblance.tests.attention.host.studio import PATCHES, Studio, run_guider
+from semblance.tests.attention.host.studio import PATCHES, STORIES, Studio, run_guider
 from semblance.tests.attention.host.test_run import guider_of, ladder
 from semblance.tests.attention.host.toy_patches import Diary, ToyPatch
 
@@ -45,7 +45,7 @@ class Hoard(ToyPatch):
 
 def test_fifty_runs_keep_no_tensor_and_no_memory(sd15: Studio) -> None:
     model = add_patch(sd15.model, Hoard(Scope({"output.5": 1.0})))
-    for name in PATCHES:
+    for name in PATCHES.keys() - STORIES:
         model = sd15.with_patch(name, model)
 
     def run(times: int) -> None:

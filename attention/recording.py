@@ -8,7 +8,7 @@ so that a LoRA acts on them too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -146,26 +146,26 @@ class RecordedSubject:
         return f"{anchors}, {len(self.sigmas)} steps, {copied} features to copy, {self.bytes / 2**20:.1f} MB"
 
 
-@dataclass(eq=False)
 class SubjectRecorder:
     """Writes down a subject while its anchors are sampled. Whoever starts that run makes it and reads it afterwards.
 
     Inside the attentions tensors stay on their device; they leave it between two model calls.
     """
 
-    _states: dict[tuple[int, AttentionSite, int, Side], Tensor] = field(default_factory=dict)
-    _outputs: dict[tuple[AttentionSite, int], Tensor] = field(default_factory=dict)
-    _sigmas: dict[int, float] = field(default_factory=dict)
-    _patches: Tensor | None = None
-    _places: tuple[Tensor, ...] = ()
-    _size: tuple[int, int] = (0, 0)
-    _anchors: int = 0
+    def __init__(self) -> None:
+        self._states: dict[tuple[int, AttentionSite, int, Side], Tensor] = {}
+        self._outputs: dict[tuple[AttentionSite, int], Tensor] = {}
+        self._sigmas: dict[int, float] = {}
+        self._patches: Tensor | None = None
+        self._places: tuple[Tensor, ...] = ()
+        self._size = (0, 0)
+        self._anchors, self._steps = 0, 0
 
     def enter(self, layout: BatchLayout, moment: Moment, anchors: int) -> None:
         """Before a model call: the tensors of the call before leave the device."""
         self._settle()
         self._sigmas.setdefault(moment.step, moment.sigma)
-        self._size, self._anchors = layout.latent or self._size, anchors
+        self._size, self._anchors, self._steps = layout.latent or self._size, anchors, moment.steps
 
     def see(self, call: AttentionCall, selected: Sequence[Tensor]) -> None:
         """The states of a self-attention at the tokens that others see of each image."""
@@ -202,6 +202,11 @@ class SubjectRecorder:
                 "or no mask was found. Set sharing above 0, take more steps, or name the subject in plainer words."
             )
         steps = tuple(sorted(self._sigmas))
+        if len(steps) != self._steps:
+            raise ValueError(
+                f"The sampler looked at {len(steps)} of its {self._steps} noise levels, so that scenes sampled "
+                "otherwise could not follow. Choose one that takes them all, e.g. euler or dpmpp_2m."
+            )
         sigmas = tuple(self._sigmas[step] for step in steps)
         lefts = sorted({left for left, *_ in self._states}, reverse=True)
         samplings = tuple(self._packed(left) for left in lefts)
@@ -212,20 +217,19 @@ class SubjectRecorder:
         mine = [name for name in self._states if name[0] == left]
         sites = list(dict.fromkeys(site for _, site, _, _ in mine))
         # A sampler or a node may leave out the negative at some steps.
-        sides = [side for side in SIDES if all((*name[:3], side) in self._states for name in mine)]
-        last = max(step for _, _, step, _ in mine)
+        sides: list[Side] = [side for side in SIDES if all((*name[:3], side) in self._states for name in mine)]
+        steps = sorted({step for _, _, step, _ in mine})
         by_site: dict[AttentionSite, Tensor] = {}
         counts: dict[AttentionSite, tuple[int, ...]] = {}
         for site in sites:
-            seen = [
-                torch.stack([self._states.pop((left, site, step, side)) for side in sides])
-                if (left, site, step, "positive") in self._states
-                else None
-                for step in range(last + 1)
-            ]
-            counts[site] = tuple(0 if states is None else states.shape[1] for states in seen)
-            by_site[site] = torch.cat([states for states in seen if states is not None], dim=1)
+            seen = {step: self._taken(left, site, step, sides) for step in steps}
+            counts[site] = tuple(seen[step].shape[1] if step in seen else 0 for step in range(max(steps) + 1))
+            by_site[site] = torch.cat(list(seen.values()), dim=1)
         return RecordedStates(by_site, counts)
+
+    def _taken(self, left: int, site: AttentionSite, step: int, sides: Sequence[Side]) -> Tensor:
+        """The states of one layer at one step: (sides, tokens, channels)."""
+        return torch.stack([self._states.pop((left, site, step, side)) for side in sides])
 
     def _features(self) -> RecordedFeatures | None:
         if self._patches is None or not self._outputs:

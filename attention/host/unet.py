@@ -78,7 +78,8 @@ class LayerInputs:
 
     def note(self, hidden: Tensor, context: Tensor, value: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """The last of the host's `attn1_patch` list, which changes nothing."""
-        site = AttentionSite("self", *extra["block"], extra["block_index"])
+        part, number = extra["block"]
+        site = AttentionSite("self", part, number, extra["block_index"])
         if site in self.sites:
             self._noted[site] = context
         return hidden, context, value

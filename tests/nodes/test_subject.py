@@ -297,6 +297,17 @@ def test_recording_needs_one_story_on_the_model(fox: Any) -> None:
             run(RecordSubject, given, positive=text, negative=text, latent_image=latent, **sampler)
     with pytest.raises(ValueError, match="Nothing of the subject was seen.*Set sharing above 0"):
         recorded(model, sharing=0.0)
+    with pytest.raises(ValueError, match="looked at . of its 6 noise levels.*Choose one that takes them all"):
+        recorded(model, sampler_name="dpm_fast")
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "euler_ancestral", "dpmpp_2m"])
+def test_other_samplers_record_and_apply(fox: Any, sampler: str) -> None:
+    model, _ = fox
+    _, subject, _ = recorded(model, sampler_name=sampler)
+    text, words = prompts("sd15", "in a boat")
+    made = sampled(applied(model, subject, words), text, sampler=sampler)
+    assert torch.isfinite(made).all() and relative_error(made, sampled(model, text, sampler=sampler)) > 1e-3
 
 
 def damaged(path: Path, **changes: Callable[[Any], Any]) -> None:

@@ -261,7 +261,7 @@ def test_maps_of_a_long_run_are_forgotten(sd15: Studio) -> None:
     patch = watched(sd15)
     told(sd15, patch, steps=30, size=(16, 16), cfg=1.0)
     first = patch.largest[:30]
-    assert first[20] > 1.5 * first[10] and first[29] <= 1.05 * first[24]  # features come in between, and stay
+    assert first[20] > 1.3 * first[10] and first[29] <= 1.05 * first[24]  # features come in between, and stay
 
 
 def test_fifty_stories_keep_no_tensor(sd15: Studio) -> None:

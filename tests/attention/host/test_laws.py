@@ -14,6 +14,7 @@ from semblance.tests.attention.host.studio import PATCHES, STORIES, WITH_GUESTS,
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 every_patch = pytest.mark.parametrize("name", PATCHES)
+# Of the laws that stories cannot be asked by these tests, those that hold are in test_story_laws.py.
 SCOPED = [name for name in PATCHES if name not in STORIES]
 LONE_IMAGES = [name for name in SCOPED if name != "shares keys"]
 CROPPED = [name for name in SCOPED if name not in WITH_GUESTS]
@@ -132,7 +133,7 @@ def test_a_single_odd_sized_picture_is_changed_from_half_noise_on(sd15: Studio, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@every_patch
+@scoped_patch
 def test_half_precision_is_kept_and_costs_no_more_than_in_the_plain_model(
     sd15: Studio, half: Callable[[torch.dtype], Studio], name: str, dtype: torch.dtype
 ) -> None:

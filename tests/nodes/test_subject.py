@@ -18,6 +18,7 @@ from torch import Tensor
 from semblance.attention.host.subjects import Subject
 from semblance.attention.recording import RecordedSubject
 from semblance.nodes.consistory import ConsiStory
+from semblance.nodes.masks import SubjectMasks
 from semblance.nodes.prompts import StoryPrompts
 from semblance.nodes.subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 from semblance.tests.nodes.graphs import relative_error, run
@@ -119,6 +120,16 @@ def test_a_recorded_subject_changes_one_new_scene_or_many_and_not_the_model(kind
     text, words = prompts(kind, "in a boat")
     idle = applied(model, subject, words, sharing=0.0, injection=0.0)
     assert torch.equal(sampled(idle, text, kind), sampled(model, text, kind))
+
+
+def test_subject_masks_come_along_with_anchors_and_new_scenes(fox: Any) -> None:
+    model, subject = fox
+    latent, _, _ = recorded(model)
+    text, words = prompts("sd15", "in a boat", "at night", "in the snow")
+    made = {"samples": sampled(applied(model, subject, words), text)}
+    for images, found in ((2, latent), (3, made)):
+        masks = run(SubjectMasks, found)[0]
+        assert masks.shape == (images, SIDE * 8, SIDE * 8) and 0 < masks.mean() < 1
 
 
 def test_every_setting_of_apply_acts(fox: Any) -> None:

@@ -166,7 +166,7 @@ class _Recorder:
     def __call__(
         self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: Any
     ) -> Tensor:
-        self._text = _text_of(model.inner_model)
+        self._text = _text_of(model.inner_model, len(x))
         levels: list[float] = sigmas.tolist()
         x = x * math.sqrt(1 + levels[0] ** 2)  # the picture counts as a latent of the first level
         self._keep(x, levels[0])
@@ -203,8 +203,11 @@ def _denoise(model: Callable[..., Tensor], extra_args: dict[str, Any], x: Tensor
     return model(x, x.new_full((len(x),), sigma), **extra_args)
 
 
-def _text_of(guider: Any) -> tuple[Tensor, Tensor | None]:
-    """The text, and SDXL's vector, that the positive conditioning shows the UNet."""
+def _text_of(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
+    """The text, and SDXL's vector, that the positive conditioning shows the UNet: one row for all images, or one each.
+
+    Fewer prompts than images go round, as at the host: those of n contents are those of their n styles too.
+    """
     given = guider.conds["positive"]
     if len(given) != 1 or "area" in given[0]:
         raise ValueError(
@@ -212,8 +215,12 @@ def _text_of(guider: Any) -> tuple[Tensor, Tensor | None]:
             "(Combine) and areas before Invert Image."
         )
     conds = given[0]["model_conds"]
-    vector = conds["y"].cond.float().cpu() if "y" in conds else None
-    return conds["c_crossattn"].cond.float().cpu(), vector
+
+    def rows(name: str) -> Tensor:
+        cond = conds[name] if len(conds[name].cond) == 1 else conds[name].process_cond(images)
+        return cond.cond.float().cpu()
+
+    return rows("c_crossattn"), rows("y") if "y" in conds else None
 
 
 def _sample(model: Any, latent: Tensor, sigmas: Tensor, text: Text, sampler: Any) -> Tensor:

@@ -3,39 +3,66 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+from PIL import Image
+
 from hosting.library import ROOT, use_library
+
+from .page import Section, text_table, write_page
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "output", help="folder for pictures and page")
-    output: Path = parser.parse_args().output.resolve()
+    parser.add_argument("--keep", type=Path, help="folder to keep the contact sheets in as JPEG, for the README")
+    arguments = parser.parse_args()
+    output: Path = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     use_library()
-    from hosting.server import ComfyUIServer
     from semblance.attention.host.demo_models import TOPOLOGIES
 
-    from . import instantstyle
-    from .page import Section, text_table, write_page
-    from .study import ADAPTERS, Study
+    from .tables import tables
 
     sections: list[Section] = []
+    # Figures in one process and pictures in another: two cores are enough for both.
+    with ProcessPoolExecutor(1, get_context("spawn"), use_library) as beside:
+        measured = [beside.submit(tables, topology) for topology in TOPOLOGIES]
+        sections += _sheets(output)
+        for section in (section for tables_made in measured for section in tables_made.result()):
+            print(f"\n{section.title}\n{text_table(section.table)}")
+            sections.append(section)
+    if arguments.keep is not None:
+        _keep(sections, arguments.keep)
+    print(f"\nThe page with the pictures: {write_page(sections, output / 'index.html')}")
+
+
+def _sheets(output: Path) -> Iterator[Section]:
+    """A contact sheet a method and topology, made by the templates over the HTTP API."""
+    from hosting.server import ComfyUIServer
+
+    from . import instantstyle, styleid
+    from .study import ADAPTERS
+    from .tables import STYLEID_TOPOLOGY
+
     with ComfyUIServer() as server:
         print(f"ComfyUI is up at {server.url}.")
         for topology in ADAPTERS:
             sheet = instantstyle.sheet(server, topology, output)
-            sections.append(Section(f"InstantStyle, {topology} demo model", instantstyle.CAPTION, sheet))
-    for topology in TOPOLOGIES:
-        study = Study.open(topology)
-        tables = [(instantstyle.text_table(study), instantstyle.TEXT_CAPTION)]
-        if topology in ADAPTERS:
-            tables.append((instantstyle.table(study), instantstyle.TABLE_CAPTION))
-        for table, caption in tables:
-            print(f"\n{topology} demo model\n{text_table(table)}")
-            sections.append(Section(f"Measured, {topology} demo model", caption, table=table))
-    print(f"\nThe page with the pictures: {write_page(sections, output / 'index.html')}")
+            yield Section(f"InstantStyle, {topology} demo model", instantstyle.CAPTION, sheet)
+        sheet = styleid.sheet(server, STYLEID_TOPOLOGY, output)
+        yield Section(f"StyleID, {STYLEID_TOPOLOGY} demo model", styleid.CAPTION, sheet)
+
+
+def _keep(sections: Sequence[Section], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        if section.picture is not None:
+            with Image.open(section.picture) as picture:
+                picture.save(folder / f"{section.picture.stem}.jpg", quality=85)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,11 @@ def content_captions(scenes: Scenes) -> list[str]:
     return [" and ".join(_shape_phrase(shape, None) for shape in shapes) for shapes, _ in _described(scenes)]
 
 
+def shape_captions(scenes: Scenes) -> list[str]:
+    """The first shape of each and nothing more: its place is left open."""
+    return [f"a {SHAPE_WORDS[SHAPES[shape]][0]}" for shape in scenes.content.shape[:, 0].tolist()]
+
+
 def full_captions(scenes: Scenes) -> list[str]:
     """Content and style in their plainest words, nothing left out but what has no words."""
     captions = []
@@ -79,11 +84,6 @@ def full_captions(scenes: Scenes) -> list[str]:
 
 _Shape = tuple[str, str, tuple[int, int]]  # size word or "", shape, place
 _Style = tuple[str, str, str]  # palette or "", texture, edge
-
-
-def shape_name(scene: Scenes) -> str:
-    """What the first shape of a scene is called."""
-    return SHAPE_WORDS[SHAPES[int(scene.content.shape[0, 0])]][0]
 
 
 def _described(scenes: Scenes) -> list[tuple[list[_Shape], _Style]]:

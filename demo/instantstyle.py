@@ -9,12 +9,13 @@ import torch
 
 from hosting.server import ComfyUIServer
 
-from .captions import content_captions, full_captions, shape_name
+from .captions import content_captions, full_captions, shape_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
 from .probe import style_gained
-from .run import Shot, changed, read_tensor, shoot, template
+from .run import Shot, changed, read_tensor, shoot, slug, template
 from .study import ADAPTERS, PAIRS, PER_REFERENCE, Pairs, Setting, Study
+from .training.judge import load_judge
 from .training.sheets import save_picture
 from .world import draw
 
@@ -32,31 +33,29 @@ SETTINGS = (
 
 def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
     """Held-out references in rows: the reference, the plain picture, and each of SETTINGS, over the HTTP API."""
-    from .training.judge import load_judge
-
     pairs, judge = Pairs.draw(SHEET_ROWS, 1), load_judge()
     rows: list[list[Shot]] = []
     for row in range(SHEET_ROWS):
         asked, reference = pairs.asked.take(torch.tensor([row])), pairs.references.take(torch.tensor([row]))
-        (words,) = content_captions(asked)
-        stem = f"{_slug(topology)}_{row + 1}"
+        (words,), (content,) = shape_captions(asked), content_captions(reference)
+        stem = f"{slug(topology)}_{row + 1}"
         picture = output / f"{stem}_reference.png"
         save_picture(draw(reference, 256).pictures[0], picture)
         uploaded = server.add_input(picture)
         shots = [Shot("reference", picture, full_captions(reference)[0].replace(", ", ",\n", 1))]
         for setting in (Setting("plain", strength=0.0), *SETTINGS):
-            prompt = changed(template(TEMPLATE), _inputs(setting, topology, words, uploaded, shape_name(reference)))
-            shot = shoot(server, f"{words}, {setting.name}", prompt, output / f"{stem}_{_slug(setting.name)}.png")
+            prompt = changed(template(TEMPLATE), _inputs(setting, topology, words, uploaded, content))
+            shot = shoot(server, f"{words}, {setting.name}", prompt, output / f"{stem}_{slug(setting.name)}.png")
             found = measure(read_tensor(shot.picture), asked, reference, judge)
             shots.append(Shot(setting.name, shot.picture, f"{words}\n{_figures(found)}"))
         rows.append(shots)
-    return contact_sheet(rows, output / f"instantstyle_{_slug(topology)}.png")
+    return contact_sheet(rows, output / f"instantstyle_{slug(topology)}.png")
 
 
 def table(study: Study) -> list[list[str]]:
     """What SETTINGS do over PAIRS pictures; the first row holds the headings."""
     plain = study.plain()
-    rows = [["setting", "style gained", "colours, Delta E", "texture, 0..1", "reference's shape seen", "shape right"]]
+    rows = [["setting", "style gained", "colours, Delta E", "texture, 0..1", "at the reference's place", "shape right"]]
     rows.append(_row("plain", plain, plain))
     for setting in SETTINGS:
         rows.append(_row(setting.name, study.with_setting(setting), plain))
@@ -78,38 +77,36 @@ def text_table(study: Study) -> list[list[str]]:
 
 
 def _row(name: str, found: Measures, plain: Measures) -> list[str]:
-    values = [str(estimate(found[key], PER_REFERENCE)) for key in ("palette", "texture", "leaked", "shape_right")]
+    values = [str(estimate(found[key], PER_REFERENCE)) for key in ("palette", "texture", "place_leaked", "shape_right")]
     return [name, f"{style_gained(found, plain):.0%}", *values]
 
 
-def _inputs(setting: Setting, topology: Topology, words: str, picture: str, shape: str) -> dict[str, dict[str, Any]]:
+def _inputs(setting: Setting, topology: Topology, words: str, picture: str, content: str) -> dict[str, dict[str, Any]]:
     return {
         "SemblanceLoadDemo": {"topology": topology},
         "SemblanceLoadAdapter": {"file": ADAPTERS[topology]},
         "Prompt": {"text": words},
         "LoadImage": {"image": picture},
-        "SemblanceSubtractContent": {"text": f"a {shape}", "strength": setting.subtract},
+        "SemblanceSubtractContent": {"text": content, "strength": setting.subtract},
         "SemblanceInstantStyle": {"blocks": setting.blocks, "strength": setting.strength},
     }
 
 
 def _figures(found: Measures) -> str:
     right = "shape right" if found["shape_right"].item() else "shape wrong"
-    leaked = ", the reference's" if found["leaked"].item() else ""
-    return f"colours {found['palette'].item():.0f}, texture {found['texture'].item():.2f}, {right}{leaked}"
-
-
-def _slug(text: str) -> str:
-    return "".join(letter for letter in text.lower().replace(" ", "_") if letter.isalnum() or letter == "_")
+    place = "the reference's place" if found["place_leaked"].item() else "a place of its own"
+    return f"colours {found['palette'].item():.0f}, {right},\n{place}"
 
 
 CAPTION = (
-    f"Four held-out references, by the template {TEMPLATE}. Under each picture: the distance of its colours (Delta E) "
-    "and of its texture (0 the same, 1 nothing in common) from the asked content drawn in the reference's style."
+    f"Four held-out references, by the template {TEMPLATE}. The prompt names a shape and leaves its place open. Under "
+    "each picture: the distance of its colours (Delta E) from those of the reference, and whether the shape is the "
+    "asked one and stands where the reference's does."
 )
 TABLE_CAPTION = (
     f"Means over {PAIRS} pictures with 95 % intervals, resampled by reference. Style gained: the share of plain's "
-    "distance to the reference's style that is gone, over colours, texture and features."
+    "distance to the reference's style that is gone, over colours, texture and features. The prompt leaves the place "
+    "open: that the shape stands where the reference's does is content that came through."
 )
 TEXT_CAPTION = (
     f"Means over {PAIRS} held-out captions with 95 % intervals: colours and texture against the drawing the caption "

@@ -24,8 +24,10 @@ class Measures:
     """Whether the asked shape is seen."""
     place_right: Tensor
     """Whether it is seen where it was asked for."""
-    leaked: Tensor
+    shape_leaked: Tensor
     """Whether the reference's shape is seen instead of the asked one."""
+    place_leaked: Tensor
+    """Whether the figure stands where the reference's does, in pictures whose prompt leaves the place open."""
     palette: Tensor
     """Distance in Delta E between the colours of the picture and those it should have."""
     texture: Tensor
@@ -55,11 +57,12 @@ def measure(made: Tensor, asked: Scenes, reference: Scenes, judge: Judge) -> Mea
     ideal = draw(Scenes(asked.content, reference.style), made.shape[-1]).pictures
     verdict, right = judge(made), judge(ideal)
     shape, other = asked.content.shape[:, 0], reference.content.shape[:, 0]
-    seen = verdict.shape.argmax(1)
+    seen, place = verdict.shape.argmax(1), verdict.place.argmax(1)
     return Measures(
         shape_right=seen == shape,
-        place_right=verdict.place.argmax(1) == place_of(asked.content),
-        leaked=(seen == other) & (other != shape),
+        place_right=place == place_of(asked.content),
+        shape_leaked=(seen == other) & (other != shape),
+        place_leaked=place == place_of(reference.content),
         palette=palette_distance(made, ideal),
         texture=texture_distance(made, ideal),
         gram=gram_distance(verdict, right),

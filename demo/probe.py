@@ -1,7 +1,7 @@
 """Which blocks carry style, and which content: each block of a demo model alone, `python -m demo.probe`.
 
-A block is good for style when it brings a picture near the reference's colours, texture and features, and the
-reference's shape stays away.
+A block is good for style when it brings a picture near the reference's colours, texture and features, and does not
+put the figure where the reference's stands.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Finding:
     style_gained: float
     """0 is plain, 1 is the drawing itself: the mean over colours, texture and features."""
     leaked: float
-    """The share of pictures that show the reference's shape instead of the asked one, less plain's."""
+    """The share of pictures whose figure stands at the reference's place, which nobody asked for, less plain's."""
     shape_right: float
     palette: float
     texture: float
@@ -45,11 +45,16 @@ def style_gained(styled: Measures, plain: Measures) -> float:
     return sum(shares) / len(shares)
 
 
+def leaked(styled: Measures, plain: Measures) -> float:
+    """How much more often than by chance the figure stands where the reference's does."""
+    return (styled["place_leaked"].mean() - plain["place_leaked"].mean()).item()
+
+
 def find(name: str, styled: Measures, plain: Measures) -> Finding:
     return Finding(
         name,
         style_gained(styled, plain),
-        (styled["leaked"].mean() - plain["leaked"].mean()).item(),
+        leaked(styled, plain),
         styled["shape_right"].mean().item(),
         *(styled[measure].mean().item() for measure in STYLE_MEASURES),
     )
@@ -116,10 +121,11 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     from semblance.attention.host.demo_models import Topology
 
+    from .run import slug
     from .study import PAIRS, Study
 
     findings = probe(Study.open(cast(Topology, arguments.topology)), arguments.also, arguments.adapter)
-    name = f"blocks_{arguments.topology.replace(' ', '').replace('.', '').lower()}"
+    name = f"blocks_{slug(arguments.topology)}"
     record = arguments.output / f"{name}.json"
     record.write_text(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n", encoding="utf-8")
     title = f"Each block of the {arguments.topology} demo model alone, {PAIRS} pictures"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -68,6 +69,11 @@ def read_tensor(path: Path) -> Tensor:
         rgb = picture.convert("RGB")
         levels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
         return levels.reshape(1, rgb.height, rgb.width, 3).movedim(-1, 1) / 255
+
+
+def slug(text: str) -> str:
+    """A name for a file: `SD 1.5` becomes sd_15."""
+    return re.sub(r"[^a-z0-9_]", "", text.lower().replace(" ", "_"))
 
 
 def _show(name: str, progress: Progress) -> None:

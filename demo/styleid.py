@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from .captions import content_captions, full_captions
 from .contact_sheet import contact_sheet
 from .metrics import estimate, figure_overlap, gram_distance, palette_distance, texture_distance
 from .page import Table
-from .run import Shot, changed, read_tensor, save_tensor, shoot, template
+from .run import Shot, changed, read_tensor, shoot, slug, template
 from .study import Pairs, Study
+from .training.judge import Judge, load_judge
+from .training.sheets import save_picture
 from .world import Scenes, draw
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ SHEET_ROWS = 4
 STEPS = 50  # fewer bring the picture itself back less well
 GAMMAS = (0.3, 0.5, 0.75, 0.9)
 BATCH = 16
+DTYPE = torch.float32  # bf16 cannot invert
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,10 @@ class Way:
     temperature: float = 1.5
 
 
-WAYS = (
-    Way("sampled back", strength=0.0, adain=0.0),
-    Way("AdaIN alone", strength=0.0),
-    Way("keys and values alone", adain=0.0),
-    Way("StyleID, gamma 0.75"),
-    Way("StyleID, gamma 0.3", gamma=0.3),
-)
+BACK = Way("sampled back", strength=0.0, adain=0.0)
+ADAIN = Way("AdaIN alone", strength=0.0)
+KEYS_AND_VALUES = Way("keys and values alone", adain=0.0)
+WAYS = (BACK, ADAIN, KEYS_AND_VALUES, Way("StyleID, gamma 0.75"), Way("StyleID, gamma 0.3", gamma=0.3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,97 +66,98 @@ def pairs_of(count: int) -> Pairs:
     return Pairs.draw(count, 1, seed=1702)
 
 
-def paint(study: Study, pairs: Pairs, ways: tuple[Way, ...], steps: int = STEPS) -> dict[str, Tensor]:
+def paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int = STEPS) -> dict[str, Tensor]:
     """The contents in the styles of their pairs, in each way: (pictures, 3, 128, 128) in 0..1.
 
     The prompt names the content. With the authors' empty one the small model, whose few tokens hold little structure,
     draws another figure as soon as colours move.
     """
-    from comfy.samplers import sampler_object
-    from comfy_extras.nodes_custom_sampler import SamplerCustom
-
-    from semblance.nodes.inversion import InvertImage
-    from semblance.nodes.styleid import StyleID
-
-    demo, empty = study.demo, study.prompt([""])
-    captions = content_captions(pairs.asked)
     made: dict[str, list[Tensor]] = {way.name: [] for way in ways}
-    with torch.inference_mode():
-        for first in range(0, len(pairs), BATCH):
-            rows = torch.arange(first, min(first + BATCH, len(pairs)))
-            content, style = (
-                {"samples": demo.vae.encode(draw(scenes.take(rows)).pictures.movedim(1, -1))}
-                for scenes in (pairs.asked, pairs.references)
-            )
-            node = InvertImage.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
-            words = study.prompt([captions[row] for row in rows.tolist()])
-            inverted = node.execute(demo.model, content, steps, "styleid", 1.0, False, style=style, text=words)
-            for way in ways:
-                preset = {"preset": "custom", "gamma": way.gamma, "temperature": way.temperature}
-                patched, start, sigmas = StyleID.execute(
-                    demo.model, inverted.result[0], inverted.result[2], preset, {"blocks": "family"},
-                    way.strength, way.adain, "exact", 0.0, 1.0,
-                ).result  # fmt: skip
-                euler = sampler_object("euler")
-                ran = SamplerCustom.execute(patched, False, 0, 1.0, words, empty, euler, sigmas, start)
-                made[way.name].append(demo.vae.decode(ran[0]["samples"]).movedim(-1, 1).clamp(0, 1))
+    for first in range(0, len(pairs), BATCH):
+        batch = pairs.take(torch.arange(first, min(first + BATCH, len(pairs))))
+        for name, pictures in _paint(study, batch, ways, steps):
+            made[name].append(pictures)
     return {name: torch.cat(batches) for name, batches in made.items()}
 
 
+@torch.inference_mode()
+def _paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int) -> list[tuple[str, Tensor]]:
+    from comfy.samplers import sampler_object
+    from comfy_extras.nodes_custom_sampler import SamplerCustom
+
+    from semblance.attention.host.inversion import Text, invert
+    from semblance.attention.host.patching import add_patch, map_model
+    from semblance.attention.host.stylising import start_of
+    from semblance.attention.methods.styleid import StyleID
+    from semblance.attention.scope import Scope, Window
+
+    model, vae, count = study.demo.model, study.demo.vae, len(pairs)
+    drawn = torch.cat([draw(scenes).pictures for scenes in (pairs.asked, pairs.references)])
+    words, empty = study.prompt(content_captions(pairs.asked)), study.prompt([""])
+    inverted = invert(model, vae.encode(drawn.movedim(1, -1)), steps, "styleid", Text(words, empty)).trajectory
+    content, style = inverted.select(range(count)), inverted.select(range(count, 2 * count))
+    scope = Scope(dict.fromkeys(map_model(model).family.styleid, 1.0), Window(0.0, 1.0))
+    painted = []
+    for way in ways:
+        patch = StyleID(content, style, scope, way.gamma, way.temperature, way.strength)
+        start = start_of(model, content, style, "exact", way.adain)
+        settings = (0, 1.0, words, empty, sampler_object("euler"), start.sigmas, {"samples": start.latent})
+        sampled: Any = SamplerCustom.execute(add_patch(model, patch), False, *settings)
+        painted.append((way.name, vae.decode(sampled[0]["samples"]).movedim(-1, 1).clamp(0, 1)))
+    return painted
+
+
 @torch.no_grad()
-def measure(study: Study, pairs: Pairs, made: Tensor) -> Painted:
+def measure(judge: Judge, pairs: Pairs, made: Tensor) -> Painted:
     """Compares with the content drawn in the style, and the figure with the content's."""
     ideal = draw(Scenes(pairs.asked.content, pairs.references.style)).pictures
     return Painted(
         palette_distance(made, ideal),
         texture_distance(made, ideal),
-        gram_distance(study.judge(made), study.judge(ideal)),
-        figure_overlap(study.judge, made, draw(pairs.asked)),
+        gram_distance(judge(made), judge(ideal)),
+        figure_overlap(judge, made, draw(pairs.asked)),
     )
 
 
-def table(study: Study, count: int = 32) -> Table:
+def table(study: Study, count: int) -> Table:
     """What each of WAYS does; the first row holds the headings, the second the contents as they are."""
     pairs = pairs_of(count)
-    contents = {"the contents themselves": draw(pairs.asked).pictures}
     rows = [["way", "colours, Delta E", "texture, 0..1", "features", "figure kept, IoU"]]
-    for name, made in (contents | paint(study, pairs, WAYS)).items():
-        found = measure(study, pairs, made)
-        rows.append(
-            [name, *(str(estimate(value)) for value in (found.palette, found.texture, found.gram, found.overlap))]
-        )
+    for name, made in ({"the contents themselves": draw(pairs.asked).pictures} | paint(study, pairs, WAYS)).items():
+        found = measure(study.judge, pairs, made)
+        values = (found.palette, found.texture, found.gram, found.overlap)
+        rows.append([name, *(str(estimate(value)) for value in values)])
     return rows
 
 
 def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
     """Held-out pairs in rows: content, style, and each of WAYS, by the template over the HTTP API."""
-    from .training.judge import load_judge
-
     pairs, judge = pairs_of(SHEET_ROWS), load_judge()
     rows: list[list[Shot]] = []
     for row in range(SHEET_ROWS):
-        content, style = (scenes.take(torch.tensor([row])) for scenes in (pairs.asked, pairs.references))
-        stem = f"styleid_{topology.replace(' ', '').replace('.', '').lower()}_{row + 1}"
-        shots = [
-            Shot(name, save_tensor(draw(scenes, 256).pictures[0], output / f"{stem}_{name}.png"), words)
-            for name, scenes in (("content", content), ("style", style))
-            for words in [full_captions(scenes)[0].replace(", ", ",\n", 1)]
-        ]
-        files = [server.add_input(shot.picture) for shot in shots]
-        drawn = draw(content)
-        ideal = draw(Scenes(content.content, style.style)).pictures
-        for number, way in enumerate(WAYS):
-            prompt = changed(template(TEMPLATE), _inputs(way, topology, *files, content_captions(content)[0]))
-            shot = shoot(server, f"pair {row + 1}, {way.name}", prompt, output / f"{stem}_{number}.png")
-            made = read_tensor(shot.picture)
-            figures = (
-                f"colours {palette_distance(made, ideal).item():.0f}, "
-                f"texture {texture_distance(made, ideal).item():.2f},\n"
-                f"figure {figure_overlap(judge, made, drawn).item():.2f}"
+        pair = pairs.take(torch.tensor([row]))
+        stem = f"styleid_{slug(topology)}_{row + 1}"
+        shots = []
+        for name, scenes in (("content", pair.asked), ("style", pair.references)):
+            picture = output / f"{stem}_{name}.png"
+            save_picture(draw(scenes, 256).pictures[0], picture)
+            shots.append(Shot(name, picture, full_captions(scenes)[0].replace(", ", ",\n", 1)))
+        content, style = (server.add_input(shot.picture) for shot in shots)
+        for way in WAYS:
+            prompt = changed(
+                template(TEMPLATE), _inputs(way, topology, content, style, content_captions(pair.asked)[0])
             )
-            shots.append(Shot(way.name, shot.picture, figures))
+            shot = shoot(server, f"pair {row + 1}, {way.name}", prompt, output / f"{stem}_{slug(way.name)}.png")
+            shots.append(Shot(way.name, shot.picture, _figures(measure(judge, pair, read_tensor(shot.picture)))))
         rows.append(shots)
-    return contact_sheet(rows, output / f"styleid_{topology.replace(' ', '').replace('.', '').lower()}.png")
+    return contact_sheet(rows, output / f"styleid_{slug(topology)}.png")
+
+
+def _figures(found: Painted) -> str:
+    return (
+        f"colours {found.palette.item():.0f}, texture {found.texture.item():.2f},\n"
+        f"figure kept {found.overlap.item():.2f}"
+    )
 
 
 def _inputs(way: Way, topology: Topology, content: str, style: str, words: str) -> dict[str, dict[str, Any]]:

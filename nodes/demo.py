@@ -27,8 +27,8 @@ class LoadDemo(io.ComfyNode):
                 io.Combo.Input(
                     "topology",
                     options=list(TOPOLOGIES),
-                    tooltip="Whose blocks the model has, at small widths. The SD 1.5 one has an IP-Adapter, the file "
-                    "semblance_demo_sd15 in Load IP-Adapter.",
+                    tooltip="Whose blocks the model has, at small widths. Each has IP-Adapters of its own in Load "
+                    "IP-Adapter, semblance_demo_sdxl and semblance_demo_sd15.",
                 )
             ],
             outputs=[

@@ -8,6 +8,14 @@ from .sdxl import SDXL
 _SOURCE = "measured on the demo models by `python -m demo.probe`, each block alone."
 _FINE = ("input.1", "input.2", "output.9", "output.10", "output.11")
 
-DEMO_SDXL = replace(SDXL, name="Semblance demo (SDXL)", text_width=128)
+DEMO_SDXL = replace(
+    SDXL,
+    name="Semblance demo (SDXL)",
+    text_width=128,
+    style=("output.4",),
+    layout=("output.5",),
+    source=_SOURCE,
+)
+"""One block brings nearly all of the colours, and the next the place of the figure."""
 DEMO_SD15 = replace(SD15, name="Semblance demo (SD 1.5)", text_width=64, style=_FINE, source=_SOURCE)
-"""Its style is in the blocks of full resolution: alone they gain what all blocks gain."""
+"""Its style is in the blocks of full resolution: together they gain what all blocks gain."""

@@ -17,6 +17,7 @@ import comfy.sdxl_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
+import torch
 
 from .files import DEMO_MODELS, UnreadableFile
 
@@ -37,22 +38,22 @@ class DemoModel:
     clip_vision: Any
 
 
-def load_demo(topology: Topology) -> DemoModel:
-    """The demo model of one topology, with the encoders that both share.
+def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel:
+    """The demo model of one topology, with the encoders that both share; its UNet in `dtype`, else as ComfyUI chooses.
 
     Raises UnreadableFile when a file of the pack is missing or damaged.
     """
-    return DemoModel(_load_unet(topology), _load_clip(topology), _load_vae(), _load_clip_vision())
+    return DemoModel(_load_unet(topology, dtype), _load_clip(topology), _load_vae(), _load_clip_vision())
 
 
-def _load_unet(topology: Topology) -> Any:
+def _load_unet(topology: Topology, dtype: torch.dtype | None) -> Any:
     """By the steps of ComfyUI's own loader; its list of known models, told apart by their widths, is left alone."""
     weights, config = _read(_UNETS[topology])
     weights.pop(PREDICTS_V, None)
     model_config = _model_config(topology, config)
     device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     dtypes = list(model_config.supported_inference_dtypes)
-    dtype = comfy.model_management.unet_dtype(
+    dtype = dtype or comfy.model_management.unet_dtype(
         model_params=comfy.utils.calculate_parameters(weights),
         supported_dtypes=dtypes,
         weight_dtype=comfy.utils.weight_dtype(weights),

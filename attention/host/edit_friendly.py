@@ -57,6 +57,7 @@ def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, n
     stamp = stamp_of(model)
     require_latents(pictures)
     require_steps(steps)
+    _require_prompts(text, len(pictures))
     sigmas = noise_levels(model, inversion_timesteps(steps, "edit-friendly"))
     explainer = _Explainer(noises)
     sample_without_noise(model, pictures, sigmas.flip(0), text, comfy.samplers.KSAMPLER(explainer))
@@ -142,6 +143,15 @@ class _Explainer:
             self.noises.append(step.noise.cpu())
             _announce(callback, place, step)
         return x
+
+
+def _require_prompts(text: Text, pictures: int) -> None:
+    for prompts, _ in text.positive:
+        if len(prompts) not in (1, pictures):
+            raise ValueError(
+                f"The text holds {len(prompts)} prompts, but there are {pictures} pictures to invert. Give one prompt "
+                "for all, or one for each picture."
+            )
 
 
 def _announce(callback: Callable[[dict[str, Any]], None] | None, place: int, step: ReverseStep) -> None:

@@ -223,7 +223,10 @@ def denoise_at(model: Callable[..., Tensor], extra_args: dict[str, Any], x: Tens
 
 
 def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
-    """The text, and SDXL's vector, that the positive conditioning shows the UNet: one for all images, or for each."""
+    """The text, and SDXL's vector, that the positive conditioning shows the UNet: one row for all images, or one each.
+
+    Fewer prompts than images go round, as at the host: those of n contents are those of their n styles too.
+    """
     given = guider.conds["positive"]
     if len(given) != 1 or "area" in given[0]:
         raise ValueError(
@@ -231,14 +234,12 @@ def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
             "(Combine) and areas before Invert Image."
         )
     conds = given[0]["model_conds"]
-    vector = conds["y"].cond.float().cpu() if "y" in conds else None
-    context = conds["c_crossattn"].cond.float().cpu()
-    if len(context) not in (1, images):
-        raise ValueError(
-            f"The text holds {len(context)} prompts, but there are {images} pictures to invert. Give one prompt for "
-            "all, or one for each picture."
-        )
-    return context, vector
+
+    def rows(name: str) -> Tensor:
+        cond = conds[name] if len(conds[name].cond) == 1 else conds[name].process_cond(images)
+        return cond.cond.float().cpu()
+
+    return rows("c_crossattn"), rows("y") if "y" in conds else None
 
 
 def sample_without_noise(model: Any, latent: Tensor, sigmas: Tensor, text: Text, sampler: Any) -> Tensor:

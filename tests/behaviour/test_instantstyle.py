@@ -7,12 +7,12 @@ from functools import cache
 import pytest
 
 from semblance.demo.metrics import estimate
-from semblance.demo.probe import style_gained
+from semblance.demo.probe import leaked, style_gained
 from semblance.demo.study import ADAPTERS, PER_REFERENCE, Setting, Study
 
 ALL = Setting("all blocks", "all")
 STYLE = Setting("style blocks", "style")
-SUBTRACTED = (0.5, 1.0)
+SUBTRACTED = (0.25, 0.5, 1.0)
 
 
 class Results:
@@ -26,8 +26,7 @@ class Results:
         return style_gained(self.of(setting), self.plain)
 
     def leaked(self, setting: Setting) -> float:
-        """More than plain shows of a shape that nobody asked for."""
-        return (self.of(setting)["leaked"].mean() - self.plain["leaked"].mean()).item()
+        return leaked(self.of(setting), self.plain)
 
 
 @pytest.fixture(scope="module", params=ADAPTERS)
@@ -45,20 +44,27 @@ def test_all_blocks_bring_the_features_nearer_to_the_references(results: Results
     assert results.of(ALL)["gram"].mean() <= 0.9 * results.plain["gram"].mean()
 
 
+def test_all_blocks_put_the_figure_where_the_references_stands(results: Results) -> None:
+    """Otherwise there would be no content for the style blocks to leave out."""
+    assert results.leaked(ALL) >= 0.3
+
+
 def test_style_blocks_keep_the_style_and_leave_half_of_the_content(results: Results) -> None:
-    assert results.gained(STYLE) >= 0.75 * results.gained(ALL)
-    assert results.leaked(STYLE) <= 0.5 * results.leaked(ALL) + 0.03
+    assert results.gained(STYLE) >= 0.8 * results.gained(ALL)
+    assert results.leaked(STYLE) <= 0.5 * results.leaked(ALL)
 
 
-def test_style_blocks_obey_the_prompt_as_plain_does(results: Results) -> None:
-    styled, plain = results.of(STYLE)["shape_right"], results.plain["shape_right"]
+@pytest.mark.parametrize("setting", [ALL, STYLE], ids=lambda setting: setting.name)
+def test_a_reference_never_changes_the_shape_that_is_asked_for(results: Results, setting: Setting) -> None:
+    styled, plain = results.of(setting)["shape_right"], results.plain["shape_right"]
     assert estimate(styled, PER_REFERENCE).high >= plain.mean().item() - 0.05
+    assert results.of(setting)["shape_leaked"].mean() <= 0.05
 
 
-def test_subtracting_the_content_lets_no_more_of_it_through_and_does_not_cost_the_prompt(results: Results) -> None:
-    """There is little to take away: where the prompt names a shape, none of the reference's comes through."""
+def test_the_more_content_is_subtracted_the_less_comes_through(results: Results) -> None:
     settings = [ALL, *(Setting("subtracted", "all", subtract=strength) for strength in SUBTRACTED)]
     leaks = [results.leaked(setting) for setting in settings]
-    assert all(after <= before + 0.02 for before, after in zip(leaks, leaks[1:], strict=False)), leaks
-    kept = [results.of(setting)["shape_right"].mean().item() for setting in settings[:2]]
-    assert kept[1] >= kept[0] - 0.03
+    assert all(after <= before + 0.03 for before, after in zip(leaks, leaks[1:], strict=False)), leaks
+    assert leaks[-1] <= leaks[0] - 0.1, leaks
+    kept = [results.of(setting)["shape_right"].mean().item() for setting in settings]
+    assert min(kept) >= kept[0] - 0.06, kept

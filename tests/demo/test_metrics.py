@@ -51,14 +51,15 @@ def test_a_drawing_is_its_own_ideal(judge: Judge) -> None:
     for name in ("palette", "texture", "gram"):
         assert found[name].max() < 1e-3, name
     assert found["shape_right"].mean() >= 0.95 and found["place_right"].mean() >= 0.95
-    assert found["leaked"].sum() == 0
+    assert found["shape_leaked"].sum() == 0
 
 
 def test_another_style_is_far_and_another_content_leaks(judge: Judge) -> None:
     asked, shown = single_shapes(32, 5, "any"), single_shapes(32, 6, "any")
     found = measure(draw(shown).pictures, asked, shown, judge)
     other = shown.content.shape[:, 0] != asked.content.shape[:, 0]
-    assert found["leaked"][other].mean() > 0.9 and found["leaked"][~other].sum() == 0
+    assert found["shape_leaked"][other].mean() > 0.9 and found["shape_leaked"][~other].sum() == 0
+    assert found["place_leaked"].mean() > 0.9
     restyled = measure(draw(Scenes(asked.content, asked.style)).pictures, asked, shown, judge)
     assert restyled["palette"].mean() > 10 and restyled["texture"].mean() > 0.3
 

@@ -18,6 +18,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import AdapterLayout
+from semblance.attention.host.files import DEMO_MODELS
 from semblance.attention.host.patching import map_model
 from semblance.attention.host.styles import Style
 from semblance.attention.host.weights import LoadedAdapter
@@ -493,7 +494,7 @@ def stranger(make: Any) -> Any:
 
 # Files that are not there
 
-DEMO_ADAPTER = "semblance_demo_sd15.safetensors"  # comes with the pack, so it is always there
+COME_WITH_THE_PACK = sorted(path.name for path in (DEMO_MODELS / "ipadapter").glob("*.safetensors"))
 LOADERS = [
     (LoadAdapter, "ipadapter", "huggingface.co/h94/IP-Adapter"),
     (LoadTextTower, "clip_vision", "huggingface.co/laion/CLIP-ViT-H-14"),
@@ -512,7 +513,7 @@ def test_missing_file_is_refused_before_anything_runs(models: Path, node: Any, f
 @pytest.mark.parametrize(("node", "folder", "published"), LOADERS)
 def test_empty_folder_is_said_so(models: Path, node: Any, folder: str, published: str) -> None:
     file = next(entry for entry in node.define_schema().inputs if entry.id == "file")
-    assert file.options == ([DEMO_ADAPTER] if node is LoadAdapter else [""])
+    assert file.options == (COME_WITH_THE_PACK if node is LoadAdapter else [""])
     assert_matches(node.validate_inputs(file=""), f"No file is in .*{folder}.*{published}")
 
 

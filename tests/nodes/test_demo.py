@@ -29,7 +29,7 @@ from semblance.nodes.demo import LoadDemo
 from semblance.nodes.instantstyle import InstantStyle
 
 OURS = {"SDXL": "sdxl", "SD 1.5": "sd15"}
-ADAPTER = "semblance_demo_sd15.safetensors"
+ADAPTERS = {"SDXL": "semblance_demo_sdxl.safetensors", "SD 1.5": "semblance_demo_sd15.safetensors"}
 LIMIT = 40e6  # bytes
 
 
@@ -103,9 +103,9 @@ def test_the_stock_vae_loader_opens_the_autoencoder(
     assert 1.2 < (demo.vae.encode(seen) * LATENT_SCALE["sdxl"]).std() < 2.2
 
 
-def test_words_and_pictures_share_one_space(demo: DemoModel) -> None:
+def test_words_and_pictures_share_one_space(demo: DemoModel, topology: Topology) -> None:
     scenes = single_shapes(32, 47, "held_out")
-    adapter = load_adapter(ADAPTER)
+    adapter = load_adapter(ADAPTERS[topology])
     seen = []
     for picture in draw(scenes).pictures.movedim(1, -1):
         style, _ = encode_style(adapter, demo.clip_vision, {"picture0": picture[None]}, "average", "crop", [])
@@ -118,11 +118,11 @@ def test_words_and_pictures_share_one_space(demo: DemoModel) -> None:
     assert (likeness.argmax(1) == torch.arange(32)).float().mean() > 0.7
 
 
-def test_its_adapter_is_offered_and_fits_no_other_model() -> None:
-    assert ADAPTER in file_names(DEMO_ADAPTERS)
-    demo = load_demo("SDXL")
+def test_its_adapters_are_offered_and_fit_no_other_model(demo: DemoModel, topology: Topology) -> None:
+    assert set(ADAPTERS.values()) < set(file_names(DEMO_ADAPTERS))
+    (other,) = set(TOPOLOGIES) - {topology}
     picture = {"picture0": pictures(1).movedim(1, -1)}
-    style, _ = encode_style(load_adapter(ADAPTER), demo.clip_vision, picture, "average", "crop", [])
+    style, _ = encode_style(load_adapter(ADAPTERS[other]), demo.clip_vision, picture, "average", "crop", [])
     with pytest.raises(ValueError, match="is made for Semblance demo"):
         InstantStyle.execute(demo.model, style, {"blocks": "style"}, 1.0, 0.0, 1.0, {"curve": "constant"})
 

@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten, recognise
-from semblance.attention.host.files import ADAPTERS, STYLES, file_names, register_folders
+from semblance.attention.host.files import ADAPTERS, DEMO_MODELS, STYLES, file_names, register_folders
 from semblance.attention.host.weights import LoadedAdapter
 from semblance.nodes.load import LoadAdapter
 from semblance.tests.nodes.graphs import run
 from semblance.tests.tiny_models import adapter_state_dict
 
+COME_WITH_THE_PACK = sorted(path.name for path in (DEMO_MODELS / "ipadapter").glob("*.safetensors"))
 VARIANTS = ("base", "plus", "full-face")
 SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
 SDXL_WIDTHS = [640] * 4 + [1280] * 20 + [1280] * 30 + [640] * 6 + [1280] * 10
@@ -198,5 +199,5 @@ def test_files_in_subfolders_are_offered_and_found(models: Path) -> None:
     save_file(adapter_state_dict("sd15"), models / "ipadapter" / "sdxl" / "deep.safetensors")
     name = str(Path("sdxl") / "deep.safetensors")
     file = next(entry for entry in LoadAdapter.define_schema().inputs if entry.id == "file")
-    assert file.options == [name, "semblance_demo_sd15.safetensors"]
+    assert file.options == [name, *COME_WITH_THE_PACK]
     assert loaded(name).name == name

@@ -142,6 +142,20 @@ def test_two_pictures_inverted_together_come_out_as_alone_and_each_costs_a_row(
         assert chosen.images == 1 and torch.equal(chosen.latents[:, 0], both.trajectory.latents[:, image])
 
 
+def test_prompts_of_the_contents_are_those_of_their_styles_too(studio: Studio) -> None:
+    """Two contents and two styles in one batch with two prompts; the second half once had none."""
+    prompts = studio.text(31, rows=2)
+    made = invert(studio.model, pictures(4), 4, "styleid", Text(prompts, studio.negative)).trajectory
+    content, style = made.select([0, 1]), made.select([2, 3])
+    for half in (content, style):
+        assert torch.equal(half.context, prompts[0][0])
+    if made.vector is not None:
+        assert torch.equal(content.vector, style.vector) and len(made.vector) == 4
+    second = [[prompts[0][0][1:], {name: value[1:] for name, value in prompts[0][1].items()}]]
+    alone = invert(studio.model, pictures(4)[3:], 4, "styleid", Text(second, studio.negative)).trajectory
+    assert relative_error(made.latents[:, 3], alone.latents[:, 0]) < 1e-2
+
+
 def test_the_way_back_gets_nearer_with_more_steps() -> None:
     """On a network that acts like a denoiser; random ones do not hold still."""
     case, _ = load_reference("styleid")

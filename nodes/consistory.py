@@ -119,7 +119,7 @@ class ConsiStory(io.ComfyNode):
         window = StepWindow(inject_from, inject_until)
         patch = ConsiStoryPatch(
             subject_words,
-            known.family,
+            known.family.consistory,
             Sharing(sharing, anchors, MaskDropout(dropout, dropout_seed)),
             QueryBlend(query_blend, until=blend_until),
             Injection(injection, window, in_turn=mode == "official"),

@@ -5,24 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..call import AttentionSite
+from ..call import AttentionSite, StoryBlocks
 
 PRESETS = ("style", "layout", "style + layout", "all")
-
-
-@dataclass(frozen=True)
-class StoryBlocks:
-    """Where ConsiStory looks for a subject, shares it, and copies its features."""
-
-    words: tuple[str, ...]
-    """Blocks whose attention to the subject's words makes its mask; all of one resolution."""
-    shared: tuple[str, ...]
-    """Blocks in whose self-attention images see each other's subjects."""
-    injected: tuple[str, ...]
-    """Blocks after whose self-attention features are copied from image to image; all of one resolution."""
-    features: str
-    """The block whose input tells which patches of two images match."""
-    source: str
 
 
 @dataclass(frozen=True)
@@ -40,22 +25,9 @@ class ModelFamily:
     """Blocks in whose self-attention StyleID acts."""
     styleid_source: str
     consistory: StoryBlocks
-    levels: int
-    """Resolutions of the UNet, each half of the one before."""
 
     text_width: int | None = None
     """Channels of the text it reads, where only that tells it from a family of the same blocks."""
-
-    def grid(self, block: str, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of a block's tokens on a latent of `size`."""
-        part, number = block.split(".")
-        level = {
-            "input": int(number) // 3,
-            "middle": self.levels - 1,
-            "output": self.levels - 1 - int(number) // 3,
-        }[part]
-        height, width = (-(-side // 2**level) for side in size)
-        return height, width
 
     def preset(self, name: str) -> dict[str, float]:
         """Weight 1 for every block of the preset `style`, `layout`, `style + layout` or `all`."""

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x: attention on three of four levels, one transformer block each."""
 
-from .family import ModelFamily, StoryBlocks
+from ..call import StoryBlocks
+from .family import ModelFamily
 
 SD15 = ModelFamily(
     name="SD 1.5",
@@ -21,7 +22,7 @@ SD15 = ModelFamily(
         shared=tuple(f"output.{number}" for number in range(3, 12)),
         injected=("input.4", "input.5", "output.6", "output.7", "output.8"),
         features="output.6",
+        levels=4,
         source="Semblance's own: ConsiStory's authors wrote for SDXL alone. The same roles at the same resolutions.",
     ),
-    levels=4,
 )

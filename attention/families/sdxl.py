@@ -1,6 +1,7 @@
 """Stable Diffusion XL: attention on the two lower of three levels, up to ten transformer blocks each."""
 
-from .family import ModelFamily, StoryBlocks
+from ..call import StoryBlocks
+from .family import ModelFamily
 
 SDXL = ModelFamily(
     name="SDXL",
@@ -20,7 +21,7 @@ SDXL = ModelFamily(
         shared=("output.0", "output.1", "output.2", "output.3", "output.4", "output.5"),
         injected=("input.4", "input.5", "output.3", "output.4", "output.5"),
         features="output.3",
+        levels=3,
         source="ConsiStory (arXiv:2402.03286) and its authors' code.",
     ),
-    levels=3,
 )

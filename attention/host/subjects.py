@@ -67,7 +67,7 @@ class StorySettings:
     def on(self, model: Any) -> Any:
         """A clone of MODEL with this story on it."""
         settings = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return add_patch(model, ConsiStory(family=map_model(model).family, **settings))
+        return add_patch(model, ConsiStory(blocks=map_model(model).family.consistory, **settings))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def apply_subject(
     made = subject.story
     patch = AppliedSubject(
         words,
-        map_model(model).family,
+        map_model(model).family.consistory,
         replace(made.sharing, strength=sharing),
         replace(made.blend, strength=query_blend),
         replace(made.injection, strength=injection),

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from ..areas import PIXELS_PER_LATENT
 from ..bank import FeatureBank
-from ..call import AttentionCall, AttentionSite, BatchLayout, BlockCall, Moment, RunPlan, SharedTokens
-from ..families import ModelFamily
+from ..call import AttentionCall, AttentionSite, BatchLayout, BlockCall, Moment, RunPlan, SharedTokens, StoryBlocks
 from ..functional.correspondence import matched, nearest_patches, patches_of, smooth
 from ..functional.free_u import damp_low_frequencies, strengthen
 from ..functional.masks import fit_mask, mask_on_grid
@@ -155,7 +154,7 @@ class ConsiStory(AttentionPatch):
     """Keeps the subjects of `words` alike in all images of a batch, where each image has a prompt of its own."""
 
     words: SubjectWords
-    family: ModelFamily
+    blocks: StoryBlocks
     sharing: Sharing = field(default_factory=Sharing)
     blend: QueryBlend = field(default_factory=QueryBlend)
     injection: Injection = field(default_factory=Injection)
@@ -225,14 +224,14 @@ class ConsiStory(AttentionPatch):
         """The masks after the last step, on the grid that features are copied on."""
         if not (self.sharing.strength or self.injection.strength):
             return {}
-        grid = self.family.grid(self.family.consistory.injected[0], plan.size)
+        grid = self.blocks.grid(self.blocks.injected[0], plan.size)
         layout = BatchLayout((), plan.images, plan.size)
         mask = self._mask(layout, self._maps(bank, self._last_with_maps), len(plan.moments), grid)
         return {} if mask is None else {SUBJECT_MASKS: mask.unflatten(1, grid).cpu()}
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         if site.kind == "cross":
-            return site.block in self.family.consistory.words and self._needs_maps(moment)
+            return site.block in self.blocks.words and self._needs_maps(moment)
         return self._shares_at(site, moment) or self._injects_at(site, moment)
 
     def pins(self, moment: Moment) -> PinnedImages | None:
@@ -331,10 +330,10 @@ class ConsiStory(AttentionPatch):
     def _shares_at(self, site: AttentionSite, moment: Moment) -> bool:
         """At the first step there are no masks yet."""
         wanted = self.sharing.strength != 0.0 and moment.step > 0
-        return wanted and site.kind == "self" and site.block in self.family.consistory.shared
+        return wanted and site.kind == "self" and site.block in self.blocks.shared
 
     def _injects_at(self, site: AttentionSite, moment: Moment) -> bool:
-        return site.kind == "self" and site.block in self.family.consistory.injected and self._injects(moment)
+        return site.kind == "self" and site.block in self.blocks.injected and self._injects(moment)
 
     def _injects(self, moment: Moment) -> bool:
         wanted = self.injection.strength != 0.0 and moment.samplings_left == 0
@@ -342,7 +341,7 @@ class ConsiStory(AttentionPatch):
 
     def _records_features(self, block: str, moment: Moment) -> bool:
         recording = moment.samplings_left == 1 and moment.step == features_step(moment)
-        return recording and self.injection.strength != 0.0 and block == self.family.consistory.features
+        return recording and self.injection.strength != 0.0 and block == self.blocks.features
 
     def _free_u_level(self, block: str) -> int | None:
         return None if self.free_u is None else self.free_u.level(block)
@@ -358,7 +357,7 @@ class ConsiStory(AttentionPatch):
     def _prepare_sharing(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         """Selects what is shared at this step, unless an earlier call of it has."""
         size = _whole_picture(layout)
-        for grid in {self.family.grid(block, size) for block in self.family.consistory.shared}:
+        for grid in {self.blocks.grid(block, size) for block in self.blocks.shared}:
             name = selected_name(moment, grid)
             if name not in bank:
                 _forget(bank, *name[:2])
@@ -397,7 +396,7 @@ class ConsiStory(AttentionPatch):
 
         A match is counted over the patches of all images in turn.
         """
-        grid = self.family.grid(self.family.consistory.injected[0], _whole_picture(layout))
+        grid = self.blocks.grid(self.blocks.injected[0], _whole_picture(layout))
         patches = patches_of(smooth(bank.recall("features")), *grid)
         subjects = self._mask(layout, self._maps(bank, 1), moment.steps, grid)
         if subjects is None:

@@ -169,7 +169,7 @@ def consistory(**settings: Any) -> Maker:
         chosen = {"sharing": sharing, "injection": injection, "blend": QueryBlend(until=0.6)} | settings
         if "anchors" in chosen:
             chosen["sharing"] = replace(sharing, anchors=chosen.pop("anchors"))
-        return ConsiStory(STORY, studio.model_map.family, **chosen), ()
+        return ConsiStory(STORY, studio.model_map.family.consistory, **chosen), ()
 
     return make
 

@@ -41,7 +41,7 @@ def prompts(studio: Studio, scenes: int, first: int = 0) -> Any:
 
 def story(studio: Studio, scenes: int = 2, **settings: Any) -> ModelPatcher:
     settings = {"injection": INJECTION, "sharing": Sharing(anchors=2)} | settings
-    return add_patch(studio.model, ConsiStory(words(scenes), studio.model_map.family, **settings))
+    return add_patch(studio.model, ConsiStory(words(scenes), studio.model_map.family.consistory, **settings))
 
 
 def sample(
@@ -61,7 +61,7 @@ def applied(
     studio: Studio, subject: RecordedSubject, scenes: int = 1, model: ModelPatcher | None = None, **settings: Any
 ) -> ModelPatcher:
     settings = {"injection": INJECTION} | settings
-    patch = AppliedSubject(words(scenes), studio.model_map.family, subject=subject, **settings)
+    patch = AppliedSubject(words(scenes), studio.model_map.family.consistory, subject=subject, **settings)
     return add_patch(model or studio.model, patch)
 
 

@@ -48,7 +48,7 @@ def story(studio: Studio, scenes: int = 2, **settings: Any) -> ConsiStory:
     columns = tuple(((2 + scene,),) for scene in range(scenes))
     words = SubjectWords(("a fox",), tuple(f"scene {scene} of a fox" for scene in range(scenes)), columns, 77)
     chosen = {"injection": Injection(window=StepWindow(0.0, 1.0)), "blend": QueryBlend(until=0.6)} | settings
-    return ConsiStory(words, studio.model_map.family, **chosen)
+    return ConsiStory(words, studio.model_map.family.consistory, **chosen)
 
 
 def told(studio: Studio, patch: ConsiStory, **settings: Any) -> Tensor:
@@ -156,7 +156,7 @@ def test_img2img_is_told_too(sd15: Studio, name: str) -> None:
     ids=["official", "fast", "without query blend", "without injection"],
 )
 def test_the_unet_is_called_as_often_as_said(sd15: Studio, settings: Any, first: int, second: int) -> None:
-    patch = ConsiStory(STORY, sd15.model_map.family, **settings)
+    patch = ConsiStory(STORY, sd15.model_map.family.consistory, **settings)
     model, calls = record_unet_calls(add_patch(sd15.model, patch))
     sd15.sample(model, steps=10, scheduler="normal", size=(4, 4))
     starts = [place for place, time in enumerate(calls) if time == calls[0] and calls[place - 1] != time]
@@ -213,7 +213,7 @@ class Watched(ConsiStory):
 
 def watched(studio: Studio, stop: Callable[[Moment, str], None] = lambda moment, where: None) -> Watched:
     patch = story(studio)
-    return Watched(patch.words, patch.family, blend=patch.blend, injection=patch.injection, stop=stop)
+    return Watched(patch.words, patch.blocks, blend=patch.blend, injection=patch.injection, stop=stop)
 
 
 def interrupt(*_: Any) -> None:

@@ -66,7 +66,7 @@ def site_of(name: str) -> AttentionSite:
 
 
 def applied(model: Any, subject: RecordedSubject, copies: int = 1, **settings: Any) -> Any:
-    return add_patch(model, AppliedSubject(words_of("extra", copies), SDXL, subject=subject, **settings))
+    return add_patch(model, AppliedSubject(words_of("extra", copies), SDXL.consistory, subject=subject, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def recorded(model: Any) -> Callable[[str], tuple[Tensor, RecordedSubject]]:
     def run(name: str) -> tuple[Tensor, RecordedSubject]:
         if name not in made:
             sharing = Sharing(anchors=0, dropout=Replayed(drawn=drawn))
-            story = ConsiStory(words_of("anchors"), SDXL, sharing, injection=PASSES[name])
+            story = ConsiStory(words_of("anchors"), SDXL.consistory, sharing, injection=PASSES[name])
             made[name] = record(add_patch(model, story), lambda recording: sample(recording, ANCHORS))
         return made[name]
 

@@ -26,8 +26,8 @@ TEMPLATE = "instantstyle_demo"
 SHEET_ROWS = 4
 SETTINGS = (
     Setting("all blocks", "all"),
+    Setting("all blocks, content subtracted", "all", subtract=0.5),
     Setting("style blocks", "style"),
-    Setting("style blocks, content subtracted", "style", subtract=0.5),
 )
 
 

@@ -10,7 +10,7 @@ from .page import Section, Table
 if TYPE_CHECKING:
     from semblance.attention.host.demo_models import Topology
 
-STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's blocks take six times as long
+STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's take six times as long
 STYLEID_PAIRS = 16
 
 

@@ -11,7 +11,19 @@ from semblance.attention.call import AttentionCall
 from semblance.attention.methods.styleid import StyleID
 from semblance.demo.metrics import estimate, texture_distance
 from semblance.demo.study import Study
-from semblance.demo.styleid import ADAIN, BACK, DTYPE, GAMMAS, KEYS_AND_VALUES, Painted, Way, measure, paint, pairs_of
+from semblance.demo.styleid import (
+    ADAIN,
+    BACK,
+    DTYPE,
+    GAMMAS,
+    KEYS_AND_VALUES,
+    Painted,
+    Way,
+    ideals,
+    measure,
+    paint,
+    pairs_of,
+)
 from semblance.demo.world import draw
 
 PAIRS = 64
@@ -20,7 +32,7 @@ BOTH = tuple(Way(f"gamma {gamma}", gamma=gamma) for gamma in GAMMAS)
 
 class Results:
     def __init__(self, study: Study) -> None:
-        self.pairs = pairs_of(PAIRS)
+        self.pairs, self.judge = pairs_of(PAIRS), study.judge
         self.contents = draw(self.pairs.asked).pictures
         self.made = paint(study, self.pairs, (*BOTH, BACK, ADAIN, KEYS_AND_VALUES))
         self.content = measure(study.judge, self.pairs, self.contents)
@@ -51,16 +63,17 @@ def test_the_colours_come_over(results: Results) -> None:
 
 
 def test_what_costs_structure_is_adain_and_not_the_injection(results: Results) -> None:
-    """With other colours the small model draws a fifth of the figures anew; keys and values take nothing more.
+    """With other colours the small model draws some figures anew; keys and values take nothing more.
 
-    The overlap of 0.8 that was aimed at is reached without AdaIN alone: about 0.7 with it (see the model card).
+    An overlap of 0.8 was aimed at. The content drawn in the style has 0.82 itself, for edges are style; StyleID 0.71.
     """
     kept, adain, injected = (
         estimate(painted.overlap)
         for painted in (results.gamma(0.75), results.of[ADAIN.name], results.of[KEYS_AND_VALUES.name])
     )
     assert kept.mean >= adain.mean - 0.03, (kept, adain)
-    assert kept.high >= 0.65, kept
+    best = measure(results.judge, results.pairs, ideals(results.pairs)).overlap.mean()
+    assert kept.mean >= 0.8 * best, (kept, best)
     assert injected.high >= 0.8, injected
 
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from hosting.server import ComfyUIServer
 
-from .captions import content_captions, full_captions
+from .captions import content_captions
 from .contact_sheet import contact_sheet
 from .metrics import estimate, figure_overlap, gram_distance, palette_distance, texture_distance
 from .page import Table
-from .run import Shot, changed, read_tensor, shoot, slug, template
+from .run import Shot, changed, drawn, read_tensor, shoot, slug, template
 from .study import Pairs, Study
 from .training.judge import Judge, load_judge
-from .training.sheets import save_picture
 from .world import Scenes, draw
 
 if TYPE_CHECKING:
@@ -143,11 +142,8 @@ def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
     for row in range(SHEET_ROWS):
         pair = pairs.take(torch.tensor([row]))
         stem = f"styleid_{slug(topology)}_{row + 1}"
-        shots = []
-        for name, scenes in (("content", pair.asked), ("style", pair.references)):
-            picture = output / f"{stem}_{name}.png"
-            save_picture(draw(scenes, 256).pictures[0], picture)
-            shots.append(Shot(name, picture, full_captions(scenes)[0].replace(", ", ",\n", 1)))
+        shown = (("content", pair.asked), ("style", pair.references))
+        shots = [drawn(name, scene, output / f"{stem}_{name}.png") for name, scene in shown]
         content, style = (server.add_input(shot.picture) for shot in shots)
         for way in WAYS:
             prompt = changed(

@@ -1,4 +1,4 @@
-"""The figures of the demo, many pictures a setting: made beside the contact sheets, in a process of their own."""
+"""The figures of the demo, many pictures a setting: made beside the contact sheets, in a process a model."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def main() -> None:
     from .tables import tables
 
     sections: list[Section] = []
-    # Figures in one process and pictures in another: two cores are enough for both.
-    with ProcessPoolExecutor(1, get_context("spawn"), use_library) as beside:
+    # A process for each model's figures, beside the server that makes the pictures.
+    with ProcessPoolExecutor(len(TOPOLOGIES), get_context("spawn"), use_library) as beside:
         measured = [beside.submit(tables, topology) for topology in TOPOLOGIES]
         sections += _sheets(output)
         for section in (section for tables_made in measured for section in tables_made.result()):

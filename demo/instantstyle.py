@@ -13,10 +13,9 @@ from .captions import content_captions, full_captions, shape_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
 from .probe import style_gained
-from .run import Shot, changed, read_tensor, shoot, slug, template
+from .run import Shot, changed, drawn, read_tensor, shoot, slug, template
 from .study import ADAPTERS, PAIRS, PER_REFERENCE, Pairs, Setting, Study
 from .training.judge import load_judge
-from .training.sheets import save_picture
 from .world import draw
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ TEMPLATE = "instantstyle_demo"
 SHEET_ROWS = 4
 SETTINGS = (
     Setting("all blocks", "all"),
+    Setting("all blocks, content subtracted", "all", subtract=0.5),
     Setting("style blocks", "style"),
-    Setting("style blocks, content subtracted", "style", subtract=0.5),
 )
 
 
@@ -36,17 +35,15 @@ def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
     pairs, judge = Pairs.draw(SHEET_ROWS, 1), load_judge()
     rows: list[list[Shot]] = []
     for row in range(SHEET_ROWS):
-        asked, reference = pairs.asked.take(torch.tensor([row])), pairs.references.take(torch.tensor([row]))
-        (words,), (content,) = shape_captions(asked), content_captions(reference)
+        pair = pairs.take(torch.tensor([row]))
+        (words,), (content,) = shape_captions(pair.asked), content_captions(pair.references)
         stem = f"{slug(topology)}_{row + 1}"
-        picture = output / f"{stem}_reference.png"
-        save_picture(draw(reference, 256).pictures[0], picture)
-        uploaded = server.add_input(picture)
-        shots = [Shot("reference", picture, full_captions(reference)[0].replace(", ", ",\n", 1))]
+        shots = [drawn("reference", pair.references, output / f"{stem}_reference.png")]
+        uploaded = server.add_input(shots[0].picture)
         for setting in (Setting("plain", strength=0.0), *SETTINGS):
             prompt = changed(template(TEMPLATE), _inputs(setting, topology, words, uploaded, content))
             shot = shoot(server, f"{words}, {setting.name}", prompt, output / f"{stem}_{slug(setting.name)}.png")
-            found = measure(read_tensor(shot.picture), asked, reference, judge)
+            found = measure(read_tensor(shot.picture), pair.asked, pair.references, judge)
             shots.append(Shot(setting.name, shot.picture, f"{words}\n{_figures(found)}"))
         rows.append(shots)
     return contact_sheet(rows, output / f"instantstyle_{slug(topology)}.png")

@@ -18,6 +18,10 @@ from torch import Tensor
 from hosting.library import ROOT
 from hosting.server import ComfyUIServer, Progress, Prompt
 
+from .captions import full_captions
+from .training.sheets import save_picture
+from .world import Scenes, draw
+
 Changes = Mapping[str, Mapping[str, Any]]
 """Inputs to change, by the type or the title of their node; `class_type` among them swaps the node for another."""
 
@@ -61,6 +65,12 @@ def shoot(server: ComfyUIServer, name: str, prompt: Prompt, path: Path) -> Shot:
     shot = Shot(name, path, seconds=time.perf_counter() - started)
     print(f"\r{name}: {shot.seconds:.1f} s".ljust(70))
     return shot
+
+
+def drawn(name: str, scene: Scenes, path: Path) -> Shot:
+    """One drawing of the world, kept at `path`, with the whole of its caption under it."""
+    save_picture(draw(scene, 256).pictures[0], path)
+    return Shot(name, path, full_captions(scene)[0].replace(", ", ",\n", 1))
 
 
 def read_tensor(path: Path) -> Tensor:

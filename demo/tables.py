@@ -1,4 +1,4 @@
-"""The figures of the demo, many pictures a setting: made beside the contact sheets, in a process of their own."""
+"""The figures of the demo, many pictures a setting: made beside the contact sheets, in a process a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .page import Section, Table
 if TYPE_CHECKING:
     from semblance.attention.host.demo_models import Topology
 
-STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's blocks take six times as long
+STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's take six times as long
 STYLEID_PAIRS = 16
 
 

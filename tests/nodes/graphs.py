@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from semblance.attention.host.files import DEMO_MODELS
 from semblance.attention.host.styles import Style
 from semblance.attention.host.weights import LoadedAdapter
 from semblance.nodes.instantstyle import InstantStyle
@@ -17,6 +18,8 @@ from semblance.nodes.reference import EncodeReference
 from semblance.tests.tiny_models import adapter_state_dict, empty_latent, ksampler, make_conditioning
 
 Family = str
+COME_WITH_THE_PACK = sorted(path.name for path in (DEMO_MODELS / "ipadapter").glob("*.safetensors"))
+"""The adapters that Load IP-Adapter offers on every machine."""
 
 
 def run(node: Any, *values: Any, **named: Any) -> Any:

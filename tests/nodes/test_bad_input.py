@@ -18,7 +18,6 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import AdapterLayout
-from semblance.attention.host.files import DEMO_MODELS
 from semblance.attention.host.patching import map_model
 from semblance.attention.host.styles import Style
 from semblance.attention.host.weights import LoadedAdapter
@@ -27,7 +26,7 @@ from semblance.hosting.server import ComfyUIServer, Prompt, PromptFailed
 from semblance.nodes.inspect import ShowPatches
 from semblance.nodes.load import LoadAdapter, LoadTextTower
 from semblance.nodes.reference import LoadReference, SaveReference, SubtractContent
-from semblance.tests.nodes.graphs import encode, load_adapter, picture, run, sampled, styled
+from semblance.tests.nodes.graphs import COME_WITH_THE_PACK, encode, load_adapter, picture, run, sampled, styled
 from semblance.tests.tiny_models import (
     UNET_CONFIGS,
     adapter_state_dict,
@@ -494,7 +493,6 @@ def stranger(make: Any) -> Any:
 
 # Files that are not there
 
-COME_WITH_THE_PACK = sorted(path.name for path in (DEMO_MODELS / "ipadapter").glob("*.safetensors"))
 LOADERS = [
     (LoadAdapter, "ipadapter", "huggingface.co/h94/IP-Adapter"),
     (LoadTextTower, "clip_vision", "huggingface.co/laion/CLIP-ViT-H-14"),

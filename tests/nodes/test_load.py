@@ -12,13 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten, recognise
-from semblance.attention.host.files import ADAPTERS, DEMO_MODELS, STYLES, file_names, register_folders
+from semblance.attention.host.files import ADAPTERS, STYLES, file_names, register_folders
 from semblance.attention.host.weights import LoadedAdapter
 from semblance.nodes.load import LoadAdapter
-from semblance.tests.nodes.graphs import run
+from semblance.tests.nodes.graphs import COME_WITH_THE_PACK, run
 from semblance.tests.tiny_models import adapter_state_dict
 
-COME_WITH_THE_PACK = sorted(path.name for path in (DEMO_MODELS / "ipadapter").glob("*.safetensors"))
 VARIANTS = ("base", "plus", "full-face")
 SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
 SDXL_WIDTHS = [640] * 4 + [1280] * 20 + [1280] * 30 + [640] * 6 + [1280] * 10

@@ -18,6 +18,7 @@ from .page import Section, text_table, write_page
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "output", help="folder for pictures and page")
+    parser.add_argument("--full", action="store_true", help="figures over as many pictures as the README's")
     parser.add_argument("--keep", type=Path, help="folder to keep the contact sheets in as JPEG, for the README")
     arguments = parser.parse_args()
     output: Path = arguments.output.resolve()
@@ -25,12 +26,12 @@ def main() -> None:
     use_library()
     from semblance.attention.host.demo_models import TOPOLOGIES
 
-    from .tables import tables
+    from .tables import FULL, QUICK, tables
 
     sections: list[Section] = []
-    # A process for each model's figures, beside the server that makes the pictures.
-    with ProcessPoolExecutor(len(TOPOLOGIES), get_context("spawn"), use_library) as beside:
-        measured = [beside.submit(tables, topology) for topology in TOPOLOGIES]
+    with ProcessPoolExecutor(1, get_context("spawn"), use_library) as beside:  # the server takes the other core
+        extent = FULL if arguments.full else QUICK
+        measured = [beside.submit(tables, topology, extent) for topology in TOPOLOGIES]
         sections += _sheets(output)
         for section in (section for tables_made in measured for section in tables_made.result()):
             print(f"\n{section.title}\n{text_table(section.table)}")

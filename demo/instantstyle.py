@@ -14,7 +14,7 @@ from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
 from .probe import style_gained
 from .run import Shot, changed, drawn, read_tensor, shoot, slug, template
-from .study import ADAPTERS, PAIRS, PER_REFERENCE, Pairs, Setting, Study
+from .study import ADAPTERS, Pairs, Setting, Study
 from .training.judge import load_judge
 from .world import draw
 
@@ -50,12 +50,12 @@ def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
 
 
 def table(study: Study) -> list[list[str]]:
-    """What SETTINGS do over PAIRS pictures; the first row holds the headings."""
+    """What SETTINGS do over the study's pairs; the first row holds the headings."""
     plain = study.plain()
     rows = [["setting", "style gained", "colours, Delta E", "texture, 0..1", "at the reference's place", "shape right"]]
-    rows.append(_row("plain", plain, plain))
+    rows.append(_row(study, "plain", plain, plain))
     for setting in SETTINGS:
-        rows.append(_row(setting.name, study.with_setting(setting), plain))
+        rows.append(_row(study, setting.name, study.with_setting(setting), plain))
     return rows
 
 
@@ -73,8 +73,9 @@ def text_table(study: Study) -> list[list[str]]:
     ]
 
 
-def _row(name: str, found: Measures, plain: Measures) -> list[str]:
-    values = [str(estimate(found[key], PER_REFERENCE)) for key in ("palette", "texture", "place_leaked", "shape_right")]
+def _row(study: Study, name: str, found: Measures, plain: Measures) -> list[str]:
+    keys = ("palette", "texture", "place_leaked", "shape_right")
+    values = [str(estimate(found[key], study.pairs.per_reference)) for key in keys]
     return [name, f"{style_gained(found, plain):.0%}", *values]
 
 
@@ -101,11 +102,11 @@ CAPTION = (
     "asked one and stands where the reference's does."
 )
 TABLE_CAPTION = (
-    f"Means over {PAIRS} pictures with 95 % intervals, resampled by reference. Style gained: the share of plain's "
+    "means with 95 % intervals, resampled by reference. Style gained: the share of plain's "
     "distance to the reference's style that is gone, over colours, texture and features. The prompt leaves the place "
     "open: that the shape stands where the reference's does is content that came through."
 )
 TEXT_CAPTION = (
-    f"Means over {PAIRS} held-out captions with 95 % intervals: colours and texture against the drawing the caption "
+    "means with 95 % intervals: colours and texture against the drawing the caption "
     "describes. Another drawing is what chance gives."
 )

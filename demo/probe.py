@@ -122,13 +122,14 @@ def main() -> None:
     from semblance.attention.host.demo_models import Topology
 
     from .run import slug
-    from .study import PAIRS, Study
+    from .study import Study
 
-    findings = probe(Study.open(cast(Topology, arguments.topology)), arguments.also, arguments.adapter)
+    study = Study.open(cast(Topology, arguments.topology))
+    findings = probe(study, arguments.also, arguments.adapter)
     name = f"blocks_{slug(arguments.topology)}"
     record = arguments.output / f"{name}.json"
     record.write_text(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n", encoding="utf-8")
-    title = f"Each block of the {arguments.topology} demo model alone, {PAIRS} pictures"
+    title = f"Each block of the {arguments.topology} demo model alone, {len(study.pairs)} pictures"
     print(f"The chart is {chart(findings, title, arguments.output / f'{name}.png')}, its figures are {record}.")
 
 

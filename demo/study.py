@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -26,7 +25,6 @@ from .training.judge import Judge, load_judge
 from .world import Scenes, draw, single_shapes
 
 REFERENCES, PER_REFERENCE = 16, 4
-PAIRS = REFERENCES * PER_REFERENCE
 STEPS, GUIDANCE = 12, 3.0
 NOISE_SEED = 20261
 ADAPTERS: Mapping[Topology, str] = {
@@ -50,10 +48,11 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What is asked for and in whose style: held-out drawings, PER_REFERENCE contents to each reference in a row."""
+    """What is asked for and in whose style: held-out drawings, some contents to each reference in a row."""
 
     asked: Scenes
     references: Scenes
+    per_reference: int = 1
 
     @classmethod
     def draw(cls, references: int = REFERENCES, per_reference: int = PER_REFERENCE, seed: int = 902) -> Pairs:
@@ -65,12 +64,13 @@ class Pairs:
         shape = asked.content.shape.clone()
         same = shape[:, 0] == shown.content.shape[:, 0]
         shape[same, 0] = (shape[same, 0] + 1 + torch.arange(int(same.sum())) % (len(SHAPES) - 1)) % len(SHAPES)
-        return cls(Scenes(replace(asked.content, shape=shape), asked.style), shown)
+        return cls(Scenes(replace(asked.content, shape=shape), asked.style), shown, per_reference)
 
     def __len__(self) -> int:
         return len(self.asked)
 
     def take(self, rows: Tensor) -> Pairs:
+        """Some of the pairs, each on its own."""
         return Pairs(self.asked.take(rows), self.references.take(rows))
 
 
@@ -81,16 +81,13 @@ class Study:
     topology: Topology
     demo: DemoModel
     judge: Judge
+    pairs: Pairs = field(default_factory=Pairs.draw)
     _adapters: dict[str, LoadedAdapter] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, topology: Topology, dtype: torch.dtype | None = None) -> Study:
-        """In `fastest_dtype` unless another is asked for."""
-        return cls(topology, load_demo(topology, dtype or fastest_dtype()), load_judge())
-
-    @cached_property
-    def pairs(self) -> Pairs:
-        return Pairs.draw()
+    def open(cls, topology: Topology, dtype: torch.dtype | None = None, pairs: Pairs | None = None) -> Study:
+        """In `fastest_dtype`, over the pairs of `Pairs.draw`, unless others are asked for."""
+        return cls(topology, load_demo(topology, dtype or fastest_dtype()), load_judge(), pairs or Pairs.draw())
 
     @torch.inference_mode()
     def sample(self, captions: Sequence[str], seed: int = NOISE_SEED, model: Any = None, steps: int = STEPS) -> Tensor:
@@ -136,11 +133,11 @@ class Study:
 
     def with_setting(self, setting: Setting) -> Measures:
         """The asked shapes in the references' styles; the prompt leaves the place open, for the reference's to show."""
-        captions = shape_captions(self.pairs.asked)
+        captions, per_reference = shape_captions(self.pairs.asked), self.pairs.per_reference
         made = []
-        for row in range(0, len(captions), PER_REFERENCE):
+        for row in range(0, len(captions), per_reference):
             model = self.styled(setting, self.pairs.references.take(torch.tensor([row])))
-            made.append(self.sample(captions[row : row + PER_REFERENCE], NOISE_SEED + row, model))
+            made.append(self.sample(captions[row : row + per_reference], NOISE_SEED + row, model))
         return self._judge(torch.cat(made))
 
     def _judge(self, made: Tensor) -> Measures:

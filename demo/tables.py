@@ -1,7 +1,8 @@
-"""The figures of the demo, many pictures a setting: made beside the contact sheets, in a process a model."""
+"""The figures of the demo, many pictures a setting: made in a process of their own, beside the contact sheets."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import instantstyle, styleid
@@ -11,20 +12,34 @@ if TYPE_CHECKING:
     from semblance.attention.host.demo_models import Topology
 
 STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's take six times as long
-STYLEID_PAIRS = 16
 
 
-def tables(topology: Topology) -> list[Section]:
+@dataclass(frozen=True)
+class Extent:
+    """How many pictures the figures are taken over."""
+
+    per_reference: int
+    styleid_pairs: int
+
+
+QUICK = Extent(per_reference=1, styleid_pairs=6)
+"""Two minutes of one core."""
+FULL = Extent(per_reference=4, styleid_pairs=16)
+"""As in the README; ten minutes."""
+
+
+def tables(topology: Topology, extent: Extent) -> list[Section]:
     """What is measured on the demo model of one topology; `hosting.library.use_library` comes first."""
-    from .study import Study
+    from .study import Pairs, Study
 
-    study = Study.open(topology)
+    study = Study.open(topology, pairs=Pairs.draw(per_reference=extent.per_reference))
+    pictures = f"{len(study.pairs)} pictures"
     made: list[tuple[str, str, Table]] = [
-        (f"{topology} demo model, words alone", instantstyle.TEXT_CAPTION, instantstyle.text_table(study)),
-        (f"{topology} demo model, InstantStyle", instantstyle.TABLE_CAPTION, instantstyle.table(study)),
+        ("words alone", f"{pictures}, {instantstyle.TEXT_CAPTION}", instantstyle.text_table(study)),
+        ("InstantStyle", f"{pictures}, {instantstyle.TABLE_CAPTION}", instantstyle.table(study)),
     ]
     if topology == STYLEID_TOPOLOGY:
         exact = Study.open(topology, styleid.DTYPE)
-        caption = f"{STYLEID_PAIRS} held-out pairs: {styleid.TABLE_CAPTION}"
-        made.append((f"{topology} demo model, StyleID", caption, styleid.table(exact, STYLEID_PAIRS)))
-    return [Section(title, caption, table=table) for title, caption, table in made]
+        caption = f"{extent.styleid_pairs} held-out pairs, {styleid.TABLE_CAPTION}"
+        made.append(("StyleID", caption, styleid.table(exact, extent.styleid_pairs)))
+    return [Section(f"{topology} demo model, {method}", caption, table=table) for method, caption, table in made]

@@ -13,13 +13,15 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests", "lint"]
 
 ROOT = Path(__file__).resolve().parent
+# Files of tests side by side; more workers than this only load the host once more each.
+BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Every test that needs no browser, those on the real ComfyUI included."""
     prepare(session)
-    session.run("python", "-m", "pytest", "--ignore=tests/browser", *session.posargs)
+    session.run("python", "-m", "pytest", *BESIDE, "--ignore=tests/browser", *session.posargs)
 
 
 @nox.session

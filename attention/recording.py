@@ -171,7 +171,7 @@ class SubjectRecorder:
         """The states of a self-attention at the tokens that others see of each image."""
         if call.states is None or not selected:
             return
-        states = call.states[: call.layout.host_rows].unflatten(0, (-1, call.layout.images))
+        states = torch.unflatten(call.states[: call.layout.host_rows], 0, (-1, call.layout.images))
         for side, chunk in _first_chunks(call.layout):
             name = call.moment.samplings_left, call.site, call.moment.step, side
             seen = [states[chunk, a].index_select(0, selected[a]) for a in range(self._anchors)]

@@ -35,7 +35,7 @@ class PinnedImages:
 
     def shown_in(self, x: Tensor, chunks: int) -> Tensor:
         """The rows of a model call (chunks * images, ...) with these in place of the sampler's."""
-        return self._in(x.unflatten(0, (chunks, -1)), self.latents).flatten(0, 1)
+        return self._in(torch.unflatten(x, 0, (chunks, -1)), self.latents).flatten(0, 1)
 
     def found_in(self, denoised: Tensor) -> Tensor:
         """What the model took the images (images, ...) for, with these as they are."""

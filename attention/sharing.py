@@ -18,7 +18,7 @@ def attend_in_groups(call: AttentionCall, attention: Attention) -> Tensor:
     """The attention of `call` with its shared tokens: one run of `attention` for the images that see the same."""
     layout = call.layout
     output = torch.empty_like(call.query)
-    host = output[: layout.host_rows].unflatten(0, (-1, layout.images))  # -> (chunks, images, tokens, channels)
+    host = torch.unflatten(output[: layout.host_rows], 0, (-1, layout.images))  # -> (chunks, images, tokens, channels)
     alone = set(range(layout.images))
     for shared in call.shared:
         alone -= set(shared.images)
@@ -57,7 +57,7 @@ def _attended(
     """The output of some images of every chunk: (chunks, images, tokens, channels)."""
     layout = call.layout
     query, key, value = (
-        rows[: layout.host_rows].unflatten(0, (-1, layout.images))[:, images]
+        torch.unflatten(rows[: layout.host_rows], 0, (-1, layout.images))[:, images]
         for rows in (call.query, call.key, call.value)
     )
     if shared is not None:
@@ -66,4 +66,4 @@ def _attended(
             for own, others in ((key, shared.key), (value, shared.value))
         )
     made = attention(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), len(images))
-    return made.unflatten(0, (-1, len(images)))
+    return torch.unflatten(made, 0, (-1, len(images)))

@@ -33,7 +33,7 @@ class SubjectMaps:
         for rows in call.layout.conditional_rows:
             shares = self._shares(call.key)
             maps = attention_to_words(call.query[rows], call.key[rows], call.heads, shares)
-            self._add(call.moment.step, maps.unflatten(2, (call.height, call.width)))
+            self._add(call.moment.step, torch.unflatten(maps, 2, (call.height, call.width)))
 
     def mask(self, step: int, grid: Grid) -> Tensor | None:
         """The subjects' mask before `step`, by the last REMEMBERED_STEPS: bool (images, tokens); None without any."""

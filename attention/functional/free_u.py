@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+_fft: Any = torch.fft  # has no types
 
 CUT = 1
 """Frequencies up to this many periods a picture, in each direction, count as low."""
@@ -18,10 +22,11 @@ def strengthen(hidden: Tensor, factor: float) -> Tensor:
 def damp_low_frequencies(skip: Tensor, factor: float) -> Tensor:
     """The lowest frequencies of each channel times `factor`, in float32: (rows, channels, height, width)."""
     height, width = skip.shape[-2:]
-    spectrum = torch.fft.fftshift(torch.fft.fftn(skip.float(), dim=(-2, -1)), dim=(-2, -1))
+    spectrum: Tensor = _fft.fftshift(_fft.fftn(skip.float(), dim=(-2, -1)), dim=(-2, -1))
     rows = slice(height // 2 - CUT, height // 2 + CUT)
     columns = slice(width // 2 - CUT, width // 2 + CUT)
     scale = torch.ones((height, width), device=skip.device)
     scale[rows, columns] = factor
-    spectrum = torch.fft.ifftshift(spectrum * scale, dim=(-2, -1))
-    return torch.fft.ifftn(spectrum, dim=(-2, -1)).real.to(skip.dtype)
+    spectrum = _fft.ifftshift(spectrum * scale, dim=(-2, -1))
+    damped: Tensor = _fft.ifftn(spectrum, dim=(-2, -1)).real
+    return damped.to(skip.dtype)

@@ -46,6 +46,6 @@ def subject_mask(maps: Tensor, height: int, width: int) -> Tensor:
 
 def _shared(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Softmax attention of one image, mean over heads: (tokens, text_tokens)."""
-    query, key = (part.unflatten(1, (heads, -1)).transpose(0, 1).float() for part in (query, key))
+    query, key = (torch.unflatten(part, 1, (heads, -1)).transpose(0, 1).float() for part in (query, key))
     scores = query @ key.transpose(1, 2) * query.shape[2] ** -0.5
     return scores.softmax(dim=-1).mean(dim=0)

@@ -65,7 +65,7 @@ class MaskDropout:
     def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
         """True where a token is dropped: bool (images, height * width). More images change no image's draws."""
         height, width = grid
-        drawn = []
+        drawn: list[Tensor] = []
         for image in range(images):
             number = ((self.seed * 1009 + step) * 1009 + image) * 1_000_003 + height * width
             generator = torch.Generator().manual_seed(number % 2**63)
@@ -227,7 +227,7 @@ class ConsiStory(AttentionPatch):
         grid = self.blocks.grid(self.blocks.injected[0], plan.size)
         layout = BatchLayout((), plan.images, plan.size)
         mask = self._mask(layout, self._maps(bank, self._last_with_maps), len(plan.moments), grid)
-        return {} if mask is None else {SUBJECT_MASKS: mask.unflatten(1, grid).cpu()}
+        return {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         if site.kind == "cross":
@@ -382,7 +382,7 @@ class ConsiStory(AttentionPatch):
         for image in range(layout.images):
             watchers[tuple(self.sharing.sources(image, layout.images))].append(image)
         key, value = (
-            rows[: layout.host_rows].unflatten(0, (-1, layout.images)) for rows in (call.key, call.value)
+            torch.unflatten(rows[: layout.host_rows], 0, (-1, layout.images)) for rows in (call.key, call.value)
         )  # -> (chunks, images, tokens, channels)
         for sources, images in watchers.items():
             if sources:

@@ -115,7 +115,7 @@ def test_every_setting_acts(teller: Storyteller) -> None:
         "masked": {"mask": left},
         "limited": {"mask": left, "mask_use": "limit"},
     }
-    settings = {"latent": empty_latent(teller.count, 24, 24), "cfg": 1.0}  # enough tokens for all masks to differ
+    settings = {"latent": empty_latent(teller.count, 16, 16), "cfg": 1.0}  # enough tokens for all masks to differ
     made = {name: teller.sample(telling(teller.model, teller.words, **way), **settings) for name, way in ways.items()}
     names = list(made)
     for place, one in enumerate(names):
@@ -264,7 +264,7 @@ def test_masks_are_shown_again_without_sampling_again(server: ComfyUIServer) -> 
 
 
 LONG = ", ".join(["a very long list of trees and stones"] * 9)
-AREA = node("ConditioningSetArea", conditioning=["story", 0], width=64, height=32, x=0, y=0, strength=1.0)
+AREA = node("ConditioningSetArea", conditioning=["story", 0], width=64, height=64, x=0, y=0, strength=1.0)
 TILES = node("HyperTile", model=["tale", 0], tile_size=32, swap_size=2, max_depth=0, scale_depth=False)
 MERGED = node("TomePatchModel", model=["tale", 0], ratio=0.3)
 CACHED = node("EasyCache", model=["tale", 0], reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)

@@ -13,7 +13,7 @@ import torch
 
 from hosting.library import use_library
 
-STORY_ROUNDS = 4
+STORY_ROUNDS = 3
 """Of ConsiStory's runs, which are long."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import TypeVar, cast
 
 from torch import Tensor
@@ -50,6 +50,10 @@ class FeatureBank:
 
     def __contains__(self, name: Hashable) -> bool:
         return name in self._kept
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """The names of all that is kept."""
+        return iter(tuple(self._kept))
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -1,74 +1,20 @@
-"""`nox -s bench`: the cost of the patches at the real widths, as a ratio to the plain model.
+"""`nox -s bench`: the cost of the patches as a ratio to the plain model.
 
-SD 1.5 at 256 px on the CPU; SDXL at 1024 px where there is a GPU. The weights are random: time does not depend on
-them. Every figure is of whole runs of the sampler (2 steps, guidance on), so what is done once a run is in it.
+InstantStyle and StyleID at the real widths: SD 1.5 at 256 px on the CPU; SDXL at 1024 px where there is a GPU.
+ConsiStory, whose batches are larger and runs longer, on a stand-in for SDXL. The weights are random: time does not
+depend on them. Every figure is of whole runs of the sampler with guidance on, so what is done once a run is in it.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from hosting.library import use_library
 
-Run = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of one run: on the clock, and of the processor, which other programs cannot stretch."""
-
-    wall: float
-    processor: float
-
-
-def measure(runs: Mapping[str, Run], rounds: int) -> dict[str, list[Cost]]:
-    """The cost of each run, taken in turn so that a machine that slows down slows all alike."""
-    costs: dict[str, list[Cost]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(rounds):
-        for name, run in runs.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            costs[name].append(Cost(time.perf_counter() - wall, time.process_time() - processor))
-    return costs
-
-
-def flops(run: Run) -> int:
-    """Floating-point operations of the matrix products in one run."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-def report(title: str, runs: Mapping[str, Run], rounds: int) -> None:
-    """Prints a table in Markdown: operations, and the median cost of each run against the first, round by round."""
-    costs = measure(runs, rounds)
-    operations = {name: flops(run) for name, run in runs.items()}
-    plain = next(iter(runs))
-    seconds = statistics.median(cost.wall for cost in costs[plain])
-    print(f"\n{title}; medians of {rounds} interleaved rounds, a plain run takes {seconds:.2f} s\n")
-    print("| run | operations / plain | processor time / plain | wall time / plain |")
-    print("|---|---|---|---|")
-    for name in runs:
-        pairs = list(zip(costs[name], costs[plain], strict=True))
-        processor = _spread([mine.processor / other.processor for mine, other in pairs])
-        wall = _spread([mine.wall / other.wall for mine, other in pairs])
-        print(f"| {name} | {operations[name] / operations[plain]:.4f} | {processor} | {wall} |")
-
-
-def _spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} - {max(ratios):.3f})"
+STORY_ROUNDS = 3
+"""Of ConsiStory's runs, which are long."""
 
 
 def main() -> None:
@@ -79,6 +25,8 @@ def main() -> None:
     use_library(cpu=not on_gpu)
     import comfy.utils  # ComfyUI can be imported from here on
 
+    from .consistory import report_consistory
+    from .cost import report
     from .instantstyle import instantstyle_runs
     from .models import real_model
     from .styleid import kept_bytes, styleid_runs
@@ -92,6 +40,7 @@ def main() -> None:
     report(f"StyleID: {title}", styleid_runs(model, kind, pixels), rounds)
     kept = kept_bytes(50, 512) / 2**20
     print(f"\nStyleID keeps {kept:.1f} MB of trajectories for two pictures of 512 px in 50 steps, and no features.")
+    report_consistory(min(rounds, STORY_ROUNDS))
 
 
 if __name__ == "__main__":

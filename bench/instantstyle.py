@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .cost import Run
 from .models import Family, real_adapter, sample
-
-Run = Callable[[], object]
 
 
 def instantstyle_runs(model: Any, kind: Family, pixels: int) -> dict[str, Run]:

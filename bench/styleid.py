@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,9 +14,9 @@ from semblance.attention.reference import ReferenceTrajectory
 from semblance.attention.scope import Scope
 from semblance.tests.tiny_models.unets import SIZE_CONDITIONING_WIDTH
 
+from .cost import Run
 from .models import POOLED_WIDTH, TEXT_WIDTH, Family, sample
 
-Run = Callable[[], object]
 STEPS = 2
 
 

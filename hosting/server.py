@@ -225,7 +225,8 @@ class ComfyUIServer:
     @contextmanager
     def _listening(self) -> Iterator[websocket.WebSocket]:
         address = f"ws://127.0.0.1:{self.port}/ws?clientId={self._client_id}"
-        events = websocket.create_connection(address, timeout=1.0)
+        events = websocket.create_connection(address, timeout=60.0)
+        events.settimeout(1.0)
         try:
             yield events
         finally:

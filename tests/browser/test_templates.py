@@ -38,10 +38,10 @@ def test_the_api_form_is_up_to_date(frontend: Frontend, path: Path) -> None:
 def test_the_template_offers_every_model_it_loads_for_download(path: Path) -> None:
     workflow = json.loads(path.read_text(encoding="utf-8"))
     offered = {model["name"]: model for node in workflow["nodes"] for model in node["properties"].get("models", [])}
-    loaders = ("CheckpointLoaderSimple", "SemblanceLoadAdapter", "CLIPVisionLoader")
+    loaders = ("CheckpointLoaderSimple", "ControlNetLoader", "SemblanceLoadAdapter", "CLIPVisionLoader")
     loaded = {node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in loaders}
     assert loaded - COME_WITH_THE_PACK == set(offered)
     for model in offered.values():
         assert model["url"].startswith("https://huggingface.co/")
         assert model["url"].endswith(".safetensors")
-        assert model["directory"] in ("checkpoints", "ipadapter", "clip_vision")
+        assert model["directory"] in ("checkpoints", "controlnet", "ipadapter", "clip_vision")

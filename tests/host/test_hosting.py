@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import os
+import re
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -108,6 +113,28 @@ def test_interrupted_prompt_says_where_it_was(comfyui: ComfyUIServer) -> None:
     with pytest.raises(PromptInterrupted) as failure:
         comfyui.run(sampling_prompt(steps=1000), interrupt_sampler)
     assert failure.value.node_type == "KSampler"
+
+
+def test_server_too_busy_to_answer_at_once_is_waited_for() -> None:
+    """On a busy machine a second was too short for the greeting of the websocket."""
+    server = ComfyUIServer()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server.port = listener.getsockname()[1]
+        threading.Thread(target=greet, args=(listener, 1.2), daemon=True).start()
+        with server._listening() as events:
+            assert events.connected
+
+
+def greet(listener: socket.socket, delay: float) -> None:
+    """Accepts a websocket after `delay` seconds (RFC 6455, 4.2.2) and waits for its end."""
+    connection, _ = listener.accept()
+    with connection:
+        (key,) = re.findall(rb"Sec-WebSocket-Key: (\S+)", connection.recv(4096))
+        accepted = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accepted
+        time.sleep(delay)
+        connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\n" + upgrade + b"\r\n\r\n")
+        connection.recv(4096)
 
 
 def test_unknown_node_is_refused_by_name(comfyui: ComfyUIServer) -> None:

@@ -156,6 +156,27 @@ def test_lora_controlnet_and_instantstyle_act_beside_it(models: Path) -> None:
     assert relative_error(teller.sample(everything, **controlled), teller.sample(everything)) > CHANGED
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["both conditionings in a call", "each in its own"])
+def test_each_image_keeps_to_its_own_hint_of_a_controlnet(
+    teller: Storyteller, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    if apart:
+        monkeypatch.setattr("comfy.model_patcher.ModelPatcher.get_free_memory", lambda self, device: 1)
+    control, negative = make_controlnet("sd15"), make_conditioning("sd15", seed=2)
+
+    def guided(seeds: tuple[int, ...]) -> Tensor:
+        hints = torch.cat([picture(seed, 64, 64) for seed in seeds])
+        given = (teller.positive, negative, control, hints, 1.0, 0.0, 1.0)
+        positive, avoided = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*given)
+        settings = {"positive": positive, "negative": avoided, "latent": empty_latent(teller.count, 8, 8)}
+        return teller.sample(telling(teller.model, teller.words), **settings)
+
+    made, last_changed, anchor_changed = guided((3, 4, 5)), guided((3, 4, 6)), guided((6, 4, 5))
+    assert relative_error(last_changed[:2], made[:2]) < 1e-5
+    assert relative_error(last_changed[2], made[2]) > CHANGED
+    assert all(relative_error(anchor_changed[image], made[image]) > CHANGED for image in range(3))
+
+
 def test_show_patches_tells_of_it(teller: Storyteller) -> None:
     text = run(ShowPatches, telling(teller.model, teller.words, anchors=0, mode="fast"))[0]
     assert "1. ConsiStory of 3 scenes of a red fox, all anchors, sharing 1" in text and text.endswith("fast")

@@ -98,6 +98,12 @@ def test_what_the_model_is_shown_are_the_states_of_the_inversion() -> None:
             assert relative_error(chunk[2:], states[:1]) > 0.1
 
 
+def test_the_states_of_the_pictures_need_no_prompt() -> None:
+    model, pictures = make_unet("sd15"), random_latent(2, SIDE, SIDE, seed=3)
+    without = run(InvertEditFriendly, model, pictures, steps=STEPS, seed=0, guidance=1.0, skip=0.0, check=False)[0]
+    assert relative_error(without.latents, inverted(model, pictures)[0].latents) < 1e-5
+
+
 def test_conditionings_sent_one_by_one_and_cfg_one_keep_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy.model_patcher import ModelPatcher
 

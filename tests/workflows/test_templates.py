@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from semblance.hosting.server import ComfyUIServer
-from semblance.tests.tiny_models import adapter_state_dict, write_checkpoint, write_clip_vision
+from semblance.tests.tiny_models import adapter_state_dict, controlnet_state_dict, write_checkpoint, write_clip_vision
 
 HERE = Path(__file__).parent
 TEMPLATES = sorted(path.stem for path in HERE.glob("*.json"))
@@ -36,6 +36,8 @@ def stocked(comfyui: ComfyUIServer, tmp_path_factory: pytest.TempPathFactory) ->
     write_checkpoint("sd15", checkpoints / "v1-5-pruned-emaonly-fp16.safetensors")
     for name, (kind, variant, *options) in ADAPTERS.items():
         save_file(adapter_state_dict(kind, variant, **(options[0] if options else {})), adapters / name)
+    poses = comfyui.models("controlnet") / "controlnet-openpose-sdxl-1.0.safetensors"
+    save_file(controlnet_state_dict("sdxl"), poses)
     write_clip_vision("h", comfyui.models("clip_vision") / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")
     write_clip_vision("g", comfyui.models("clip_vision") / "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors")
     picture = tmp_path_factory.mktemp("input") / "example.png"
@@ -50,8 +52,18 @@ PLAIN: dict[str, dict[str, Any]] = {
     "SemblanceInstantStyle": {"strength": 0.0},
     "SemblanceStyleID": {"strength": 0.0, "adain": 0.0},
     "SemblanceAdaINLatent": {"strength": 0.0},
+    "SemblanceConsiStory": {"sharing": 0.0, "injection": 0.0},
+    "SemblanceApplySubject": {"sharing": 0.0, "injection": 0.0},
 }
 """What turns each method off, by the type of its node."""
+PICTURES = {
+    "consistory": 4,
+    "consistory_controlnet": 3,
+    "consistory_personalise": 4,
+    "consistory_reuse": 2 + 3,
+    "consistory_two_subjects": 4,
+}
+"""How many pictures a template saves, where there is more than one: as many as it has scenes."""
 
 
 def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -60,8 +72,12 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
         "EmptyLatentImage": {"width": SIDE, "height": SIDE},
         "ImageScale": {"width": SIDE, "height": SIDE},
         "KSampler": {"steps": 2},
+        "SemblanceRecordSubject": {"steps": 2},
         "SemblanceInvertImage": {"steps": 4},
+        "SemblanceInvertEditFriendly": {"steps": 2},
         "Style picture": {"image": "other.png"},
+        "Picture 2": {"image": "other.png"},
+        "Pose 2": {"image": "other.png"},
     }
     changes = fitting | (changes or {})
     return {
@@ -81,9 +97,18 @@ def template(name: str) -> dict[str, Any]:
     return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def picture_of(server: ComfyUIServer, prompt: dict[str, Any]) -> Any:
-    (saved,) = server.outputs(server.run(prompt))
-    return numpy.asarray(Image.open(saved).convert("RGB")).astype(int)
+def plain(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The template with its methods off; of a story that is recorded, the scenes that its subject is applied to."""
+    types = {node["class_type"] for node in prompt.values()}
+    kept = {"SemblanceConsiStory"} if "SemblanceRecordSubject" in types else set[str]()
+    prompt = {number: node for number, node in prompt.items() if node["class_type"] != "SemblanceSubjectMasks"}
+    return small(prompt, {kind: inputs for kind, inputs in PLAIN.items() if kind not in kept})
+
+
+def pictures_of(server: ComfyUIServer, prompt: dict[str, Any]) -> Any:
+    """All pictures a prompt saves; (pictures, height, width, 3)."""
+    saved = server.outputs(server.run(prompt))
+    return numpy.stack([numpy.asarray(Image.open(path).convert("RGB")).astype(int) for path in saved])
 
 
 def test_there_is_an_api_form_for_every_template() -> None:
@@ -99,9 +124,17 @@ def test_comfyui_offers_the_templates_with_their_pictures(comfyui: ComfyUIServer
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_template_makes_a_picture_that_strength_zero_does_not(stocked: ComfyUIServer, name: str) -> None:
-    styled = picture_of(stocked, small(template(name)))
-    plain = picture_of(stocked, small(template(name), PLAIN))
-    assert styled.shape == (SIDE, SIDE, 3)
+def test_the_template_makes_pictures_that_strength_zero_does_not(stocked: ComfyUIServer, name: str) -> None:
+    styled = pictures_of(stocked, small(template(name)))
+    assert styled.shape == (PICTURES.get(name, 1), SIDE, SIDE, 3)
     assert styled.std() > 0
-    assert numpy.abs(styled - plain).mean() > 0.05
+    assert numpy.abs(styled - pictures_of(stocked, plain(template(name)))).mean() > 0.05
+
+
+def test_each_pose_guides_the_picture_of_its_own_scene(stocked: ComfyUIServer) -> None:
+    """The third scene is no anchor, so no other looks at it."""
+    name = "consistory_controlnet"
+    given = pictures_of(stocked, small(template(name)))
+    changed = pictures_of(stocked, small(template(name), {"Pose 3": {"image": "other.png"}}))
+    difference = numpy.abs(given - changed).mean(axis=(1, 2, 3))
+    assert difference[:2].max() < 0.05 < difference[2]

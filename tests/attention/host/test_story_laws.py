@@ -26,7 +26,7 @@ from semblance.attention.host.sampling import RUN
 from semblance.attention.methods.consistory import ConsiStory, Injection, QueryBlend, Sharing, StepWindow, UserMasks
 from semblance.attention.scope import ImageMask
 from semblance.attention.story import SubjectWords
-from semblance.attention.subjects import REMEMBERED_STEPS
+from semblance.attention.subjects import REMEMBERED_STEPS, Grid
 from semblance.tests.attention.host.studio import (
     STORIES,
     STORY,
@@ -431,6 +431,29 @@ def test_masks_of_the_users_replace_or_limit_those_found(sd15: Studio) -> None:
     given, limited = (masks(masks=UserMasks(ImageMask(left), limits)) for limits in (False, True))
     assert given[:, :, : given.shape[2] // 2].all() and not given[:, :, given.shape[2] // 2 :].any()
     assert limited.any() and (limited <= given).all() and not torch.equal(limited, given)
+
+
+@pytest.mark.parametrize("limits", [False, True], ids=["replace", "limit"])
+def test_masks_of_the_users_go_where_the_model_is(limits: bool) -> None:
+    """ComfyUI keeps them on the CPU; what is selected by them indexes tensors of the model's device."""
+    masks, found = UserMasks(ImageMask(torch.ones(1, 64, 64)), limits), torch.ones(2, 16, dtype=torch.bool)
+    joined = masks.joined(masks.laid((8, 8), (4, 4)), found.to("meta"), 2)
+    assert joined is not None and joined.shape == (2, 16) and joined.device.type == "meta"
+
+
+def test_masks_of_the_users_are_fitted_once_a_run(sd15: Studio) -> None:
+    """It takes a second on a picture of 1024 pixels."""
+    fitted: list[Grid] = []
+
+    @dataclass(frozen=True, eq=False)
+    class Counted(UserMasks):
+        def laid(self, size: tuple[int, int], grid: Grid) -> Tensor:
+            fitted.append(grid)
+            return super().laid(size, grid)
+
+    masks = Counted(ImageMask(torch.ones(1, 64, 64)))
+    told(sd15, story(sd15, masks=masks, injection=Injection(0.0)), steps=4, size=(4, 4), cfg=1.0)
+    assert fitted and len(fitted) == len(set(fitted))
 
 
 def test_a_latent_without_a_story_is_refused(sd15: Studio) -> None:

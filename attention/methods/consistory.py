@@ -32,7 +32,7 @@ from ..patch import Attend, AttentionPatch
 from ..recording import RecordedStates, RecordedSubject, SubjectRecorder, grid_of, side_of
 from ..reference import PinnedImages, ReferenceTrajectory
 from ..scope import ImageMask
-from ..sharing import see_all
+from ..sharing import see_all, taken
 from ..story import SubjectWords
 from ..subjects import SUBJECT_MASKS, Grid, SubjectMaps
 
@@ -509,7 +509,8 @@ class AppliedSubject(ConsiStory):
         if recorded.shape[1]:
             chunks = [states.sides.index(side_of(call.layout, chunk)) for chunk in range(len(call.layout.chunks))]
             key, value = call.project(recorded.to(call.key))
-            yield SharedTokens(tuple(range(call.layout.images)), key[chunks], value[chunks])
+            sides = (taken(part, chunks, dim=0) for part in (key, value))
+            yield SharedTokens(tuple(range(call.layout.images)), *sides)
 
     def _injects(self, moment: Moment) -> bool:
         features = self.subject.features

@@ -222,7 +222,7 @@ class ConsiStory(AttentionPatch):
         return 2 if self.injection.strength else 1
 
     def is_enough(self, moment: Moment, bank: FeatureBank) -> bool:
-        return self.fast and moment.step > features_step(moment)
+        return not self.injection.strength or (self.fast and moment.step > features_step(moment))
 
     def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
         """The masks after the last step, on the grid that features are copied on."""

@@ -179,6 +179,21 @@ def test_fast_ends_the_first_sampling_early_and_comes_to_the_same(sd15: Studio) 
     assert len(calls) < len(more_calls)
 
 
+def test_fast_does_not_end_a_sampling_that_another_story_needs(sd15: Studio) -> None:
+    fast, whole, idle = (story(sd15, **settings) for settings in ({"fast": True}, {}, {"injection": Injection(0.0)}))
+
+    def calls_of(*patches: ConsiStory) -> int:
+        model = sd15.model
+        for patch in patches:
+            model = add_patch(model, replace(patch, blend=QueryBlend(0.0)))
+        model, calls = record_unet_calls(model)
+        sd15.sample(model, steps=5, scheduler="normal", size=(4, 4), cfg=1.0)
+        return len(calls)
+
+    assert calls_of(fast, whole) == 2 * 5
+    assert calls_of(fast, idle) < 2 * 5
+
+
 def test_progress_counts_both_samplings(sd15: Studio) -> None:
     seen: list[tuple[int, int]] = []
     guider = guider_of(sd15, sd15.with_patch("consistory"))

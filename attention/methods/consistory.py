@@ -545,7 +545,8 @@ def _require_ladder(recorded: tuple[float, ...], asked: tuple[float, ...]) -> No
     if not alike:
         raise ValueError(
             f"The subject was recorded in {_ladder(recorded)}, but the sampler takes {_ladder(asked)}. Give the "
-            "sampler the steps, scheduler and denoise of the recording, or record the subject anew."
+            "sampler the steps, scheduler and denoise of the recording, or record the subject anew. KSampler gives "
+            "dpm_2 and uni_pc other noise levels than the rest: where either is one of them, take it for both."
         )
 
 

@@ -180,7 +180,17 @@ def record_subject(model: Any, sitting: Sitting, vae: Any = None) -> tuple[Tenso
 
 
 def recreate_subject(model: Any, story: StorySettings, sitting: Sitting, thumbnail: str) -> Subject:
-    """Makes the anchors of a recipe again. MODEL carries no story yet."""
+    """Makes the anchors of a recipe again. MODEL carries no story yet.
+
+    Raises ValueError for a sampler or scheduler that another pack brought: ComfyUI would take its first in their place.
+    """
+    settings = sitting.settings
+    for name, known in ((settings.sampler, sampler_names()), (settings.scheduler, scheduler_names())):
+        if name not in known:
+            raise ValueError(
+                f"The anchors of this recipe were sampled with '{name}', which is not known here. Install the node "
+                "pack that brings it, or record the subject anew."
+            )
     return replace(record_subject(story.on(model), sitting)[1], thumbnail=thumbnail)
 
 

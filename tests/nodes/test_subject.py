@@ -220,6 +220,16 @@ def test_a_recipe_makes_the_same_subject_again(models: Path, kind: Family) -> No
         run(LoadSubject, name)
 
 
+@pytest.mark.parametrize("entry", ["sampler", "scheduler"])
+def test_a_recipe_by_a_sampler_that_is_not_here_is_refused(models: Path, fox: Any, entry: str) -> None:
+    """ComfyUI takes the first sampler of its list in place of one that it does not know."""
+    model, subject = fox
+    path = models / "semblance" / "subjects" / run(SaveSubject, subject, "recipe", "recipe", "float16")[0]
+    damaged(path, sampler=lambda settings: {**settings, entry: "beta57"})
+    with pytest.raises(ValueError, match="sampled with 'beta57', which is not known here. Install the node pack"):
+        run(LoadSubject, path.name, model)
+
+
 def assert_same(found: RecordedSubject, expected: RecordedSubject) -> None:
     """But for rounding: a batch of another size is computed in another order."""
     assert [states.counts for states in found.samplings] == [states.counts for states in expected.samplings]

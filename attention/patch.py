@@ -41,8 +41,8 @@ class AttentionPatch(Protocol):
         return 1
 
     def is_enough(self, moment: Moment, bank: FeatureBank) -> bool:
-        """Whether a sampling that is not the last may end here, before the model is called."""
-        return False
+        """Whether this patch needs no more of a sampling that is not the last; asked before the model is called."""
+        return True
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         """Prepares a model call: the place for what must be read back from the device, outside every attention."""

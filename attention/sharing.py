@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,10 +22,10 @@ def attend_in_groups(call: AttentionCall, attention: Attention) -> Tensor:
     alone = set(range(layout.images))
     for shared in call.shared:
         alone -= set(shared.images)
-        host[:, list(shared.images)] = _shared(call, shared, attention)
+        _lay(host, shared.images, _attended(call, shared.images, attention, shared))
     if alone:
         images = sorted(alone)
-        host[:, images] = _attended(call, images, attention)
+        _lay(host, images, _attended(call, images, attention))
     if layout.guests:
         rows = slice(layout.host_rows, None)
         output[rows] = attention(call.query[rows], call.key[rows], call.value[rows], 0)
@@ -47,17 +47,25 @@ def see_all(*shared: SharedTokens) -> tuple[SharedTokens, ...]:
     )
 
 
-def _shared(call: AttentionCall, shared: SharedTokens, attention: Attention) -> Tensor:
-    return _attended(call, list(shared.images), attention, shared)
+def taken(rows: Tensor, numbers: Sequence[int], dim: int) -> Tensor:
+    """Some of the rows along a dimension, as `rows[numbers]`."""
+    # A list in brackets becomes a tensor on the CPU, and a GPU waits for it in every attention.
+    return torch.stack([rows.select(dim, number) for number in numbers], dim)
+
+
+def _lay(host: Tensor, images: Sequence[int], made: Tensor) -> None:
+    """Writes what was made of some images into (chunks, images, tokens, channels)."""
+    for place, image in enumerate(images):
+        host[:, image] = made[:, place]
 
 
 def _attended(
-    call: AttentionCall, images: list[int], attention: Attention, shared: SharedTokens | None = None
+    call: AttentionCall, images: Sequence[int], attention: Attention, shared: SharedTokens | None = None
 ) -> Tensor:
     """The output of some images of every chunk: (chunks, images, tokens, channels)."""
     layout = call.layout
     query, key, value = (
-        torch.unflatten(rows[: layout.host_rows], 0, (-1, layout.images))[:, images]
+        taken(torch.unflatten(rows[: layout.host_rows], 0, (-1, layout.images)), images, dim=1)
         for rows in (call.query, call.key, call.value)
     )
     if shared is not None:

@@ -36,10 +36,14 @@ class SubjectMaps:
             self._add(call.moment.step, torch.unflatten(maps, 2, (call.height, call.width)))
 
     def mask(self, step: int, grid: Grid) -> Tensor | None:
-        """The subjects' mask before `step`, by the last REMEMBERED_STEPS: bool (images, tokens); None without any."""
-        steps = [before for before in range(step - REMEMBERED_STEPS, step) if self._name("sum", before) in self._bank]
-        if not steps:
+        """The subjects' mask before `step`, by the last REMEMBERED_STEPS seen: bool (images, tokens); None without any.
+
+        Where the sampling has ended long before `step`, they are its last.
+        """
+        seen = [before for before in range(step) if self._name("sum", before) in self._bank]
+        if not seen:
             return None
+        steps = seen[-REMEMBERED_STEPS:]
         total = torch.stack([self._bank.recall(self._name("sum", before)) for before in steps]).sum(dim=0)
         layers = sum(self._bank.recall(self._name("layers", before)) for before in steps)
         return subject_mask(total / layers, *grid)

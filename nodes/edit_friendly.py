@@ -69,7 +69,7 @@ class InvertEditFriendly(io.ComfyNode):
                     tooltip="Of the noises that the picture is hidden in. Another seed gives other edits.",
                 ),
                 inversion_guidance_input(
-                    3.5, "CFG during the inversion; the paper's is 3.5. It counts only where text is a prompt."
+                    3.5, "CFG during the inversion; the paper's is 3.5. It counts only with a prompt or a negative."
                 ),
                 share_input(
                     "skip",

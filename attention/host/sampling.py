@@ -105,8 +105,8 @@ class Run:
         return Moment(sigma, step, steps, progress, self._schedule.sigma_at, self._progress, self.samplings_left)
 
     def end_if_enough(self, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> None:
-        """Ends a sampling that is not the last once every patch that asked for it has what it needs."""
-        if self.samplings_left and any(patch.is_enough(moment, bank) for patch, bank in patches):
+        """Ends a sampling that is not the last once every patch has what it needs of it."""
+        if self.samplings_left and all(patch.is_enough(moment, bank) for patch, bank in patches):
             raise SamplingEnough
 
     @contextmanager

@@ -115,6 +115,8 @@ def recipe_hindrance(subject: Subject) -> str:
         return "it was loaded from a file, or masks or inverted pictures were connected to ConsiStory"
     if sitting.noise_mask is not None:
         return "the latent carries a noise mask"
+    if len(sitting.latents) > subject.recorded.anchors and not subject.sampler.is_quiet:
+        return f"{subject.sampler.sampler} draws noise on its way, other noise where the further scenes are missing"
     for conditioning in (sitting.positive, sitting.negative):
         if len(conditioning) != 1:
             return "a prompt is made of several (Conditioning (Combine))"

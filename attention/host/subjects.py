@@ -70,6 +70,13 @@ class StorySettings:
         return add_patch(model, ConsiStory(blocks=map_model(model).family.consistory, **settings))
 
 
+QUIET_SAMPLERS = frozenset(
+    "euler euler_cfg_pp heun heunpp2 exp_heun_2_x0 dpm_2 lms dpmpp_2m dpmpp_2m_cfg_pp ipndm ipndm_v deis res_multistep "
+    "res_multistep_cfg_pp gradient_estimation gradient_estimation_cfg_pp ddim uni_pc uni_pc_bh2".split()
+)
+"""Those that draw no noise after the first step. What others draw for an image depends on how many stand beside it."""
+
+
 @dataclass(frozen=True)
 class SamplerSettings:
     """The widgets of a sampler."""
@@ -80,6 +87,10 @@ class SamplerSettings:
     sampler: str
     scheduler: str
     denoise: float = 1.0
+
+    @property
+    def is_quiet(self) -> bool:
+        return self.sampler in QUIET_SAMPLERS
 
     def __str__(self) -> str:
         return f"seed {self.seed}, {self.steps} steps, CFG {self.cfg:g}, {self.sampler}, {self.scheduler}"
@@ -169,7 +180,17 @@ def record_subject(model: Any, sitting: Sitting, vae: Any = None) -> tuple[Tenso
 
 
 def recreate_subject(model: Any, story: StorySettings, sitting: Sitting, thumbnail: str) -> Subject:
-    """Makes the anchors of a recipe again. MODEL carries no story yet."""
+    """Makes the anchors of a recipe again. MODEL carries no story yet.
+
+    Raises ValueError for a sampler or scheduler that another pack brought: ComfyUI would take its first in their place.
+    """
+    settings = sitting.settings
+    for name, known in ((settings.sampler, sampler_names()), (settings.scheduler, scheduler_names())):
+        if name not in known:
+            raise ValueError(
+                f"The anchors of this recipe were sampled with '{name}', which is not known here. Install the node "
+                "pack that brings it, or record the subject anew."
+            )
     return replace(record_subject(story.on(model), sitting)[1], thumbnail=thumbnail)
 
 

@@ -32,7 +32,7 @@ from ..patch import Attend, AttentionPatch
 from ..recording import RecordedStates, RecordedSubject, SubjectRecorder, grid_of, side_of
 from ..reference import PinnedImages, ReferenceTrajectory
 from ..scope import ImageMask
-from ..sharing import see_all
+from ..sharing import see_all, taken
 from ..story import SubjectWords
 from ..subjects import SUBJECT_MASKS, Grid, SubjectMaps
 
@@ -139,14 +139,18 @@ class UserMasks:
     mask: ImageMask
     limits: bool = False
 
-    def apply(self, found: Tensor | None, size: tuple[int, int], grid: Grid, images: int) -> Tensor | None:
-        """The mask to use, bool (images, tokens), for what was found on a latent of `size`."""
+    def laid(self, size: tuple[int, int], grid: Grid) -> Tensor:
+        """The masks on the tokens of a latent of `size`: bool (masks, tokens)."""
         height, width = (side * PIXELS_PER_LATENT for side in size)
-        laid = mask_on_grid(fit_mask(self.mask.values, height, width, feather=True), *grid) > 0.5
-        laid = laid.expand(images, -1)
-        if not self.limits:
-            return laid
-        return None if found is None else found & laid.to(found.device)
+        return mask_on_grid(fit_mask(self.mask.values, height, width, feather=True), *grid) > 0.5
+
+    def joined(self, laid: Tensor, found: Tensor | None, images: int) -> Tensor | None:
+        """The mask to use, bool (images, tokens), where these were laid and `found` was found; on its device."""
+        if found is None:
+            return None if self.limits else laid.expand(images, -1)
+        # ComfyUI keeps masks on the CPU, and the model runs elsewhere.
+        laid = laid.to(found.device).expand(images, -1)
+        return found & laid if self.limits else laid
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +222,7 @@ class ConsiStory(AttentionPatch):
         return 2 if self.injection.strength else 1
 
     def is_enough(self, moment: Moment, bank: FeatureBank) -> bool:
-        return self.fast and moment.step > features_step(moment)
+        return not self.injection.strength or (self.fast and moment.step > features_step(moment))
 
     def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
         """The masks after the last step, on the grid that features are copied on."""
@@ -226,7 +230,7 @@ class ConsiStory(AttentionPatch):
             return {}
         grid = self.blocks.grid(self.blocks.injected[0], plan.size)
         layout = BatchLayout((), plan.images, plan.size)
-        mask = self._mask(layout, self._maps(bank, self._last_with_maps), len(plan.moments), grid)
+        mask = self._mask(layout, bank, self._last_with_maps, len(plan.moments), grid)
         return {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
@@ -349,10 +353,15 @@ class ConsiStory(AttentionPatch):
     def _maps(self, bank: FeatureBank, samplings_left: int) -> SubjectMaps:
         return SubjectMaps(self.words, bank, samplings_left)
 
-    def _mask(self, layout: BatchLayout, maps: SubjectMaps, step: int, grid: Grid) -> Tensor | None:
-        """The subjects' mask before a step, bool (images, tokens)."""
-        found = maps.mask(step, grid)
-        return found if self.masks is None else self.masks.apply(found, _whole_picture(layout), grid, layout.images)
+    def _mask(
+        self, layout: BatchLayout, bank: FeatureBank, samplings_left: int, step: int, grid: Grid
+    ) -> Tensor | None:
+        """The subjects' mask before a step of a sampling, bool (images, tokens)."""
+        found, masks = self._maps(bank, samplings_left).mask(step, grid), self.masks
+        if masks is None:
+            return found
+        laid = bank.once(("user masks", grid), lambda: masks.laid(_whole_picture(layout), grid))
+        return masks.joined(laid, found, layout.images)
 
     def _prepare_sharing(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         """Selects what is shared at this step, unless an earlier call of it has."""
@@ -365,7 +374,7 @@ class ConsiStory(AttentionPatch):
 
     def _select(self, layout: BatchLayout, moment: Moment, grid: Grid, bank: FeatureBank) -> tuple[Tensor, ...]:
         """For each image the places of its tokens that others see at this step: (tokens,) each."""
-        mask = self._mask(layout, self._maps(bank, moment.samplings_left), moment.step, grid)
+        mask = self._mask(layout, bank, moment.samplings_left, moment.step, grid)
         if mask is None:
             return ()
         # The one tensor read back from the device at a step, for how many tokens there are shapes what follows.
@@ -398,7 +407,7 @@ class ConsiStory(AttentionPatch):
         """
         grid = self.blocks.grid(self.blocks.injected[0], _whole_picture(layout))
         patches = patches_of(smooth(bank.recall("features")), *grid)
-        subjects = self._mask(layout, self._maps(bank, 1), moment.steps, grid)
+        subjects = self._mask(layout, bank, 1, moment.steps, grid)
         if subjects is None:
             subjects = torch.zeros(patches.shape[:2], dtype=torch.bool, device=patches.device)
         subjects = subjects.to(patches.device)
@@ -500,7 +509,8 @@ class AppliedSubject(ConsiStory):
         if recorded.shape[1]:
             chunks = [states.sides.index(side_of(call.layout, chunk)) for chunk in range(len(call.layout.chunks))]
             key, value = call.project(recorded.to(call.key))
-            yield SharedTokens(tuple(range(call.layout.images)), key[chunks], value[chunks])
+            sides = (taken(part, chunks, dim=0) for part in (key, value))
+            yield SharedTokens(tuple(range(call.layout.images)), *sides)
 
     def _injects(self, moment: Moment) -> bool:
         features = self.subject.features
@@ -535,7 +545,8 @@ def _require_ladder(recorded: tuple[float, ...], asked: tuple[float, ...]) -> No
     if not alike:
         raise ValueError(
             f"The subject was recorded in {_ladder(recorded)}, but the sampler takes {_ladder(asked)}. Give the "
-            "sampler the steps, scheduler and denoise of the recording, or record the subject anew."
+            "sampler the steps, scheduler and denoise of the recording, or record the subject anew. KSampler gives "
+            "dpm_2 and uni_pc other noise levels than the rest: where either is one of them, take it for both."
         )
 
 

@@ -220,6 +220,16 @@ def test_a_recipe_makes_the_same_subject_again(models: Path, kind: Family) -> No
         run(LoadSubject, name)
 
 
+@pytest.mark.parametrize("entry", ["sampler", "scheduler"])
+def test_a_recipe_by_a_sampler_that_is_not_here_is_refused(models: Path, fox: Any, entry: str) -> None:
+    """ComfyUI takes the first sampler of its list in place of one that it does not know."""
+    model, subject = fox
+    path = models / "semblance" / "subjects" / run(SaveSubject, subject, "recipe", "recipe", "float16")[0]
+    damaged(path, sampler=lambda settings: {**settings, entry: "beta57"})
+    with pytest.raises(ValueError, match="sampled with 'beta57', which is not known here. Install the node pack"):
+        run(LoadSubject, path.name, model)
+
+
 def assert_same(found: RecordedSubject, expected: RecordedSubject) -> None:
     """But for rounding: a batch of another size is computed in another order."""
     assert [states.counts for states in found.samplings] == [states.counts for states in expected.samplings]
@@ -243,10 +253,11 @@ def test_what_a_recipe_cannot_hold_is_said(models: Path) -> None:
         ({"mask": mask}, "masks or inverted pictures were connected"),
         ({"latent": {**empty_latent(2, SIDE, SIDE), "noise_mask": mask}}, "carries a noise mask"),
         ({"negative": make_conditioning(seed=2) * 2}, "made of several"),
+        ({"scenes": 3, "sampler_name": "euler_ancestral"}, "euler_ancestral draws noise on its way"),
         ({"negative": [[make_conditioning(seed=2)[0][0], {"note": mask}]]}, "carries note"),
     ]
     for settings, words in cases:
-        _, subject, report = recorded(model, **settings)
+        _, subject, report = recorded(model, steps=2, **settings)
         assert "no recipe: " in report
         with pytest.raises(ValueError, match=f"cannot be saved as a recipe: .*{words}.*Save what was recorded instead"):
             run(SaveSubject, subject, "no", "recipe", "float16")
@@ -279,6 +290,7 @@ def test_other_models_sizes_and_ladders_are_refused(fox: Any) -> None:
         "on a latent of 16x16, but this one is 12x12. Make the picture 128x128": {"side": 12},
         "recorded in 6 steps from .* but the sampler takes 8 steps.*Give the sampler the steps": {"steps": 8},
         "recorded in 6 steps .* the sampler takes 6 steps": {"scheduler": "karras"},
+        "6 steps .* dpm_2 and uni_pc other noise levels .* take it for both": {"sampler": "uni_pc"},
         "the sampler takes": {"denoise": 0.5},
     }
     for sentence, settings in refused.items():

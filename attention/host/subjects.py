@@ -71,8 +71,27 @@ class StorySettings:
 
 
 QUIET_SAMPLERS = frozenset(
-    "euler euler_cfg_pp heun heunpp2 exp_heun_2_x0 dpm_2 lms dpmpp_2m dpmpp_2m_cfg_pp ipndm ipndm_v deis res_multistep "
-    "res_multistep_cfg_pp gradient_estimation gradient_estimation_cfg_pp ddim uni_pc uni_pc_bh2".split()
+    {
+        "euler",
+        "euler_cfg_pp",
+        "heun",
+        "heunpp2",
+        "exp_heun_2_x0",
+        "dpm_2",
+        "lms",
+        "dpmpp_2m",
+        "dpmpp_2m_cfg_pp",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+        "res_multistep",
+        "res_multistep_cfg_pp",
+        "gradient_estimation",
+        "gradient_estimation_cfg_pp",
+        "ddim",
+        "uni_pc",
+        "uni_pc_bh2",
+    }
 )
 """Those that draw no noise after the first step. What others draw for an image depends on how many stand beside it."""
 

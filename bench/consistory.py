@@ -131,7 +131,7 @@ class Watched(ConsiStory):
     def _note(self, bank: FeatureBank) -> None:
         kept = dict.fromkeys(PARTS.values(), 0)
         for name in bank:
-            part = PARTS.get(name[0] if isinstance(name, tuple) else name)
+            part = PARTS.get(str(name[0] if isinstance(name, tuple) else name))
             if part is not None:
                 kept[part] += sum(tensor.numel() * tensor.element_size() for tensor in bank.recall_all(name))
         for part, size in kept.items():

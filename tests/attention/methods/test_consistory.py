@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from semblance.attention.bank import FeatureBank
@@ -17,13 +16,11 @@ from semblance.attention.families import SDXL
 from semblance.attention.functional.correspondence import matched, nearest_patches, patches_of, smooth
 from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.subjects import subject_mask
-from semblance.attention.host.inversion import noise_levels
 from semblance.attention.host.patching import add_patch
 from semblance.attention.methods.consistory import (
     ConsiStory,
     FreeU,
     Injection,
-    MaskDropout,
     QueryBlend,
     Sharing,
     StepWindow,
@@ -31,8 +28,8 @@ from semblance.attention.methods.consistory import (
 )
 from semblance.attention.sharing import attend_in_groups
 from semblance.attention.story import SubjectWords
-from semblance.tests.attention.host.studio import wrap
-from semblance.tests.tiny_models import load_reference, oracle_unet, sampler_custom
+from semblance.tests.attention.methods.frozen_stories import Replayed, samplings
+from semblance.tests.tiny_models import load_reference, oracle_unet
 from semblance.tests.tiny_models.references import REFERENCES
 
 LARGEST = 64
@@ -81,16 +78,6 @@ def test_matches_equal_theirs() -> None:
                 assert torch.equal(place.int(), UNITS[f"nn.map{side}"][target, source])
 
 
-@dataclass(frozen=True)
-class Replayed(MaskDropout):
-    """The draws that the authors' run made."""
-
-    drawn: dict[int, Tensor] = field(default_factory=dict)  # by tokens: bool (steps, images, tokens)
-
-    def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
-        return self.drawn[grid[0] * grid[1]][step - 1]  # those of a step hide tokens at the next
-
-
 @dataclass(frozen=True, eq=False)
 class Story:
     name: str
@@ -107,32 +94,13 @@ class Story:
         return SubjectWords(subjects, scenes, columns, self.case["in.prompt_embeds"].shape[1])
 
     def patch(self, **settings: Any) -> ConsiStory:
-        drawn = {t.shape[2]: t for name, t in self.case.items() if name.startswith("dropout.drop")}
-        sharing = Sharing(anchors=len(self.facts["anchors"]), dropout=Replayed(drawn=drawn))
+        sharing = Sharing(anchors=len(self.facts["anchors"]), dropout=Replayed.of(self.case, "dropout.drop"))
         factors = self.facts["freeu"]
         free_u = FreeU((factors["b1"], factors["b2"]), (factors["s1"], factors["s2"])) if factors else None
         return ConsiStory(self.words, SDXL.consistory, sharing, free_u=free_u, **settings)
 
     def samplings(self, patch: ConsiStory) -> list[Tensor]:
-        """The final latent of each sampling of a run, in the authors' space."""
-        context, pooled = (self.case[name].float() for name in ("in.prompt_embeds", "in.pooled"))
-        height, width = self.facts["height_width"]
-        size = {"width": width, "height": height, "target_width": width, "target_height": height}
-        positive = [[context, {"pooled_output": pooled, **size}]]
-        negative = [[torch.zeros_like(context), {"pooled_output": torch.zeros_like(pooled), **size}]]
-        levels = noise_levels(self.model, [*self.facts["timesteps"], 0])
-        start = self.case["in.latents"].float() * (1 + levels[0] ** 2) ** 0.5
-        latent = {"samples": self.model.model.process_latent_out(start)}
-        made: list[Tensor] = []
-
-        def record(executor: Any, *arguments: Any) -> Tensor:
-            made.append(executor(*arguments))
-            return made[-1]
-
-        model = wrap(add_patch(self.model, patch), WrappersMP.SAMPLER_SAMPLE, record)
-        last = sampler_custom(model, positive, negative, latent, levels, cfg=self.facts["guidance_scale"])
-        made[-1] = self.model.model.process_latent_in(last)
-        return [latents / (1 + levels[-1] ** 2) ** 0.5 for latents in made]
+        return samplings(add_patch(self.model, patch), self.case, self.facts)
 
 
 @pytest.fixture(scope="module")

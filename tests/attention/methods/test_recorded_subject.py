@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from semblance.attention.call import AttentionSite
 from semblance.attention.families import SDXL
-from semblance.attention.host.inversion import noise_levels
 from semblance.attention.host.patching import add_patch, attention_layer
 from semblance.attention.host.recording import record
-from semblance.attention.methods.consistory import AppliedSubject, ConsiStory, Injection, MaskDropout, Sharing
+from semblance.attention.methods.consistory import AppliedSubject, ConsiStory, Sharing
 from semblance.attention.recording import RecordedSubject
 from semblance.attention.story import SubjectWords
-from semblance.tests.tiny_models import load_reference, oracle_unet, sampler_custom
+from semblance.tests.attention.methods.frozen_stories import Replayed, samplings
+from semblance.tests.tiny_models import load_reference, oracle_unet
 
 CASE, FACTS = load_reference("consistory_64_anchors")
 ANCHORS, EXTRA = slice(0, 2), slice(2, 3)
 TOLERANCE = 1e-3
-PASSES = {"pass1": Injection(strength=0.0), "pass2": Injection()}
+PASSES = "pass1", "pass2"
 
 
-@dataclass(frozen=True)
-class Replayed(MaskDropout):
-    """The draws that the authors' run made."""
-
-    drawn: dict[int, Tensor] = field(default_factory=dict)  # by tokens: bool (steps, images, tokens)
-
-    def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
-        return self.drawn[grid[0] * grid[1]][step - 1]  # those of a step hide tokens at the next
-
-
-def words_of(who: str, copies: int = 1) -> SubjectWords:
+def words_of(who: str) -> SubjectWords:
     (indices,) = CASE[f"in.token_indices_{who}"].tolist()
-    columns = tuple(((column,),) for column in indices) * copies
+    columns = tuple(((column,),) for column in indices)
     scenes = tuple(f"scene {number}" for number in range(len(columns)))
     return SubjectWords(("subject",), scenes, columns, CASE["in.prompt_embeds"].shape[1])
-
-
-def sample(model: Any, images: slice | list[int], start: Tensor | None = None) -> Tensor:
-    """The final latents of some images of the case in the authors' space."""
-    context, pooled = (CASE[name][images].float() for name in ("in.prompt_embeds", "in.pooled"))
-    height, width = FACTS["height_width"]
-    size = {"width": width, "height": height, "target_width": width, "target_height": height}
-    positive = [[context, {"pooled_output": pooled, **size}]]
-    negative = [[torch.zeros_like(context), {"pooled_output": torch.zeros_like(pooled), **size}]]
-    levels = noise_levels(model, [*FACTS["timesteps"], 0])
-    noise = CASE["in.latents"][images].float() if start is None else start
-    latent = {"samples": model.model.process_latent_out(noise * (1 + levels[0] ** 2) ** 0.5)}
-    made = sampler_custom(model, positive, negative, latent, levels, cfg=FACTS["guidance_scale"])
-    return model.model.process_latent_in(made) / (1 + levels[-1] ** 2) ** 0.5
 
 
 def site_of(name: str) -> AttentionSite:
@@ -65,42 +38,31 @@ def site_of(name: str) -> AttentionSite:
     return AttentionSite("self", *where, int(depth))
 
 
-def applied(model: Any, subject: RecordedSubject, copies: int = 1, **settings: Any) -> Any:
-    return add_patch(model, AppliedSubject(words_of("extra", copies), SDXL.consistory, subject=subject, **settings))
-
-
 @pytest.fixture(scope="module")
 def model() -> Any:
     return oracle_unet("sdxl")
 
 
 @pytest.fixture(scope="module")
-def recorded(model: Any) -> Callable[[str], tuple[Tensor, RecordedSubject]]:
-    """Both anchors as the authors' run without or with injection made them, recorded once each."""
-    drawn = {t.shape[2]: t for name, t in CASE.items() if name.startswith("dropout.anchors.drop")}
-    made: dict[str, tuple[Tensor, RecordedSubject]] = {}
-
-    def run(name: str) -> tuple[Tensor, RecordedSubject]:
-        if name not in made:
-            sharing = Sharing(anchors=0, dropout=Replayed(drawn=drawn))
-            story = ConsiStory(words_of("anchors"), SDXL.consistory, sharing, injection=PASSES[name])
-            made[name] = record(add_patch(model, story), lambda recording: sample(recording, ANCHORS))
-        return made[name]
-
-    return run
+def recorded(model: Any) -> tuple[list[Tensor], RecordedSubject]:
+    """Both anchors as the authors' run made them, after each sampling, and what was written down of them."""
+    sharing = Sharing(anchors=0, dropout=Replayed.of(CASE, "dropout.anchors.drop"))
+    story = add_patch(model, ConsiStory(words_of("anchors"), SDXL.consistory, sharing))
+    return record(story, lambda recording: samplings(recording, CASE, FACTS, ANCHORS))
 
 
-@pytest.mark.parametrize("name", PASSES)
-def test_anchors_and_the_image_that_looks_at_them_equal_theirs(model: Any, recorded: Any, name: str) -> None:
-    anchors, subject = recorded(name)
-    assert (anchors - CASE[f"anchors.{name}.final"]).abs().max() <= TOLERANCE
-    extra = sample(applied(model, subject, injection=PASSES[name]), EXTRA)
-    assert (extra - CASE[f"extra.{name}.final"]).abs().max() <= TOLERANCE
-    assert (extra - sample(model, EXTRA)).abs().mean() > 1e-3
+def test_anchors_and_the_image_that_looks_at_them_equal_theirs(model: Any, recorded: Any) -> None:
+    anchors, subject = recorded
+    applied = add_patch(model, AppliedSubject(words_of("extra"), SDXL.consistory, subject=subject))
+    extra = samplings(applied, CASE, FACTS, EXTRA)
+    for name, anchor, image in zip(PASSES, anchors, extra, strict=True):
+        assert (anchor - CASE[f"anchors.{name}.final"]).abs().max() <= TOLERANCE
+        assert (image - CASE[f"extra.{name}.final"]).abs().max() <= TOLERANCE
+    assert (extra[0] - extra[1]).abs().mean() > 1e-3
 
 
 def test_what_is_recorded_equals_their_cache(model: Any, recorded: Any) -> None:
-    _, subject = recorded("pass2")
+    _, subject = recorded
     for name, site in (("up_12", AttentionSite("self", "output", 0)), ("up_28", AttentionSite("self", "output", 5))):
         expected = CASE[f"cache1.input_h.{name}.step2"]
         assert subject.samplings[0].sides == ("negative", "positive")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 AttentionKind = Literal["self", "cross"]
@@ -99,6 +100,8 @@ class BatchLayout:
     """Height and width of the whole latent, of which a chunk with an area sees a crop; None where the model is shown
     a part of it and nobody tells which."""
     guests: tuple[GuestRows, ...] = ()
+    device: torch.device | None = None
+    """Where the model runs."""
 
     @classmethod
     def from_numbers(

@@ -50,7 +50,7 @@ def diffusion_model(
     acting = {id(patch) for those in wanted.values() for patch, _ in those}
     # A patch that acts nowhere now has no use for its guests.
     guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
-    layout = replace(layout, guests=guests.rows)
+    layout = replace(layout, guests=guests.rows, device=x.device)
     for patch, bank in patches:
         patch.begin(layout, moment, bank)
     x = _with_pinned(run, x, layout, patches, moment)

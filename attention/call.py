@@ -70,6 +70,8 @@ class Chunk:
     """The guider's own name for the conditioning: `positive`, `negative`, `middle`, `empty_negative_prompt`, ..."""
     area: Area | None = None
     """The crop of the latent this chunk sees, or None for the whole of it."""
+    story: str | None = None
+    """The text of the story that it tells, where the conditioning says so."""
 
     @property
     def conditional(self) -> bool:
@@ -102,6 +104,8 @@ class BatchLayout:
     guests: tuple[GuestRows, ...] = ()
     device: torch.device | None = None
     """Where the model runs."""
+    stories: frozenset[str] = frozenset()
+    """The stories that are told in this call or in others beside it."""
 
     @classmethod
     def from_numbers(
@@ -149,6 +153,19 @@ class BatchLayout:
     def conditional_rows(self) -> tuple[slice, ...]:
         """The rows of every conditional chunk."""
         return tuple(self.chunk_rows(number) for number, chunk in enumerate(self.chunks) if chunk.conditional)
+
+    def story_rows(self, story: str) -> tuple[slice, ...]:
+        """The rows of every conditional chunk that tells a story; of all that are conditional where none says so.
+
+        Conditioning (Combine) adds other prompts to a story's, whose words stand elsewhere.
+        """
+        if story not in self.stories:
+            return self.conditional_rows
+        return tuple(
+            self.chunk_rows(number)
+            for number, chunk in enumerate(self.chunks)
+            if chunk.conditional and chunk.story == story
+        )
 
     def guest_rows(self, owner: object, name: str) -> slice:
         """The rows that hold `owner`'s guest called `name`."""

@@ -254,13 +254,14 @@ def grid_of(call: AttentionCall) -> Grid:
 
 
 def _first_chunks(layout: BatchLayout) -> Iterator[tuple[Side, int]]:
-    """The first chunk of each side that a call holds."""
+    """The first chunk of each side that a call holds; prompts combined with a story's do not count."""
     seen: set[Side] = set()
-    for chunk in range(len(layout.chunks)):
-        side = side_of(layout, chunk)
-        if side not in seen:
+    for number, chunk in enumerate(layout.chunks):
+        side = side_of(layout, number)
+        foreign = bool(layout.stories) and chunk.conditional and chunk.story is None
+        if side not in seen and not foreign:
             seen.add(side)
-            yield side, chunk
+            yield side, number
 
 
 def _cast(by_site: Mapping[AttentionSite, Tensor], dtype: torch.dtype) -> dict[AttentionSite, Tensor]:

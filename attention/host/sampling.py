@@ -13,25 +13,33 @@ import numpy
 from torch import Tensor
 
 from ..bank import FeatureBank
-from ..call import Area, AttentionSite, Moment, RunPlan
+from ..call import Area, AttentionSite, Chunk, Moment, RunPlan
 from ..patch import AttentionPatch
 from ..reference import PinnedImages
 from .carried import KEY, carried_patches
 from .results import with_findings
 
 RUN = f"{KEY}_run"
+STORY = f"{KEY}_story"
+"""Under which name an entry of a conditioning says of which story it is."""
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
 """By a part of the module that the node's patch comes from."""
 
 
 @dataclass(frozen=True)
 class Conditionings:
-    """What only the guider's call tells: roles by number, areas by number and uuid, and how many images there are."""
+    """What only the guider's call tells: roles by number, areas and stories by number and uuid, how many images."""
 
     roles: tuple[str, ...]
     areas: Mapping[tuple[int, Any], Area]
+    stories: Mapping[tuple[int, Any], str]
     images: int
     """Images of the latent batch, which ComfyUI never splits."""
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The stories on conditional sides, whether or not the model is shown them in one call."""
+        return frozenset(story for (number, _), story in self.stories.items() if Chunk(self.roles[number]).conditional)
 
 
 class NoiseSchedule:
@@ -120,7 +128,7 @@ class Run:
             self.conditionings, self.pinned = before, None
 
     def _read(self, conds: Sequence[Sequence[dict[str, Any]] | None], x: Tensor) -> Conditionings:
-        """Roles and areas, in the order ComfyUI numbers the conditionings."""
+        """Roles, areas and stories, in the order ComfyUI numbers the conditionings."""
         height, width = x.shape[-2:]
         roles = tuple(self._role(number, group) for number, group in enumerate(conds))
         areas = {
@@ -129,7 +137,13 @@ class Run:
             for cond in group or ()
             if len(cond.get("area") or ()) == 4 and "uuid" in cond
         }
-        return Conditionings(roles, areas, len(x))
+        stories = {
+            (number, cond["uuid"]): cond[STORY]
+            for number, group in enumerate(conds)
+            for cond in group or ()
+            if STORY in cond and "uuid" in cond
+        }
+        return Conditionings(roles, areas, stories, len(x))
 
     def _role(self, number: int, group: Sequence[dict[str, Any]] | None) -> str:
         for name, known in self._conditionings().items():

@@ -191,8 +191,11 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
             "images. A node before this one, such as Tiled Diffusion, changes the batch inside the model; set its tile "
             "batch to 1, or bypass it to use Semblance."
         )
-    areas = [conditionings.areas.get(place) for place in zip(numbers, uuids, strict=True)]
-    return BatchLayout.from_numbers(numbers, len(x), _whole(run, x, areas), conditionings.roles, areas)
+    places = list(zip(numbers, uuids, strict=True))
+    areas = [conditionings.areas.get(place) for place in places]
+    layout = BatchLayout.from_numbers(numbers, len(x), _whole(run, x, areas), conditionings.roles, areas)
+    chunks = (replace(c, story=conditionings.stories.get(p)) for c, p in zip(layout.chunks, places, strict=True))
+    return replace(layout, chunks=tuple(chunks), stories=conditionings.told)
 
 
 def _whole(run: Run, x: Tensor, areas: Sequence[Area | None]) -> tuple[int, int] | None:

@@ -263,7 +263,7 @@ class ConsiStory(AttentionPatch):
         # After FreeU: the authors' store keeps a reference, which their FreeU then scales in place.
         if self._records_features(call.block, call.moment):
             # Summed over conditionings, so that it does not matter in which order ComfyUI sends them.
-            for rows in call.layout.conditional_rows:
+            for rows in call.layout.story_rows(self.words.text):
                 features = call.hidden[rows].float()
                 bank.remember(
                     "features", bank.recall("features") + features if "features" in bank else features.clone()

@@ -12,13 +12,14 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 from semblance.attention.bank import FeatureBank
 from semblance.attention.call import AttentionSite, BatchLayout, Chunk, Moment, SharedTokens
 from semblance.attention.host.patching import add_patch, patches_on
 from semblance.attention.host.recording import record
-from semblance.attention.host.sampling import NoiseSchedule
+from semblance.attention.host.sampling import STORY, NoiseSchedule
 from semblance.attention.host.unet import BoundSite
 from semblance.attention.methods.consistory import AppliedSubject, ConsiStory, Injection, Sharing, StepWindow
 from semblance.attention.recording import RecordedFeatures, RecordedStates, RecordedSubject
@@ -125,6 +126,20 @@ def test_conditionings_sent_one_by_one_record_and_apply_the_same(
     apart = recorded(studio)
     assert apart.samplings[0].sides == ("negative", "positive")
     for found, expected in zip(apart.tensors, subject.tensors, strict=True):
+        assert found.shape == expected.shape and relative_error(found, expected) < 1e-3
+
+
+def test_prompts_combined_with_the_storys_are_not_recorded_in_its_place(sd15: Studio) -> None:
+    told, other = conditioning_set_values(prompts(sd15, 2), {STORY: words(2).text}), sd15.text(9)
+
+    def made(*entries: Any) -> RecordedSubject:
+        def run(model: ModelPatcher) -> Tensor:
+            noise = {"samples": random_latent(2, *SIZE, seed=0)["samples"]}
+            return sampler_custom(model, list(entries), sd15.negative, noise, SIGMAS, cfg=4.0)
+
+        return record(story(sd15), run)[1]
+
+    for found, expected in zip(made(*told, *other).tensors, made(*other, *told).tensors, strict=True):
         assert found.shape == expected.shape and relative_error(found, expected) < 1e-3
 
 

@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_tomesd import TomePatchModel
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 import nodes
@@ -23,6 +24,7 @@ from semblance.attention.call import AttentionSite, BatchLayout, Moment
 from semblance.attention.host.patching import add_patch
 from semblance.attention.host.results import subject_masks_of
 from semblance.attention.host.sampling import RUN
+from semblance.attention.host.sampling import STORY as STORY_MARK
 from semblance.attention.methods.consistory import ConsiStory, Injection, QueryBlend, Sharing, StepWindow, UserMasks
 from semblance.attention.scope import ImageMask
 from semblance.attention.story import SubjectWords
@@ -446,6 +448,30 @@ def test_masks_of_the_users_replace_or_limit_those_found(sd15: Studio) -> None:
     given, limited = (masks(masks=UserMasks(ImageMask(left), limits)) for limits in (False, True))
     assert given[:, :, : given.shape[2] // 2].all() and not given[:, :, given.shape[2] // 2 :].any()
     assert limited.any() and (limited <= given).all() and not torch.equal(limited, given)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["story first", "story last"])
+@pytest.mark.parametrize("apart", [False, True], ids=["batched", "apart"])
+def test_a_prompt_combined_with_the_storys_does_not_change_where_subjects_are_seen(
+    sd15: Studio, apart: bool, first: bool, request: pytest.FixtureRequest
+) -> None:
+    """Its words stand at other places. At the only step all prompts are shown the same noise."""
+    patch = story(sd15)
+    told_by = conditioning_set_values(sd15.positive, {STORY_MARK: patch.words.text})
+    zeroed = conditioning_set_values(sd15.negative, {STORY_MARK: patch.words.text})  # as ConditioningZeroOut keeps it
+    other = sd15.text(9)
+    if apart:
+        request.getfixturevalue("one_conditioning_a_call")
+
+    def masks(positive: Any) -> Tensor:
+        made = told(sd15, patch, positive=positive, negative=zeroed, steps=1)
+        return subject_masks_of({"samples": made})
+
+    alone = masks(told_by)
+    combined = [*told_by, *other] if first else [*other, *told_by]
+    assert torch.equal(masks(combined), alone)
+    assert torch.equal(masks(sd15.positive), alone)
+    assert not torch.equal(masks([*sd15.positive, *other]), alone)
 
 
 @pytest.mark.parametrize("limits", [False, True], ids=["replace", "limit"])

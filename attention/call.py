@@ -224,6 +224,8 @@ class BlockCall:
     moment: Moment
     hidden: Tensor  # (rows, channels, height, width)
     skip: Tensor  # (rows, channels, height, width)
+    rehearsal: bool = False
+    """Whether the UNet will run once more on the same latents."""
 
 
 @dataclass(frozen=True, eq=False)

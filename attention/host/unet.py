@@ -57,13 +57,14 @@ def diffusion_model(
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
     inputs = LayerInputs(executor.class_obj, frozenset(site for site in wanted if site.kind == "self"))
-    options["patches"] = _with_block_edits(options.get("patches", {}), patches, layout, moment)
+    given, occupied = dict(options.get("patches", {})), options.get("patches_replace", {})
     if inputs.sites:
-        options["patches"]["attn1_patch"] = [*options["patches"].get("attn1_patch", ()), inputs.note]
-    occupied = options.get("patches_replace", {})
+        given["attn1_patch"] = [*given.get("attn1_patch", ()), inputs.note]
+    options["patches"] = _with_block_edits(given, patches, layout, moment, rehearsal=True)
     for rehearsing in _rehearsing(patches, moment):
         options["patches_replace"] = _bound(occupied, wanted, layout, moment, inputs, rehearsing)
         executor(x, timesteps, context, y, _copied(control), options, **named)
+    options["patches"] = _with_block_edits(given, patches, layout, moment)
     options["patches_replace"] = _bound(occupied, wanted, layout, moment, inputs)
     return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
 
@@ -245,13 +246,17 @@ def _bound(
 
 
 def _with_block_edits(
-    patches: Mapping[str, Any], carried: Sequence[PatchWithBank], layout: BatchLayout, moment: Moment
+    patches: Mapping[str, Any],
+    carried: Sequence[PatchWithBank],
+    layout: BatchLayout,
+    moment: Moment,
+    rehearsal: bool = False,
 ) -> dict[str, Any]:
     """A copy of the options' patches in which ours edit what enters the decoder's blocks, after other packs' edits."""
 
     def edit(hidden: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         part, number = options["block"]
-        call = BlockCall(f"{part}.{number}", layout, moment, hidden, skip)
+        call = BlockCall(f"{part}.{number}", layout, moment, hidden, skip, rehearsal)
         for patch, bank in carried:
             if patch.enters(call.block, moment):
                 call = patch.edit_block(call, bank)

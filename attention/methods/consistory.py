@@ -261,7 +261,7 @@ class ConsiStory(AttentionPatch):
             hidden = strengthen(call.hidden, self.free_u.backbone[level])
             call = replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.free_u.skip[level]))
         # After FreeU: the authors' store keeps a reference, which their FreeU then scales in place.
-        if self._records_features(call.block, call.moment):
+        if self._records_features(call.block, call.moment) and not call.rehearsal:
             # Summed over conditionings, so that it does not matter in which order ComfyUI sends them.
             for rows in call.layout.story_rows(self.words.text):
                 features = call.hidden[rows].float()

@@ -148,6 +148,21 @@ def test_img2img_is_told_too(sd15: Studio, name: str) -> None:
     assert torch.isfinite(made).all() and relative_error(made, sd15.sample(**settings)) > 1e-4
 
 
+def test_features_of_a_rehearsal_are_not_recorded(sd15: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late in the schedule, as in img2img, the step whose features match best is among those rehearsed."""
+    kept: list[Tensor] = []
+    remember = FeatureBank.remember
+
+    def watched(self: FeatureBank, name: Any, tensor: Any) -> None:
+        if name == "features":
+            kept.append(tensor)
+        remember(self, name, tensor)
+
+    monkeypatch.setattr(FeatureBank, "remember", watched)
+    told(sd15, story(sd15), steps=2, denoise=0.2, cfg=1.0)
+    assert len(kept) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "first", "second"),
     [

@@ -212,6 +212,8 @@ class RunPlan:
     """Nodes on the same model that change what the UNet sees or skip its calls: EasyCache, HyperTile, ToMe."""
     devices: int = 1
     """Over how many the conditionings of a call are spread."""
+    channels: int = 4
+    """What the UNet takes of each image: those of the latent, and of an inpainting model also of mask and picture."""
 
 
 @dataclass(frozen=True, eq=False)

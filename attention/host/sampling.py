@@ -250,7 +250,8 @@ def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, 
     moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
     others = frozenset(neighbours(guider.model_options))
     devices = 1 + len(guider.model_patcher.get_additional_models_with_key("multigpu"))
-    return RunPlan(name, moments, len(noise), (height, width), inpaints, others, devices)
+    channels = getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1])
+    return RunPlan(name, moments, len(noise), (height, width), inpaints, others, devices, channels)
 
 
 def require(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:

@@ -209,6 +209,12 @@ class ConsiStory(AttentionPatch):
                 f"There are {self.pictures.images} inverted pictures, but the story has {anchors} anchors. Set anchors "
                 f"to {self.pictures.images}, and begin the scenes with a line for each picture that says what it shows."
             )
+        if self.pictures.latents.shape[2] != plan.channels:
+            raise ValueError(
+                f"The model takes {plan.channels} channels where the inverted pictures have "
+                f"{self.pictures.latents.shape[2]}: it is an inpainting model, to which they cannot be shown. Load an "
+                "ordinary checkpoint, or disconnect the pictures."
+            )
         if self.pictures.size != plan.size:
             (height, width), (rows, columns) = self.pictures.size, plan.size
             raise ValueError(

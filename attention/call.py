@@ -212,6 +212,10 @@ class RunPlan:
     """Nodes on the same model that change what the UNet sees or skip its calls: EasyCache, HyperTile, ToMe."""
     devices: int = 1
     """Over how many the conditionings of a call are spread."""
+    guided: bool = False
+    """Whether the model is sure to be asked for the negative side; guiders of other packs may not tell."""
+    cropped: bool = False
+    """Whether a conditioning is for a part of the picture."""
     channels: int = 4
     """What the UNet takes of each image: those of the latent, and of an inpainting model also of mask and picture."""
 

@@ -113,6 +113,11 @@ class RecordedSubject:
         return self
 
     @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides known in all samplings."""
+        return min((states.sides for states in self.samplings), key=len)
+
+    @property
     def lone(self) -> int:
         """The sampling to look at where there is but one: the first that went through all steps."""
         return next(number for number, states in enumerate(self.samplings) if states.steps == len(self.sigmas))

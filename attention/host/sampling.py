@@ -250,8 +250,20 @@ def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, 
     moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
     others = frozenset(neighbours(guider.model_options))
     devices = 1 + len(guider.model_patcher.get_additional_models_with_key("multigpu"))
+    cropped = any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group)
     channels = getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1])
-    return RunPlan(name, moments, len(noise), (height, width), inpaints, others, devices, channels)
+    return RunPlan(
+        name, moments, len(noise), (height, width), inpaints, others, devices, guides(guider), cropped, channels
+    )
+
+
+def guides(guider: Any) -> bool:
+    """Whether a guider has a negative side and, as ComfyUI's own tells by its CFG, asks the model for it."""
+    return bool(guider.conds.get("negative")) and not math.isclose(getattr(guider, "cfg", 1.0), 1.0)
+
+
+def _is_for_an_area(cond: Mapping[str, Any]) -> bool:
+    return cond.get("area") is not None or ("mask" in cond and bool(cond.get("set_area_to_bounds")))
 
 
 def require(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:

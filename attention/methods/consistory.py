@@ -42,6 +42,15 @@ SAME_LEVEL = 1e-3
 FEATURES_AT = 1 - 261 / 999
 """Progress of the run at which features match best (DIFT's timestep 261)."""
 
+CROPPED = (
+    "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be followed. "
+    "Remove Conditioning (Set Area) or the tiling node."
+)
+RECORDED_AT_CFG_1 = (
+    "The subject was recorded at CFG 1, so nothing is known of its negative side. Set the sampler's CFG to 1, or "
+    "record the subject at a CFG above 1."
+)
+
 
 @dataclass(frozen=True)
 class StepWindow:
@@ -187,6 +196,8 @@ class ConsiStory(AttentionPatch):
                 f"{' and '.join(sorted(plan.others))} on the same model changes which tokens the images share. "
                 "Bypass it."
             )
+        if plan.cropped and (self.sharing.strength or self.injection.strength):
+            raise ValueError(CROPPED)
         if plan.devices > 1:
             raise ValueError(
                 f"The model is spread over {plan.devices} GPUs, but the images of a story share what is found on one. "
@@ -477,6 +488,8 @@ class AppliedSubject(ConsiStory):
                 f"The subject was recorded on a latent of {width}x{height}, but this one is {columns}x{rows}. Make the "
                 f"picture {width * PIXELS_PER_LATENT}x{height * PIXELS_PER_LATENT}, or record the subject at this size."
             )
+        if plan.guided and self.sharing.strength and "negative" not in recorded.sides:
+            raise ValueError(RECORDED_AT_CFG_1)
         _require_ladder(recorded.sigmas, tuple(moment.sigma for moment in plan.moments))
 
     def __repr__(self) -> str:
@@ -504,10 +517,7 @@ class AppliedSubject(ConsiStory):
     def _prepare_sharing(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         states = self._states(moment)
         if not all(side_of(layout, chunk) in states.sides for chunk in range(len(layout.chunks))):
-            raise ValueError(
-                "The subject was recorded at CFG 1, so nothing is known of its negative side. Set the sampler's CFG to "
-                "1, or record the subject at a CFG above 1."
-            )
+            raise ValueError(RECORDED_AT_CFG_1)
         recorded = {site: states.at(site, moment.step) for site in states.by_site}
         _bring("recorded states", recorded, layout, moment, bank)
 
@@ -594,8 +604,5 @@ def _forget(bank: FeatureBank, *beginning: Hashable) -> None:
 
 def _whole_picture(layout: BatchLayout) -> tuple[int, int]:
     if layout.latent is None or any(chunk.area is not None for chunk in layout.chunks):
-        raise ValueError(
-            "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be "
-            "followed. Remove Conditioning (Set Area) or the tiling node."
-        )
+        raise ValueError(CROPPED)
     return layout.latent

@@ -306,8 +306,12 @@ def test_a_subject_recorded_without_guidance_is_refused_with_it() -> None:
     text, words = prompts("sd15", "in a boat")
     patched = applied(model, subject, words)
     assert relative_error(sampled(patched, text, cfg=1.0), sampled(model, text, cfg=1.0)) > 1e-3
+    asked: list[int] = []
+    handle = model.model.diffusion_model.register_forward_pre_hook(lambda *_: asked.append(1))
     with pytest.raises(ValueError, match="recorded at CFG 1, so nothing is known of its negative side"):
         sampled(patched, text, cfg=4.0)
+    handle.remove()
+    assert not asked
 
 
 def test_recording_needs_one_story_on_the_model(fox: Any) -> None:

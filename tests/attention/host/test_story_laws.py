@@ -398,6 +398,22 @@ def test_crops_of_the_picture_are_refused(sd15: Studio) -> None:
         sd15.sample(tiled)
 
 
+@pytest.mark.parametrize("kind", ["pixels", "percent", "bounds"])
+def test_areas_are_refused_before_the_model_is_called(sd15: Studio, kind: str) -> None:
+    text, size = sd15.text(3), {"x": 0.5, "y": 0.5, "strength": 1.0}
+    (area,) = {
+        "pixels": lambda: nodes.ConditioningSetArea().append(text, width=64, height=48, x=32, y=16, strength=1.0),
+        "percent": lambda: nodes.ConditioningSetAreaPercentage().append(text, width=0.5, height=0.5, **size),
+        "bounds": lambda: nodes.ConditioningSetMask().append(text, torch.ones(1, 64, 64), "mask bounds", 1.0),
+    }[kind]()
+    model, calls = record_unet_calls(sd15.with_patch("consistory"))
+    with pytest.raises(ValueError, match="shows the model a crop of the pictures.*Remove Conditioning"):
+        sd15.sample(model, positive=[*sd15.positive, *area])
+    assert not calls
+    silent = add_patch(sd15.model, story(sd15, sharing=Sharing(0.0), injection=Injection(0.0)))
+    assert torch.isfinite(sd15.sample(silent, positive=[*sd15.positive, *area])).all()
+
+
 def test_a_batch_that_reaches_the_model_image_by_image_is_refused(sd15: Studio) -> None:
     """Images of one story in different calls cannot see each other."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 AttentionKind = Literal["self", "cross"]
@@ -69,6 +70,8 @@ class Chunk:
     """The guider's own name for the conditioning: `positive`, `negative`, `middle`, `empty_negative_prompt`, ..."""
     area: Area | None = None
     """The crop of the latent this chunk sees, or None for the whole of it."""
+    story: str | None = None
+    """The text of the story that it tells, where the conditioning says so."""
 
     @property
     def conditional(self) -> bool:
@@ -99,6 +102,10 @@ class BatchLayout:
     """Height and width of the whole latent, of which a chunk with an area sees a crop; None where the model is shown
     a part of it and nobody tells which."""
     guests: tuple[GuestRows, ...] = ()
+    device: torch.device | None = None
+    """Where the model runs."""
+    stories: frozenset[str] = frozenset()
+    """The stories that are told in this call or in others beside it."""
 
     @classmethod
     def from_numbers(
@@ -147,6 +154,19 @@ class BatchLayout:
         """The rows of every conditional chunk."""
         return tuple(self.chunk_rows(number) for number, chunk in enumerate(self.chunks) if chunk.conditional)
 
+    def story_rows(self, story: str) -> tuple[slice, ...]:
+        """The rows of every conditional chunk that tells a story; of all that are conditional where none says so.
+
+        Conditioning (Combine) adds other prompts to a story's, whose words stand elsewhere.
+        """
+        if story not in self.stories:
+            return self.conditional_rows
+        return tuple(
+            self.chunk_rows(number)
+            for number, chunk in enumerate(self.chunks)
+            if chunk.conditional and chunk.story == story
+        )
+
     def guest_rows(self, owner: object, name: str) -> slice:
         """The rows that hold `owner`'s guest called `name`."""
         first = self.host_rows
@@ -192,6 +212,12 @@ class RunPlan:
     """Nodes on the same model that change what the UNet sees or skip its calls: EasyCache, HyperTile, ToMe."""
     devices: int = 1
     """Over how many the conditionings of a call are spread."""
+    guided: bool = False
+    """Whether the model is sure to be asked for the negative side; guiders of other packs may not tell."""
+    cropped: bool = False
+    """Whether a conditioning is for a part of the picture."""
+    channels: int = 4
+    """What the UNet takes of each image: those of the latent, and of an inpainting model also of mask and picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +230,8 @@ class BlockCall:
     moment: Moment
     hidden: Tensor  # (rows, channels, height, width)
     skip: Tensor  # (rows, channels, height, width)
+    rehearsal: bool = False
+    """Whether the UNet will run once more on the same latents."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,6 +113,11 @@ class RecordedSubject:
         return self
 
     @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides known in all samplings."""
+        return min((states.sides for states in self.samplings), key=len)
+
+    @property
     def lone(self) -> int:
         """The sampling to look at where there is but one: the first that went through all steps."""
         return next(number for number, states in enumerate(self.samplings) if states.steps == len(self.sigmas))
@@ -254,13 +259,14 @@ def grid_of(call: AttentionCall) -> Grid:
 
 
 def _first_chunks(layout: BatchLayout) -> Iterator[tuple[Side, int]]:
-    """The first chunk of each side that a call holds."""
+    """The first chunk of each side that a call holds; prompts combined with a story's do not count."""
     seen: set[Side] = set()
-    for chunk in range(len(layout.chunks)):
-        side = side_of(layout, chunk)
-        if side not in seen:
+    for number, chunk in enumerate(layout.chunks):
+        side = side_of(layout, number)
+        foreign = bool(layout.stories) and chunk.conditional and chunk.story is None
+        if side not in seen and not foreign:
             seen.add(side)
-            yield side, chunk
+            yield side, number
 
 
 def _cast(by_site: Mapping[AttentionSite, Tensor], dtype: torch.dtype) -> dict[AttentionSite, Tensor]:

@@ -34,6 +34,11 @@ class SubjectWords:
     def scenes(self) -> int:
         return len(self.prompts)
 
+    @property
+    def text(self) -> str:
+        """What tells the conditionings of this story from other prompts."""
+        return "\n".join(self.prompts)
+
     def __repr__(self) -> str:
         return f"{self.scenes} scene{'' if self.scenes == 1 else 's'} of {', '.join(self.subjects)}"
 

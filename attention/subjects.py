@@ -29,8 +29,8 @@ class SubjectMaps:
         self._words, self._bank, self._sampling = words, bank, sampling
 
     def record(self, call: AttentionCall) -> None:
-        """Adds the attention to the subjects' words in the conditional rows of one cross-attention."""
-        for rows in call.layout.conditional_rows:
+        """Adds the attention to the subjects' words in the story's rows of one cross-attention."""
+        for rows in call.layout.story_rows(self._words.text):
             shares = self._shares(call.key)
             maps = attention_to_words(call.query[rows], call.key[rows], call.heads, shares)
             self._add(call.moment.step, torch.unflatten(maps, 2, (call.height, call.width)))

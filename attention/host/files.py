@@ -125,17 +125,14 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
+            # A foreign file may be a checkpoint of many gigabytes.
+            _require_format(what, name, metadata, written_as)
             # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as fault:
         raise UnreadableFile(
             f"'{name}' cannot be read: the file is damaged ({fault}). Save the {what} again."
         ) from fault
-    if metadata.get("format") != written_as:
-        raise UnreadableFile(
-            f"'{name}' is not a {what} saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
-            f"Choose a file written by Save {what.capitalize()}."
-        )
     return tensors, metadata
 
 
@@ -147,6 +144,14 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _require_format(what: str, name: str, metadata: dict[str, str], written_as: str) -> None:
+    if metadata.get("format") != written_as:
+        raise UnreadableFile(
+            f"'{name}' is not a {what} saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
+            f"Choose a file written by Save {what.capitalize()}."
+        )
 
 
 def _register(name: str, path: Path, extensions: set[str]) -> None:

@@ -13,25 +13,33 @@ import numpy
 from torch import Tensor
 
 from ..bank import FeatureBank
-from ..call import Area, AttentionSite, Moment, RunPlan
+from ..call import Area, AttentionSite, Chunk, Moment, RunPlan
 from ..patch import AttentionPatch
 from ..reference import PinnedImages
 from .carried import KEY, carried_patches
 from .results import with_findings
 
 RUN = f"{KEY}_run"
+STORY = f"{KEY}_story"
+"""Under which name an entry of a conditioning says of which story it is."""
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
 """By a part of the module that the node's patch comes from."""
 
 
 @dataclass(frozen=True)
 class Conditionings:
-    """What only the guider's call tells: roles by number, areas by number and uuid, and how many images there are."""
+    """What only the guider's call tells: roles by number, areas and stories by number and uuid, how many images."""
 
     roles: tuple[str, ...]
     areas: Mapping[tuple[int, Any], Area]
+    stories: Mapping[tuple[int, Any], str]
     images: int
     """Images of the latent batch, which ComfyUI never splits."""
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The stories on conditional sides, whether or not the model is shown them in one call."""
+        return frozenset(story for (number, _), story in self.stories.items() if Chunk(self.roles[number]).conditional)
 
 
 class NoiseSchedule:
@@ -120,7 +128,7 @@ class Run:
             self.conditionings, self.pinned = before, None
 
     def _read(self, conds: Sequence[Sequence[dict[str, Any]] | None], x: Tensor) -> Conditionings:
-        """Roles and areas, in the order ComfyUI numbers the conditionings."""
+        """Roles, areas and stories, in the order ComfyUI numbers the conditionings."""
         height, width = x.shape[-2:]
         roles = tuple(self._role(number, group) for number, group in enumerate(conds))
         areas = {
@@ -129,7 +137,13 @@ class Run:
             for cond in group or ()
             if len(cond.get("area") or ()) == 4 and "uuid" in cond
         }
-        return Conditionings(roles, areas, len(x))
+        stories = {
+            (number, cond["uuid"]): cond[STORY]
+            for number, group in enumerate(conds)
+            for cond in group or ()
+            if STORY in cond and "uuid" in cond
+        }
+        return Conditionings(roles, areas, stories, len(x))
 
     def _role(self, number: int, group: Sequence[dict[str, Any]] | None) -> str:
         for name, known in self._conditionings().items():
@@ -236,7 +250,20 @@ def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, 
     moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
     others = frozenset(neighbours(guider.model_options))
     devices = 1 + len(guider.model_patcher.get_additional_models_with_key("multigpu"))
-    return RunPlan(name, moments, len(noise), (height, width), inpaints, others, devices)
+    cropped = any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group)
+    channels = getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1])
+    return RunPlan(
+        name, moments, len(noise), (height, width), inpaints, others, devices, guides(guider), cropped, channels
+    )
+
+
+def guides(guider: Any) -> bool:
+    """Whether a guider has a negative side and, as ComfyUI's own tells by its CFG, asks the model for it."""
+    return bool(guider.conds.get("negative")) and not math.isclose(getattr(guider, "cfg", 1.0), 1.0)
+
+
+def _is_for_an_area(cond: Mapping[str, Any]) -> bool:
+    return cond.get("area") is not None or ("mask" in cond and bool(cond.get("set_area_to_bounds")))
 
 
 def require(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:

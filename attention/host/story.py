@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..story import SubjectWords, story_prompts
 from .guests import joined_contexts
+from .sampling import STORY
 
 Conditioning = list[list[Any]]
 TOWERS = {"l", "g", "h"}
@@ -103,7 +104,8 @@ def encode_story(
         tuple(_in_every_copy(of_subject, length, tokens) for of_subject in scene)
         for scene, length in zip(columns, lengths, strict=True)
     )
-    return conditioning, SubjectWords(cast.subjects, prompts, copied, tokens)
+    words = SubjectWords(cast.subjects, prompts, copied, tokens)
+    return [[context, {**extras, STORY: words.text}] for context, extras in conditioning], words
 
 
 def _as_rows(entries: Sequence[list[Any]]) -> list[Any]:

@@ -16,7 +16,7 @@ from ..recording import RecordedFeatures, RecordedStates, RecordedSubject
 from ..reference import ModelStamp
 from .files import SUBJECTS, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
 from .inversion import Conditioning
-from .subjects import SamplerSettings, Sitting, StorySettings, Subject, recreate_subject, require_model
+from .subjects import SamplerSettings, Sitting, StorySettings, Subject, read_settings, recreate_subject, require_model
 
 FORMAT = "semblance.subject.1"
 Form = Literal["everything", "without injection", "recipe"]
@@ -73,9 +73,9 @@ def load_subject(name: str, model: Any = None) -> Subject:
     """
     tensors, metadata = read_saved(SUBJECTS, find_file(name, SUBJECTS), name, FORMAT)
     try:
-        stamp = ModelStamp(**json.loads(metadata["stamp"]))
+        stamp = read_settings(ModelStamp, json.loads(metadata["stamp"]))
         story = StorySettings.read(json.loads(metadata["story"]))
-        sampler = SamplerSettings(**json.loads(metadata["sampler"]))
+        sampler = read_settings(SamplerSettings, json.loads(metadata["sampler"]))
         thumbnail = metadata["modelspec.thumbnail"]
         recipe = metadata["form"] == "recipe"
         sitting = _sitting(tensors, metadata, sampler) if recipe else None
@@ -216,8 +216,12 @@ def _sitting(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], setting
     if len(shape) != 4 or tuple(latents.shape) != shape or 0 in shape:
         raise ValueError("its latent has the wrong shape")
     batch, numbers = json.loads(metadata["batch"]), json.loads(metadata["numbers"])
+    if type(batch) is not int or batch < len(latents):
+        raise TypeError(f"its batch is {batch!r}")
+    if numbers is not None and not (isinstance(numbers, list) and all(type(number) is int for number in numbers)):
+        raise TypeError(f"its numbers are {numbers!r}")
     positive, negative = (text(name) for name in TEXTS)
-    return Sitting(settings, positive, negative, latents, int(batch), numbers)
+    return Sitting(settings, positive, negative, latents, batch, numbers)
 
 
 def _name(site: AttentionSite) -> str:

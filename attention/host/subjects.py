@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import comfy.sample
 import comfy.samplers
@@ -30,6 +30,10 @@ from .patching import add_patch, map_model
 from .recording import record, story_on
 from .styles import thumbnail_of
 
+Settings = TypeVar("Settings")
+KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+"""What JSON makes of plain fields, by how a dataclass declares them."""
+
 
 @dataclass(frozen=True)
 class StorySettings:
@@ -52,9 +56,9 @@ class StorySettings:
         sharing, injection, free_u = (described[name] for name in ("sharing", "injection", "free_u"))
         return cls(
             words=SubjectWords(**{name: _tuples(entry) for name, entry in described["words"].items()}),
-            sharing=Sharing(**{**sharing, "dropout": MaskDropout(**sharing["dropout"])}),
-            blend=QueryBlend(**described["blend"]),
-            injection=Injection(**{**injection, "window": StepWindow(**injection["window"])}),
+            sharing=read_settings(Sharing, {**sharing, "dropout": read_settings(MaskDropout, sharing["dropout"])}),
+            blend=read_settings(QueryBlend, described["blend"]),
+            injection=read_settings(Injection, {**injection, "window": read_settings(StepWindow, injection["window"])}),
             free_u=None if free_u is None else FreeU(**{name: _tuples(entry) for name, entry in free_u.items()}),
             fast=bool(described["fast"]),
         )
@@ -176,6 +180,18 @@ class Subject:
 
     def __repr__(self) -> str:
         return f"{', '.join(self.story.words.subjects)}: {self.recorded!r}, {self.stamp.family}; {self.sampler}"
+
+
+def read_settings(kind: type[Settings], described: Mapping[str, Any]) -> Settings:
+    """A dataclass from what JSON made of it. Raises TypeError for entries that are not its own, or of another kind."""
+    made = kind(**described)
+    for entry in fields(cast(Any, kind)):
+        value = getattr(made, entry.name)
+        kinds = KINDS.get(str(entry.type), (object,))
+        # To Python, True is a number.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds in (KINDS["int"], KINDS["float"])):
+            raise TypeError(f"its {entry.name} is {value!r}")
+    return made
 
 
 def record_subject(model: Any, sitting: Sitting, vae: Any = None) -> tuple[Tensor, Subject]:

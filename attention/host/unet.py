@@ -50,20 +50,21 @@ def diffusion_model(
     acting = {id(patch) for those in wanted.values() for patch, _ in those}
     # A patch that acts nowhere now has no use for its guests.
     guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
-    layout = replace(layout, guests=guests.rows)
+    layout = replace(layout, guests=guests.rows, device=x.device)
     for patch, bank in patches:
         patch.begin(layout, moment, bank)
     x = _with_pinned(run, x, layout, patches, moment)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
     inputs = LayerInputs(executor.class_obj, frozenset(site for site in wanted if site.kind == "self"))
-    options["patches"] = _with_block_edits(options.get("patches", {}), patches, layout, moment)
+    given, occupied = dict(options.get("patches", {})), options.get("patches_replace", {})
     if inputs.sites:
-        options["patches"]["attn1_patch"] = [*options["patches"].get("attn1_patch", ()), inputs.note]
-    occupied = options.get("patches_replace", {})
+        given["attn1_patch"] = [*given.get("attn1_patch", ()), inputs.note]
+    options["patches"] = _with_block_edits(given, patches, layout, moment, rehearsal=True)
     for rehearsing in _rehearsing(patches, moment):
         options["patches_replace"] = _bound(occupied, wanted, layout, moment, inputs, rehearsing)
         executor(x, timesteps, context, y, _copied(control), options, **named)
+    options["patches"] = _with_block_edits(given, patches, layout, moment)
     options["patches_replace"] = _bound(occupied, wanted, layout, moment, inputs)
     return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
 
@@ -191,8 +192,11 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
             "images. A node before this one, such as Tiled Diffusion, changes the batch inside the model; set its tile "
             "batch to 1, or bypass it to use Semblance."
         )
-    areas = [conditionings.areas.get(place) for place in zip(numbers, uuids, strict=True)]
-    return BatchLayout.from_numbers(numbers, len(x), _whole(run, x, areas), conditionings.roles, areas)
+    places = list(zip(numbers, uuids, strict=True))
+    areas = [conditionings.areas.get(place) for place in places]
+    layout = BatchLayout.from_numbers(numbers, len(x), _whole(run, x, areas), conditionings.roles, areas)
+    chunks = (replace(c, story=conditionings.stories.get(p)) for c, p in zip(layout.chunks, places, strict=True))
+    return replace(layout, chunks=tuple(chunks), stories=conditionings.told)
 
 
 def _whole(run: Run, x: Tensor, areas: Sequence[Area | None]) -> tuple[int, int] | None:
@@ -242,13 +246,17 @@ def _bound(
 
 
 def _with_block_edits(
-    patches: Mapping[str, Any], carried: Sequence[PatchWithBank], layout: BatchLayout, moment: Moment
+    patches: Mapping[str, Any],
+    carried: Sequence[PatchWithBank],
+    layout: BatchLayout,
+    moment: Moment,
+    rehearsal: bool = False,
 ) -> dict[str, Any]:
     """A copy of the options' patches in which ours edit what enters the decoder's blocks, after other packs' edits."""
 
     def edit(hidden: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         part, number = options["block"]
-        call = BlockCall(f"{part}.{number}", layout, moment, hidden, skip)
+        call = BlockCall(f"{part}.{number}", layout, moment, hidden, skip, rehearsal)
         for patch, bank in carried:
             if patch.enters(call.block, moment):
                 call = patch.edit_block(call, bank)

@@ -16,7 +16,7 @@ features are copied along those matches:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -41,6 +41,15 @@ SAME_LEVEL = 1e-3
 
 FEATURES_AT = 1 - 261 / 999
 """Progress of the run at which features match best (DIFT's timestep 261)."""
+
+CROPPED = (
+    "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be followed. "
+    "Remove Conditioning (Set Area) or the tiling node."
+)
+RECORDED_AT_CFG_1 = (
+    "The subject was recorded at CFG 1, so nothing is known of its negative side. Set the sampler's CFG to 1, or "
+    "record the subject at a CFG above 1."
+)
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,8 @@ class ConsiStory(AttentionPatch):
                 f"{' and '.join(sorted(plan.others))} on the same model changes which tokens the images share. "
                 "Bypass it."
             )
+        if plan.cropped and (self.sharing.strength or self.injection.strength):
+            raise ValueError(CROPPED)
         if plan.devices > 1:
             raise ValueError(
                 f"The model is spread over {plan.devices} GPUs, but the images of a story share what is found on one. "
@@ -208,6 +219,12 @@ class ConsiStory(AttentionPatch):
             raise ValueError(
                 f"There are {self.pictures.images} inverted pictures, but the story has {anchors} anchors. Set anchors "
                 f"to {self.pictures.images}, and begin the scenes with a line for each picture that says what it shows."
+            )
+        if self.pictures.latents.shape[2] != plan.channels:
+            raise ValueError(
+                f"The model takes {plan.channels} channels where the inverted pictures have "
+                f"{self.pictures.latents.shape[2]}: it is an inpainting model, to which they cannot be shown. Load an "
+                "ordinary checkpoint, or disconnect the pictures."
             )
         if self.pictures.size != plan.size:
             (height, width), (rows, columns) = self.pictures.size, plan.size
@@ -261,9 +278,9 @@ class ConsiStory(AttentionPatch):
             hidden = strengthen(call.hidden, self.free_u.backbone[level])
             call = replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.free_u.skip[level]))
         # After FreeU: the authors' store keeps a reference, which their FreeU then scales in place.
-        if self._records_features(call.block, call.moment):
+        if self._records_features(call.block, call.moment) and not call.rehearsal:
             # Summed over conditionings, so that it does not matter in which order ComfyUI sends them.
-            for rows in call.layout.conditional_rows:
+            for rows in call.layout.story_rows(self.words.text):
                 features = call.hidden[rows].float()
                 bank.remember(
                     "features", bank.recall("features") + features if "features" in bank else features.clone()
@@ -437,14 +454,14 @@ class ConsiStory(AttentionPatch):
         output = output.clone()
         for rows in call.layout.conditional_rows:
             after = output[rows]
-            patches = self._copied_from(call, after)
+            patches = self._copied_from(call, after, bank)
             for image, (match, here) in enumerate(zip(matches, wanted, strict=True)):
                 copied = patches.index_select(0, match)
                 mixed = torch.lerp(after[image], copied, self.injection.strength)
                 after[image] = torch.where(here[:, None], mixed, after[image])
         return output
 
-    def _copied_from(self, call: AttentionCall, images: Tensor) -> Tensor:
+    def _copied_from(self, call: AttentionCall, images: Tensor, bank: FeatureBank) -> Tensor:
         """The features (patches, channels) that matches count: those of all images in turn."""
         return (images if self.injection.in_turn else images.clone()).flatten(0, 1)
 
@@ -471,6 +488,8 @@ class AppliedSubject(ConsiStory):
                 f"The subject was recorded on a latent of {width}x{height}, but this one is {columns}x{rows}. Make the "
                 f"picture {width * PIXELS_PER_LATENT}x{height * PIXELS_PER_LATENT}, or record the subject at this size."
             )
+        if plan.guided and self.sharing.strength and "negative" not in recorded.sides:
+            raise ValueError(RECORDED_AT_CFG_1)
         _require_ladder(recorded.sigmas, tuple(moment.sigma for moment in plan.moments))
 
     def __repr__(self) -> str:
@@ -488,13 +507,19 @@ class AppliedSubject(ConsiStory):
         """Masks of these images are only needed to know where features are copied to."""
         return self.injection.strength != 0.0 and moment.samplings_left > 0
 
+    def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        super().begin(layout, moment, bank)
+        features = self.subject.features
+        if features is not None and self._injects(moment) and "matches" in bank:
+            outputs = {site: features.at(site, moment.step) for site in features.outputs}
+            _bring("recorded outputs", outputs, layout, moment, bank)
+
     def _prepare_sharing(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
-        sides = self._states(moment).sides
-        if not all(side_of(layout, chunk) in sides for chunk in range(len(layout.chunks))):
-            raise ValueError(
-                "The subject was recorded at CFG 1, so nothing is known of its negative side. Set the sampler's CFG to "
-                "1, or record the subject at a CFG above 1."
-            )
+        states = self._states(moment)
+        if not all(side_of(layout, chunk) in states.sides for chunk in range(len(layout.chunks))):
+            raise ValueError(RECORDED_AT_CFG_1)
+        recorded = {site: states.at(site, moment.step) for site in states.by_site}
+        _bring("recorded states", recorded, layout, moment, bank)
 
     def _states(self, moment: Moment) -> RecordedStates:
         """The recording of the sampling in progress."""
@@ -502,10 +527,10 @@ class AppliedSubject(ConsiStory):
         return self.subject.samplings[number]
 
     def _shared_tokens(self, call: AttentionCall, bank: FeatureBank) -> Iterator[SharedTokens]:
-        states = self._states(call.moment)
-        if call.project is None or call.site not in states.by_site:
+        states, name = self._states(call.moment), _brought("recorded states", call.moment, call.site)
+        if call.project is None or name not in bank:
             return
-        recorded = states.at(call.site, call.moment.step)
+        recorded = bank.recall(name)
         if recorded.shape[1]:
             chunks = [states.sides.index(side_of(call.layout, chunk)) for chunk in range(len(call.layout.chunks))]
             key, value = call.project(recorded.to(call.key))
@@ -522,9 +547,8 @@ class AppliedSubject(ConsiStory):
         place, distance = nearest_patches(patches[image], recorded, torch.ones_like(recorded[:, 0], dtype=torch.bool))
         return place, matched(distance)
 
-    def _copied_from(self, call: AttentionCall, images: Tensor) -> Tensor:
-        assert self.subject.features is not None
-        return self.subject.features.at(call.site, call.moment.step).to(images)
+    def _copied_from(self, call: AttentionCall, images: Tensor, bank: FeatureBank) -> Tensor:
+        return bank.recall(_brought("recorded outputs", call.moment, call.site)).to(images)
 
 
 def features_step(moment: Moment) -> int:
@@ -535,6 +559,24 @@ def features_step(moment: Moment) -> int:
 def selected_name(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
     """Under which name the bank keeps the places that others see of each image at a step."""
     return "selected", grid, moment.samplings_left, moment.step
+
+
+def _bring(
+    what: str, recorded: Mapping[AttentionSite, Tensor], layout: BatchLayout, moment: Moment, bank: FeatureBank
+) -> None:
+    """Puts what was recorded for a step where the model runs, at its first call of the step, and drops the step before.
+
+    Inside an attention each of these copies would keep the GPU waiting.
+    """
+    step = _brought(what, moment)
+    bank.forget(lambda name: isinstance(name, tuple) and name[:1] == step[:1] and name[: len(step)] != step)
+    for site, tensor in recorded.items():
+        bank.once(_brought(what, moment, site), lambda tensor=tensor: tensor.to(layout.device))
+
+
+def _brought(what: str, moment: Moment, *site: AttentionSite) -> tuple[Hashable, ...]:
+    """Under which name the bank keeps it."""
+    return what, moment.samplings_left, moment.step, *site
 
 
 def _require_ladder(recorded: tuple[float, ...], asked: tuple[float, ...]) -> None:
@@ -562,8 +604,5 @@ def _forget(bank: FeatureBank, *beginning: Hashable) -> None:
 
 def _whole_picture(layout: BatchLayout) -> tuple[int, int]:
     if layout.latent is None or any(chunk.area is not None for chunk in layout.chunks):
-        raise ValueError(
-            "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be "
-            "followed. Remove Conditioning (Set Area) or the tiling node."
-        )
+        raise ValueError(CROPPED)
     return layout.latent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from semblance.attention.host.inversion import stamp_of
 from semblance.nodes.edit_friendly import InvertEditFriendly
 from semblance.nodes.inspect import ShowPatches
 from semblance.tests.nodes.graphs import relative_error, run
@@ -24,6 +26,8 @@ from semblance.tests.tiny_models import (
     make_vae,
     random_latent,
 )
+from semblance.tests.tiny_models.unets import UNET_CONFIGS, base_model, patcher_around
+from semblance.tests.tiny_models.weights import seed_weights
 
 STEPS = 5  # divides 1000, so that ddim_uniform has the levels of the inversion
 SIDE = 16
@@ -96,6 +100,18 @@ def test_what_the_model_is_shown_are_the_states_of_the_inversion() -> None:
         for chunk in x.unflatten(0, (2, 3)):
             assert torch.equal(chunk[:2], states)
             assert relative_error(chunk[2:], states[:1]) > 0.1
+
+
+def test_pictures_on_an_inpainting_model_are_refused_before_the_first_step() -> None:
+    model = patcher_around(base_model("sd15", {**UNET_CONFIGS["sd15"], "in_channels": 9}))
+    seed_weights(model.model.diffusion_model, 0)
+    model.model.set_inpaint()
+    ordinary = make_unet("sd15")
+    trajectory = inverted(ordinary, random_latent(2, SIDE, SIDE, seed=3))[0]
+    patched = told(model, replace(trajectory, stamp=stamp_of(model)))
+    assert torch.isfinite(sampled(told(model, None))).all()
+    with pytest.raises(ValueError, match="takes 9 channels where the inverted pictures have 4.*ordinary checkpoint"):
+        sampled(patched)
 
 
 def test_the_states_of_the_pictures_need_no_prompt() -> None:

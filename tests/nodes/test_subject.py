@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from semblance.attention.host import files
+from semblance.attention.host.files import UnreadableFile
 from semblance.attention.host.subjects import Subject
 from semblance.attention.recording import RecordedSubject
 from semblance.nodes.consistory import ConsiStory
@@ -306,8 +308,12 @@ def test_a_subject_recorded_without_guidance_is_refused_with_it() -> None:
     text, words = prompts("sd15", "in a boat")
     patched = applied(model, subject, words)
     assert relative_error(sampled(patched, text, cfg=1.0), sampled(model, text, cfg=1.0)) > 1e-3
+    asked: list[int] = []
+    handle = model.model.diffusion_model.register_forward_pre_hook(lambda *_: asked.append(1))
     with pytest.raises(ValueError, match="recorded at CFG 1, so nothing is known of its negative side"):
         sampled(patched, text, cfg=4.0)
+    handle.remove()
+    assert not asked
 
 
 def test_recording_needs_one_story_on_the_model(fox: Any) -> None:
@@ -377,6 +383,56 @@ def test_files_that_are_no_subject_are_refused_in_a_sentence(models: Path, fox: 
     assert "Put it there and press R" in str(LoadSubject.validate_inputs("nowhere.safetensors"))
     with pytest.raises(ValueError, match="is not a name for a subject"):
         run(SaveSubject, subject, "../fox", "everything", "float16")
+
+
+def test_a_foreign_file_is_refused_before_its_tensors_are_read(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a checkpoint of many gigabytes."""
+    foreign = models / "semblance" / "subjects" / "checkpoint.safetensors"
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"a": torch.ones(1)}, foreign)
+
+    class Sealed:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self.file = safe_open(*arguments, **named)
+
+        def __enter__(self) -> Sealed:
+            return self
+
+        def __exit__(self, *fault: Any) -> None:
+            pass
+
+        def metadata(self) -> Any:
+            return self.file.metadata()
+
+        def keys(self) -> Any:
+            raise AssertionError("the tensors are read")
+
+    monkeypatch.setattr(files, "safe_open", Sealed)
+    with pytest.raises(ValueError, match="is not a subject saved by Semblance .its format is 'not given'"):
+        run(LoadSubject, foreign.name)
+
+
+@pytest.mark.parametrize(
+    ("entry", "change"),
+    [
+        ("batch", lambda batch: "two"),
+        ("batch", lambda batch: 1),
+        ("numbers", lambda numbers: [0.5, 1]),
+        ("numbers", lambda numbers: "01"),
+        ("numbers", lambda numbers: 3),
+        ("sampler", lambda sampler: {**sampler, "steps": "many"}),
+        ("sampler", lambda sampler: {**sampler, "cfg": None}),
+        ("sampler", lambda sampler: {**sampler, "seed": 1.5}),
+        ("story", lambda told: {**told, "sharing": {**told["sharing"], "anchors": "two"}}),
+        ("story", lambda told: {**told, "blend": {**told["blend"], "strength": None}}),
+        ("extras", lambda extras: {**extras, "positive": []}),
+    ],
+)
+def test_settings_of_another_kind_are_damage(models: Path, fox: Any, entry: str, change: Callable[[Any], Any]) -> None:
+    name = run(SaveSubject, fox[1], "fox", "recipe", "float16")[0]
+    damaged(models / "semblance" / "subjects" / name, **{entry: change})
+    with pytest.raises(UnreadableFile, match="is damaged .*Save the subject again"):
+        run(LoadSubject, name, model=fox[0])
 
 
 def test_a_disk_without_room_is_said_before_anything_is_written(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,17 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
-from semblance.attention.call import SharedTokens
+from semblance.attention.bank import FeatureBank
+from semblance.attention.call import AttentionSite, BatchLayout, Chunk, Moment, SharedTokens
 from semblance.attention.host.patching import add_patch, patches_on
 from semblance.attention.host.recording import record
+from semblance.attention.host.sampling import STORY, NoiseSchedule
+from semblance.attention.host.unet import BoundSite
 from semblance.attention.methods.consistory import AppliedSubject, ConsiStory, Injection, Sharing, StepWindow
-from semblance.attention.recording import RecordedSubject
+from semblance.attention.recording import RecordedFeatures, RecordedStates, RecordedSubject
 from semblance.attention.sharing import see_all
 from semblance.attention.story import SubjectWords
 from semblance.tests.attention.host.studio import Studio, record_calls, relative_error
@@ -124,6 +129,20 @@ def test_conditionings_sent_one_by_one_record_and_apply_the_same(
         assert found.shape == expected.shape and relative_error(found, expected) < 1e-3
 
 
+def test_prompts_combined_with_the_storys_are_not_recorded_in_its_place(sd15: Studio) -> None:
+    told, other = conditioning_set_values(prompts(sd15, 2), {STORY: words(2).text}), sd15.text(9)
+
+    def made(*entries: Any) -> RecordedSubject:
+        def run(model: ModelPatcher) -> Tensor:
+            noise = {"samples": random_latent(2, *SIZE, seed=0)["samples"]}
+            return sampler_custom(model, list(entries), sd15.negative, noise, SIGMAS, cfg=4.0)
+
+        return record(story(sd15), run)[1]
+
+    for found, expected in zip(made(*told, *other).tensors, made(*other, *told).tensors, strict=True):
+        assert found.shape == expected.shape and relative_error(found, expected) < 1e-3
+
+
 def test_strength_zero_leaves_the_model_untouched(studio: Studio, subject: RecordedSubject) -> None:
     idle = applied(studio, subject, 2, sharing=Sharing(0.0), injection=Injection(0.0))
     assert torch.equal(sample(studio, idle), sample(studio, studio.model))
@@ -171,6 +190,50 @@ def test_shared_tokens_of_several_are_joined_image_by_image() -> None:
     assert torch.equal(joined[2].value, torch.cat([-key, key], dim=1))
     (alone,) = see_all(SharedTokens((0, 1), key, key))
     assert alone.images == (0, 1) and torch.equal(alone.key, key)
+
+
+def test_what_was_recorded_is_brought_to_the_model_outside_every_attention(
+    sd15: Studio, subject_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies from the CPU to a GPU keep it waiting, and an attention that begins one waits each time."""
+    inside: list[AttentionSite] = []
+    attend, taken = BoundSite.__call__, itertools.count()
+
+    def watched(self: BoundSite, *tensors: Any) -> Tensor:
+        inside.append(self.site)
+        try:
+            return attend(self, *tensors)
+        finally:
+            inside.pop()
+
+    def watch(kind: type[RecordedStates] | type[RecordedFeatures]) -> None:
+        at = kind.at
+
+        def seen(self: Any, site: AttentionSite, step: int) -> Tensor:
+            next(taken)
+            assert not inside, f"{kind.__name__} are read inside {inside[0]}"
+            return at(self, site, step)
+
+        monkeypatch.setattr(kind, "at", seen)
+
+    monkeypatch.setattr(BoundSite, "__call__", watched)
+    watch(RecordedStates)
+    watch(RecordedFeatures)
+    sample(sd15, applied(sd15, subject_of("sd15")), 1)
+    assert next(taken)
+
+
+def test_one_step_of_what_was_recorded_is_where_the_model_is(sd15: Studio, subject_of: Any) -> None:
+    subject, bank, device = subject_of("sd15"), FeatureBank(), torch.device("meta")
+    (patch,) = patches_on(applied(sd15, subject, injection=Injection(0.0)))
+    schedule = NoiseSchedule(sd15.model.get_model_object("model_sampling"))
+    layout = BatchLayout((Chunk("negative"), Chunk("positive")), 1, SIZE, device=device)
+    for step in (1, 2):
+        for _ in range(2):
+            patch.begin(layout, Moment(float(SIGMAS[step]), step, 4, 0.5, schedule.sigma_at), bank)
+        kept = [bank.recall(name) for name in bank]
+        assert {tensor.device for tensor in kept} == {device}
+        assert len(kept) == len(subject.samplings[0].by_site)
 
 
 def test_the_models_own_projection_is_taken_so_that_changed_weights_act(sd15: Studio, subject_of: Any) -> None:

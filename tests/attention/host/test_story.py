@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nodes as host_nodes
+from semblance.attention.host.sampling import STORY
 from semblance.attention.host.story import Cast, encode_story
 from semblance.attention.story import SubjectWords
 from semblance.tests.tiny_models import CLIP_KINDS, ksampler, load_reference, make_clip, make_unet
@@ -163,6 +164,12 @@ def test_columns_begin_with_the_official_one(clip: Any) -> None:
 
 
 # What is encoded
+
+
+def test_every_entry_says_of_which_story_it_is(clip: Any) -> None:
+    conditioning, words = encode_story(clip, ["red fox"], "ink,", ["asleep", "by a lake"])
+    assert [extras[STORY] for _, extras in conditioning] == ["ink, red fox asleep\nink, red fox by a lake"]
+    assert words.text == conditioning[0][1][STORY]
 
 
 def story(clip: Any, subjects: str, *scenes: str) -> tuple[Tensor, Tensor, SubjectWords]:

@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_tomesd import TomePatchModel
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 import nodes
@@ -23,6 +24,7 @@ from semblance.attention.call import AttentionSite, BatchLayout, Moment
 from semblance.attention.host.patching import add_patch
 from semblance.attention.host.results import subject_masks_of
 from semblance.attention.host.sampling import RUN
+from semblance.attention.host.sampling import STORY as STORY_MARK
 from semblance.attention.methods.consistory import ConsiStory, Injection, QueryBlend, Sharing, StepWindow, UserMasks
 from semblance.attention.scope import ImageMask
 from semblance.attention.story import SubjectWords
@@ -144,6 +146,21 @@ def test_img2img_is_told_too(sd15: Studio, name: str) -> None:
     settings = {"steps": 3, "denoise": 0.5}
     made = sd15.sample(sd15.with_patch(name), **settings)
     assert torch.isfinite(made).all() and relative_error(made, sd15.sample(**settings)) > 1e-4
+
+
+def test_features_of_a_rehearsal_are_not_recorded(sd15: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late in the schedule, as in img2img, the step whose features match best is among those rehearsed."""
+    kept: list[Tensor] = []
+    remember = FeatureBank.remember
+
+    def watched(self: FeatureBank, name: Any, tensor: Any) -> None:
+        if name == "features":
+            kept.append(tensor)
+        remember(self, name, tensor)
+
+    monkeypatch.setattr(FeatureBank, "remember", watched)
+    told(sd15, story(sd15), steps=2, denoise=0.2, cfg=1.0)
+    assert len(kept) == 1
 
 
 @pytest.mark.parametrize(
@@ -381,6 +398,22 @@ def test_crops_of_the_picture_are_refused(sd15: Studio) -> None:
         sd15.sample(tiled)
 
 
+@pytest.mark.parametrize("kind", ["pixels", "percent", "bounds"])
+def test_areas_are_refused_before_the_model_is_called(sd15: Studio, kind: str) -> None:
+    text, size = sd15.text(3), {"x": 0.5, "y": 0.5, "strength": 1.0}
+    (area,) = {
+        "pixels": lambda: nodes.ConditioningSetArea().append(text, width=64, height=48, x=32, y=16, strength=1.0),
+        "percent": lambda: nodes.ConditioningSetAreaPercentage().append(text, width=0.5, height=0.5, **size),
+        "bounds": lambda: nodes.ConditioningSetMask().append(text, torch.ones(1, 64, 64), "mask bounds", 1.0),
+    }[kind]()
+    model, calls = record_unet_calls(sd15.with_patch("consistory"))
+    with pytest.raises(ValueError, match="shows the model a crop of the pictures.*Remove Conditioning"):
+        sd15.sample(model, positive=[*sd15.positive, *area])
+    assert not calls
+    silent = add_patch(sd15.model, story(sd15, sharing=Sharing(0.0), injection=Injection(0.0)))
+    assert torch.isfinite(sd15.sample(silent, positive=[*sd15.positive, *area])).all()
+
+
 def test_a_batch_that_reaches_the_model_image_by_image_is_refused(sd15: Studio) -> None:
     """Images of one story in different calls cannot see each other."""
 
@@ -446,6 +479,30 @@ def test_masks_of_the_users_replace_or_limit_those_found(sd15: Studio) -> None:
     given, limited = (masks(masks=UserMasks(ImageMask(left), limits)) for limits in (False, True))
     assert given[:, :, : given.shape[2] // 2].all() and not given[:, :, given.shape[2] // 2 :].any()
     assert limited.any() and (limited <= given).all() and not torch.equal(limited, given)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["story first", "story last"])
+@pytest.mark.parametrize("apart", [False, True], ids=["batched", "apart"])
+def test_a_prompt_combined_with_the_storys_does_not_change_where_subjects_are_seen(
+    sd15: Studio, apart: bool, first: bool, request: pytest.FixtureRequest
+) -> None:
+    """Its words stand at other places. At the only step all prompts are shown the same noise."""
+    patch = story(sd15)
+    told_by = conditioning_set_values(sd15.positive, {STORY_MARK: patch.words.text})
+    zeroed = conditioning_set_values(sd15.negative, {STORY_MARK: patch.words.text})  # as ConditioningZeroOut keeps it
+    other = sd15.text(9)
+    if apart:
+        request.getfixturevalue("one_conditioning_a_call")
+
+    def masks(positive: Any) -> Tensor:
+        made = told(sd15, patch, positive=positive, negative=zeroed, steps=1)
+        return subject_masks_of({"samples": made})
+
+    alone = masks(told_by)
+    combined = [*told_by, *other] if first else [*other, *told_by]
+    assert torch.equal(masks(combined), alone)
+    assert torch.equal(masks(sd15.positive), alone)
+    assert not torch.equal(masks([*sd15.positive, *other]), alone)
 
 
 @pytest.mark.parametrize("limits", [False, True], ids=["replace", "limit"])

@@ -62,15 +62,19 @@ def shoot(server: ComfyUIServer, name: str, prompt: Prompt, path: Path) -> Shot:
     return shot
 
 
-def shoot_batch(server: ComfyUIServer, name: str, prompt: Prompt, paths: Sequence[Path]) -> list[Shot]:
-    """Runs the prompt, which saves as many pictures as there are `paths`, and keeps them there."""
+def shoot_batch(
+    server: ComfyUIServer, name: str, prompt: Prompt, paths: Sequence[Path], previews: Sequence[Path] = ()
+) -> list[Shot]:
+    """Runs the prompt and keeps the pictures it saves at `paths`, one for each, and those it previews at `previews`."""
     started = time.perf_counter()
     history = server.run(prompt, on_progress=lambda progress: _show(name, progress))
-    for saved, path in zip(server.outputs(history), paths, strict=True):
-        shutil.copyfile(saved, path)
+    kept = [(server.outputs(history), paths), (server.outputs(history, "temp"), previews)]
+    for made, wanted in kept:
+        for picture, path in zip(made, wanted, strict=True):
+            shutil.copyfile(picture, path)
     seconds = time.perf_counter() - started
     print(f"\r{name}: {seconds:.1f} s".ljust(70))
-    return [Shot(name, path, seconds=seconds / len(paths)) for path in paths]
+    return [Shot(name, path, seconds=seconds / len(paths)) for path in (*paths, *previews)]
 
 
 def drawn(name: str, scene: Scenes, path: Path) -> Shot:

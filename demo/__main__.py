@@ -45,9 +45,9 @@ def _sheets(output: Path) -> Iterator[Section]:
     """A contact sheet a method and topology, made by the templates over the HTTP API."""
     from hosting.server import ComfyUIServer
 
-    from . import instantstyle, styleid
+    from . import consistory, instantstyle, styleid
     from .study import ADAPTERS
-    from .tables import STYLEID_TOPOLOGY
+    from .tables import STORY_TOPOLOGY, STYLEID_TOPOLOGY
 
     with ComfyUIServer() as server:
         print(f"ComfyUI is up at {server.url}.")
@@ -56,6 +56,8 @@ def _sheets(output: Path) -> Iterator[Section]:
             yield Section(f"InstantStyle, {topology} demo model", instantstyle.CAPTION, sheet)
         sheet = styleid.sheet(server, STYLEID_TOPOLOGY, output)
         yield Section(f"StyleID, {STYLEID_TOPOLOGY} demo model", styleid.CAPTION, sheet)
+        sheet = consistory.sheet(server, STORY_TOPOLOGY, output)
+        yield Section(f"ConsiStory, {STORY_TOPOLOGY} demo model", consistory.CAPTION, sheet)
 
 
 def _keep(sections: Sequence[Section], folder: Path) -> None:

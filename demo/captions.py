@@ -63,6 +63,12 @@ def write_captions(scenes: Scenes, seed: int) -> list[str]:
     return [_caption(parts, chance) for parts in _described(scenes)]
 
 
+def worded_contents(scenes: Scenes, seed: int) -> list[str]:
+    """The content alone, in any of its words, parts sometimes left out."""
+    chance = random.Random(seed)
+    return [" and ".join(_shape_phrase(shape, chance) for shape in shapes) for shapes, _ in _described(scenes)]
+
+
 def content_captions(scenes: Scenes) -> list[str]:
     """The content in its plainest words, nothing left out, no style: what the demo and the tests prompt with."""
     return [" and ".join(_shape_phrase(shape, None) for shape in shapes) for shapes, _ in _described(scenes)]

@@ -106,8 +106,28 @@ def subject_distance(judge: Judge, first: Tensor, second: Tensor) -> Tensor:
 
     Each figure's colours are taken where the classifier sees it; places and sizes do not matter.
     """
-    clouds = [_figure_quantiles(judge, pictures) for pictures in (first, second)]
-    return (clouds[0] - clouds[1]).abs().mean(dim=(1, 2)) * 2
+    return colour_distance(*(colours_inside(pictures, judge(pictures).figure) for pictures in (first, second)))
+
+
+def colour_distance(first: Tensor, second: Tensor) -> Tensor:
+    """The distance between colours as `colours_inside` gives them: (...) in Delta E."""
+    return (first - second).abs().mean(dim=(-2, -1)) * 2
+
+
+def colours_inside(pictures: Tensor, figure: Tensor, count: int = 64) -> Tensor:
+    """Colours where `figure` (pictures, height, width) is above 0, along DIRECTIONS axes of Lab, as quantiles.
+
+    (pictures, count, DIRECTIONS). Of a figure nowhere above 0 its highest point counts.
+    """
+    whole = functional.interpolate(figure[:, None], pictures.shape[-2:], mode="bilinear")[:, 0]
+    generator = torch.Generator().manual_seed(0)
+    axes = functional.normalize(torch.randn((3, DIRECTIONS), generator=generator), dim=0).to(pictures)
+    at = (torch.arange(count) + 0.5) / count
+    rows = []
+    for picture, mask in zip(pictures, whole, strict=True):
+        inside = mask > 0 if (mask > 0).any() else mask >= mask.max()
+        rows.append((srgb_to_lab(picture[:, inside].T) @ axes).quantile(at, dim=0))
+    return torch.stack(rows)
 
 
 def estimate(values: Tensor, groups: int = 1, seed: int = 0) -> Estimate:
@@ -126,17 +146,3 @@ def estimate(values: Tensor, groups: int = 1, seed: int = 0) -> Estimate:
 def _gram(features: Tensor) -> Tensor:
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
-
-
-def _figure_quantiles(judge: Judge, pictures: Tensor, count: int = 64) -> Tensor:
-    """The figure's colours along DIRECTIONS axes of Lab, as quantiles: (pictures, count, DIRECTIONS)."""
-    figure = judge(pictures).figure
-    whole = functional.interpolate(figure[:, None], pictures.shape[-2:], mode="bilinear")[:, 0]
-    generator = torch.Generator().manual_seed(0)
-    axes = functional.normalize(torch.randn((3, DIRECTIONS), generator=generator), dim=0).to(pictures)
-    at = (torch.arange(count) + 0.5) / count
-    rows = []
-    for picture, mask in zip(pictures, whole, strict=True):
-        inside = mask > 0 if (mask > 0).any() else mask >= mask.max()
-        rows.append((srgb_to_lab(picture[:, inside].T) @ axes).quantile(at, dim=0))
-    return torch.stack(rows)

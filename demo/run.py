@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,23 @@ def _changed_node(node: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
 
 def shoot(server: ComfyUIServer, name: str, prompt: Prompt, path: Path) -> Shot:
     """Runs the prompt, which saves one picture, and keeps that at `path`."""
+    (shot,) = shoot_batch(server, name, prompt, [path])
+    return shot
+
+
+def shoot_batch(
+    server: ComfyUIServer, name: str, prompt: Prompt, paths: Sequence[Path], previews: Sequence[Path] = ()
+) -> list[Shot]:
+    """Runs the prompt and keeps the pictures it saves at `paths`, one for each, and those it previews at `previews`."""
     started = time.perf_counter()
     history = server.run(prompt, on_progress=lambda progress: _show(name, progress))
-    (saved,) = server.outputs(history)
-    shutil.copyfile(saved, path)
-    shot = Shot(name, path, seconds=time.perf_counter() - started)
-    print(f"\r{name}: {shot.seconds:.1f} s".ljust(70))
-    return shot
+    kept = [(server.outputs(history), paths), (server.outputs(history, "temp"), previews)]
+    for made, wanted in kept:
+        for picture, path in zip(made, wanted, strict=True):
+            shutil.copyfile(picture, path)
+    seconds = time.perf_counter() - started
+    print(f"\r{name}: {seconds:.1f} s".ljust(70))
+    return [Shot(name, path, seconds=seconds / len(paths)) for path in (*paths, *previews)]
 
 
 def drawn(name: str, scene: Scenes, path: Path) -> Shot:

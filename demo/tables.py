@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import instantstyle, styleid
+from . import consistory, instantstyle, styleid
 from .page import Section, Table
 
 if TYPE_CHECKING:
     from semblance.attention.host.demo_models import Topology
 
 STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's take six times as long
+STORY_TOPOLOGY: Topology = "SDXL"  # there is no LoRA for SD 1.5
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,12 @@ class Extent:
 
     per_reference: int
     styleid_pairs: int
+    stories: int
 
 
-QUICK = Extent(per_reference=1, styleid_pairs=6)
+QUICK = Extent(per_reference=1, styleid_pairs=6, stories=4)
 """Two minutes of one core."""
-FULL = Extent(per_reference=4, styleid_pairs=16)
+FULL = Extent(per_reference=4, styleid_pairs=16, stories=64)
 """As in the README; ten minutes."""
 
 
@@ -42,4 +44,7 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
         exact = Study.open(topology, styleid.DTYPE)
         caption = f"{extent.styleid_pairs} held-out pairs, {styleid.TABLE_CAPTION}"
         made.append(("StyleID", caption, styleid.table(exact, extent.styleid_pairs)))
+    if topology == STORY_TOPOLOGY:
+        caption = f"{extent.stories} stories, {consistory.TABLE_CAPTION}"
+        made.append(("ConsiStory", caption, consistory.table(study, extent.stories)))
     return [Section(f"{topology} demo model, {method}", caption, table=table) for method, caption, table in made]

@@ -62,6 +62,13 @@ def _adapter(arguments: argparse.Namespace) -> None:
     train_adapter(plan, arguments.topology, arguments.variant, arguments.blocks)
 
 
+def _words(arguments: argparse.Namespace) -> None:
+    from .training.words import train_words
+
+    name = "loras/semblance_demo_words"
+    train_words(Plan(name, arguments.steps or 600, 4e-3, arguments.seed, average=0.98, checkpoint_every=100))
+
+
 def _judge(arguments: argparse.Namespace) -> None:
     from .training.judge import train_judge
 
@@ -75,6 +82,7 @@ _COMMANDS = {
     "vision": _vision,
     "unet": _unet,
     "adapter": _adapter,
+    "words": _words,
     "judge": _judge,
 }
 

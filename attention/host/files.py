@@ -15,6 +15,7 @@ from torch import Tensor
 
 ADAPTERS = "ipadapter"
 DEMO_ADAPTERS = "semblance_demo_ipadapter"
+LORAS = "loras"
 STYLES = "semblance_styles"
 TRAJECTORIES = "semblance_trajectories"
 SUBJECTS = "semblance_subjects"
@@ -39,6 +40,7 @@ def register_folders() -> None:
     models = Path(folder_paths.models_dir)
     _register(ADAPTERS, models / "ipadapter", set(folder_paths.supported_pt_extensions))
     _register(DEMO_ADAPTERS, DEMO_MODELS / "ipadapter", {".safetensors"})
+    _register(LORAS, DEMO_MODELS / "loras", {".safetensors"})  # behind ComfyUI's own, for its own loaders to find
     _register(STYLES, models / "semblance" / "styles", {".safetensors"})
     _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
     _register(SUBJECTS, models / "semblance" / "subjects", {".safetensors"})

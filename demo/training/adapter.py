@@ -10,7 +10,7 @@ from semblance.attention.adapters.projections import LinearProjection, Resampler
 from semblance.attention.call import AttentionSite
 from semblance.attention.families import adapter_numbers
 
-from ..captions import content_captions
+from ..captions import content_captions, write_captions
 from ..world import draw, sample_scenes
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import EMBED_WIDTH, VISION_CONFIG, build_unet, cross_attention_widths, fresh_weights, unet_config
@@ -74,7 +74,7 @@ def train_adapter(plan: Plan, topology: str, variant: Variant, blocks: Collectio
     unet = load_part(build_unet(topology), f"unet_{topology}", device)
     denoiser = Denoiser(unet, topology, device)
     adapter = IPAdapter(unet, topology, variant, blocks).to(device)
-    captioned = CaptionedPool(pool, denoiser.text, plan.seed)
+    captioned = CaptionedPool(pool, denoiser.text, write_captions(pool.scenes, plan.seed))
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)

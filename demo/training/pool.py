@@ -33,8 +33,13 @@ class Pool:
 
 def open_pool(count: int, seed: int, device: torch.device) -> Pool:
     """Reads the pool of this size and seed, encoding it if it is not there yet."""
-    folder = RUNS_FOLDER / "pool" / f"{count}_{seed}"
     scenes = _join([sample_scenes(CHUNK, seed + start) for start in range(0, count, CHUNK)])
+    return encoded_pool(scenes, f"{count}_{seed}", device)
+
+
+def encoded_pool(scenes: Scenes, name: str, device: torch.device) -> Pool:
+    """A pool of these scenes, whose number is a multiple of SHARD, kept under `name`."""
+    folder = RUNS_FOLDER / "pool" / name
     autoencoder = Autoencoder.load("sdxl", device)
 
     def latents(pictures: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Training of a UNet of SDXL or SD 1.5 topology on latents of drawn pictures and their captions."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -50,9 +51,9 @@ def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *
 class CaptionedPool:
     """A pool's rows with one caption each, whose contexts are computed once. The last row is the empty caption."""
 
-    def __init__(self, pool: Pool, text: TextContext, seed: int) -> None:
+    def __init__(self, pool: Pool, text: TextContext, captions: Sequence[str]) -> None:
         self.pool = pool
-        captions = [*write_captions(pool.scenes, seed), ""]
+        captions = [*captions, ""]
         contexts, pooled = [], []
         for start in range(0, len(captions), CHUNK):
             context, vector = text(captions[start : start + CHUNK])
@@ -127,7 +128,8 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
 
     @cache
     def pool() -> CaptionedPool:
-        return CaptionedPool(open_pool(POOL_SIZE, plan.seed, device), denoiser.text, plan.seed)
+        encoded = open_pool(POOL_SIZE, plan.seed, device)
+        return CaptionedPool(encoded, denoiser.text, write_captions(encoded.scenes, plan.seed))
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)

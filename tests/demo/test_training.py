@@ -11,9 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from semblance.attention.adapters.checkpoint import recognise
+from semblance.attention.functional.subjects import attention_to_words
 from semblance.demo import train
+from semblance.demo.shapes import SHAPES
 from semblance.demo.training import loop, parts, pool, unet
 from semblance.demo.training.loop import Plan
+from semblance.demo.training.networks import build_unet
 
 
 @pytest.fixture
@@ -23,11 +26,11 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, "MODELS_FOLDER", tmp_path / "models")
     for module in (loop, pool):
         monkeypatch.setattr(module, "RUNS_FOLDER", tmp_path / "runs")
-    from semblance.demo.training import adapter, encoders
+    from semblance.demo.training import adapter, encoders, words
 
     monkeypatch.setattr(encoders, "RUNS_FOLDER", tmp_path / "runs")
     monkeypatch.setattr(pool, "SHARD", 64)
-    for module in (unet, adapter):
+    for module in (unet, adapter, words):
         monkeypatch.setattr(module, "POOL_SIZE", 64)
     return tmp_path
 
@@ -84,6 +87,7 @@ def test_every_command_trains_from_nothing_and_writes_its_file(folders: Path, mo
         "adapter": "ipadapter/semblance_demo_sdxl",
         "adapter --variant plus": "ipadapter/semblance_demo_sdxl_plus",
         "adapter --blocks output.1": "ipadapter/semblance_demo_sdxl_style",
+        "words": "loras/semblance_demo_words",
     }
     for command, name in commands.items():
         train.main([*command.split(), "--steps", "1"])
@@ -125,3 +129,32 @@ def test_the_sd15_network_starts_from_what_the_sdxl_one_has_learnt() -> None:
     for fresh in ("input_blocks.10.0.in_layers.2.weight", "output_blocks.0.0.in_layers.2.weight"):
         assert torch.equal(after[fresh], before[fresh])
     assert 0.6 * len(after) < copied < len(after)
+
+
+def test_a_captions_word_for_its_shape_is_found_among_the_tokens() -> None:
+    from semblance.demo.training.words import word_shares
+
+    star = word_shares("a small star on the left", SHAPES.index("star"))
+    assert star.nonzero().flatten().tolist() == [3] and star.sum() == 1
+    cross = word_shares("a plus sign below", SHAPES.index("cross"))
+    assert cross.nonzero().flatten().tolist() == [2, 3] and cross.sum() == 1
+    with pytest.raises(ValueError, match="no word for heart"):
+        word_shares("a star", SHAPES.index("heart"))
+
+
+def test_words_that_are_not_yet_taught_are_looked_up_as_the_unet_does() -> None:
+    from semblance.demo.training.words import WordLoRA
+
+    lora = WordLoRA(build_unet("sdxl"))
+    generator = torch.Generator().manual_seed(0)
+    seen = [torch.randn((2, 16, a.to_q.in_features), generator=generator) for a in lora.attentions]
+    context = torch.randn((2, 77, 128), generator=generator)
+    words = torch.zeros(2, 77)
+    words[:, 2] = 1
+    maps, moved = lora.look_up(seen, context, words)
+    assert moved < 1e-9 and maps.shape == (2, 16)
+    expected = [
+        attention_to_words(a.to_q(x), a.to_k(context), a.heads, words[:, :, None])[:, 0]
+        for a, x in zip(lora.attentions, seen, strict=True)
+    ]
+    torch.testing.assert_close(maps, torch.stack(expected).mean(dim=0))

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import pytest
 import torch
 from comfy.model_base import ModelType
+from safetensors.torch import load_file
 
 import nodes
 from semblance.attention.families import DEMO_SD15, DEMO_SDXL
@@ -30,6 +32,7 @@ from semblance.nodes.instantstyle import InstantStyle
 
 OURS = {"SDXL": "sdxl", "SD 1.5": "sd15"}
 ADAPTERS = {"SDXL": "semblance_demo_sdxl.safetensors", "SD 1.5": "semblance_demo_sd15.safetensors"}
+LORA = "semblance_demo_words.safetensors"
 LIMIT = 40e6  # bytes
 
 
@@ -125,6 +128,19 @@ def test_its_adapters_are_offered_and_fit_no_other_model(demo: DemoModel, topolo
     style, _ = encode_style(load_adapter(ADAPTERS[other]), demo.clip_vision, picture, "average", "crop", [])
     with pytest.raises(ValueError, match="is made for Semblance demo"):
         InstantStyle.execute(demo.model, style, {"blocks": "style"}, 1.0, 0.0, 1.0, {"curve": "constant"})
+
+
+def test_the_stock_loader_finds_the_lora_and_knows_each_of_its_layers(caplog: pytest.LogCaptureFixture) -> None:
+    assert LORA in folder_paths.get_filename_list("loras")
+    model = load_demo("SDXL").model
+    (taught,) = nodes.LoraLoaderModelOnly().load_lora_model_only(model, LORA, 1.0)
+    layers = {name for name in load_file(DEMO_MODELS / "loras" / LORA) if name.endswith("alpha")}
+    assert len(taught.patches) == len(layers) == 24 and not model.patches
+    assert "lora key not loaded" not in caplog.text
+
+
+def test_the_users_own_loras_come_first() -> None:
+    assert Path(folder_paths.get_folder_paths("loras")[0]) != DEMO_MODELS / "loras"
 
 
 def test_a_damaged_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,10 +65,10 @@ def shoot(server: ComfyUIServer, name: str, prompt: Prompt, path: Path) -> Shot:
 def shoot_batch(
     server: ComfyUIServer, name: str, prompt: Prompt, paths: Sequence[Path], previews: Sequence[Path] = ()
 ) -> list[Shot]:
-    """Runs the prompt and keeps the pictures it saves at `paths`, one for each, and those it previews at `previews`."""
+    """Runs the prompt and keeps the pictures it saves at `paths`, one for each; those it previews at any `previews`."""
     started = time.perf_counter()
     history = server.run(prompt, on_progress=lambda progress: _show(name, progress))
-    kept = [(server.outputs(history), paths), (server.outputs(history, "temp"), previews)]
+    kept = [(server.outputs(history), paths), (server.outputs(history, "temp") if previews else [], previews)]
     for made, wanted in kept:
         for picture, path in zip(made, wanted, strict=True):
             shutil.copyfile(picture, path)

@@ -71,6 +71,7 @@ NO_DROPOUT = Way("without dropout", dropout=0.0)
 NO_BLEND = Way("without query blending", blend=0.0)
 SHARING_ALONE = Way("sharing alone", dropout=0.0, blend=0.0, injection=0.0)
 UNTAUGHT = Way("ConsiStory, without the LoRA", lora=False)
+MAIN_WAYS = (PLAIN, OFFICIAL, FAST, SHARING_ALONE)
 WAYS = (BARE, PLAIN, OFFICIAL, FAST, NO_INJECTION, NO_DROPOUT, NO_BLEND, SHARING_ALONE)
 
 
@@ -218,10 +219,10 @@ def _overlap(first: Tensor, second: Tensor) -> Tensor:
     return (first & second).sum(dim=(1, 2)) / (first | second).sum(dim=(1, 2)).clamp_min(1)
 
 
-def table(study: Study, count: int) -> Table:
-    """What each of WAYS does over so many stories; the first row holds the headings, the last what a drawer does."""
+def table(study: Study, count: int, ways: Sequence[Way] = WAYS) -> Table:
+    """What each way does over so many stories; the first row holds the headings, the last what a drawer does."""
     stories = stories_of(count)
-    told = {way.name: tell_all(study, stories, way) for way in WAYS}
+    told = {way.name: tell_all(study, stories, way) for way in ways}
     told["drawings of one subject"] = drawings(study.judge, count)
     return [["way", *HEADINGS], *([name, *_row(each)] for name, each in told.items())]
 

@@ -22,12 +22,14 @@ class Extent:
     per_reference: int
     styleid_pairs: int
     stories: int
+    ways: tuple[consistory.Way, ...] = consistory.WAYS
+    """Of sampling a story."""
 
 
-QUICK = Extent(per_reference=1, styleid_pairs=6, stories=4)
-"""Two minutes of one core."""
+QUICK = Extent(per_reference=1, styleid_pairs=6, stories=4, ways=consistory.MAIN_WAYS)
+"""Four minutes, beside the contact sheets."""
 FULL = Extent(per_reference=4, styleid_pairs=16, stories=64)
-"""As in the README; ten minutes."""
+"""As in the README; half an hour."""
 
 
 def tables(topology: Topology, extent: Extent) -> list[Section]:
@@ -46,5 +48,5 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
         made.append(("StyleID", caption, styleid.table(exact, extent.styleid_pairs)))
     if topology == STORY_TOPOLOGY:
         caption = f"{extent.stories} stories, {consistory.TABLE_CAPTION}"
-        made.append(("ConsiStory", caption, consistory.table(study, extent.stories)))
+        made.append(("ConsiStory", caption, consistory.table(study, extent.stories, extent.ways)))
     return [Section(f"{topology} demo model, {method}", caption, table=table) for method, caption, table in made]

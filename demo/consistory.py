@@ -28,7 +28,7 @@ from .metrics import colour_distance, colours_inside, estimate, gram_distance
 from .page import Table
 from .run import Shot, changed, read_tensor, shoot_batch, slug, template
 from .shapes import SHAPES
-from .study import GUIDANCE, STEPS, Study
+from .study import GUIDANCE, STEPS, Study, output_of
 from .training.judge import PLACES, Judge, Verdict, load_judge, place_of
 from .world import FREE_PALETTE, Scenes, draw, sample_content, sample_style
 
@@ -146,7 +146,7 @@ def tell(study: Study, model: Any, story: Story, way: Way, steps: int = STEPS) -
     nodes: Any = import_module("nodes")
     positive, words = encode_story(study.demo.clip, read_subjects(story.subject), "", read_scenes(story.scenes))
     if not way.plain:
-        model = ConsiStory.execute(model, words, **_settings(way), **ADVANCED).result[0]
+        model = output_of(ConsiStory.execute(model, words, **_settings(way), **ADVANCED))
     latent = {"samples": torch.zeros(SCENES, 4, 16, 16)}
     settings = (story.seed, steps, GUIDANCE, "euler", "normal", positive, study.prompt([""]), latent)
     (made,) = nodes.common_ksampler(model, *settings)
@@ -205,7 +205,8 @@ def _inside(verdict: Verdict, rows: Tensor) -> Verdict:
     figure = (verdict.figure[rows] > 0).float()[:, None]
     levels = []
     for level in verdict.features:
-        inside = functional.adaptive_avg_pool2d(figure, level.shape[-2:])
+        height, width = level.shape[-2:]
+        inside = functional.adaptive_avg_pool2d(figure, (height, width))
         levels.append(level[rows] * (inside / inside.mean(dim=(2, 3), keepdim=True).clamp_min(1e-3)).sqrt())
     return replace(verdict, features=tuple(levels))
 

@@ -110,16 +110,16 @@ class Study:
         """The MODEL with the style of one drawn reference on it."""
         picture = draw(reference).pictures.movedim(1, -1)
         adapter = self.adapter(setting.adapter)
-        style = _first(
+        style = output_of(
             EncodeReference.execute(adapter, self.demo.clip_vision, {"picture0": picture}, "average", "crop")
         )
         if setting.subtract:
             (words,) = content_captions(reference)
-            style = _first(SubtractContent.execute(style, self.demo.clip, words, setting.subtract))
+            style = output_of(SubtractContent.execute(style, self.demo.clip, words, setting.subtract))
         custom = {"blocks": "custom", "weights": setting.blocks}
         blocks = custom if "=" in setting.blocks else {"blocks": setting.blocks}
         curve = {"curve": "constant"}
-        return _first(InstantStyle.execute(self.demo.model, style, blocks, setting.strength, 0.0, 1.0, curve))
+        return output_of(InstantStyle.execute(self.demo.model, style, blocks, setting.strength, 0.0, 1.0, curve))
 
     def adapter(self, name: str = "") -> LoadedAdapter:
         name = name or ADAPTERS[self.topology]
@@ -149,6 +149,6 @@ def fastest_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
 
 
-def _first(output: Any) -> Any:
+def output_of(output: Any) -> Any:
     """What a node gives at its first socket."""
     return output.result[0]

@@ -69,7 +69,8 @@ class WordLoRA(nn.Module):
     def published(self) -> dict[str, Tensor]:
         """In the layout that ComfyUI's own LoRA loaders read."""
         weights: dict[str, Tensor] = {}
-        for names, pair in zip(self.names, self.changes, strict=True):
+        pairs: Iterable[Any] = self.changes
+        for names, pair in zip(self.names, pairs, strict=True):
             for name, change in zip(names, pair, strict=True):
                 weights[f"lora_unet_{name}.alpha"] = torch.tensor(float(RANK))
                 weights[f"lora_unet_{name}.lora_up.weight"] = change.up

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +69,7 @@ class WordLoRA(nn.Module):
     def published(self) -> dict[str, Tensor]:
         """In the layout that ComfyUI's own LoRA loaders read."""
         weights: dict[str, Tensor] = {}
-        pairs: Iterable[Any] = self.changes
-        for names, pair in zip(self.names, pairs, strict=True):
+        for names, pair in zip(self.names, cast("Iterable[Any]", self.changes), strict=True):
             for name, change in zip(names, pair, strict=True):
                 weights[f"lora_unet_{name}.alpha"] = torch.tensor(float(RANK))
                 weights[f"lora_unet_{name}.lora_up.weight"] = change.up

@@ -23,9 +23,10 @@ from semblance.attention.call import AttentionSite, BatchLayout, Moment, RunPlan
 from semblance.attention.families import SDXL
 from semblance.attention.host.patching import add_patch, map_model
 from semblance.attention.host.recording import record
-from semblance.attention.methods.consistory import AppliedSubject, ConsiStory, Injection, MaskDropout, QueryBlend
+from semblance.attention.methods.consistory import AppliedSubject, ConsiStory
 from semblance.attention.recording import RecordedSubject
 from semblance.attention.story import SubjectWords
+from semblance.attention.story_settings import Injection, MaskDropout, QueryBlend
 from semblance.attention.subjects import REMEMBERED_STEPS
 from semblance.tests.tiny_models import UNET_CONFIGS, empty_latent, ksampler, make_conditioning, make_unet
 from semblance.tests.tiny_models.unets import base_model, patcher_around
@@ -140,8 +141,7 @@ class Watched(ConsiStory):
 
 def most_kept(model: Any, story: ConsiStory) -> dict[str, int]:
     """Bytes of each part where it is largest, in a run of TIMED_STEPS on the stand-in."""
-    known = {each.name: getattr(story, each.name) for each in fields(story)}
-    watched = Watched(**{**known, "blend": LONGER_BLEND})
+    watched = _remade(Watched, story, blend=LONGER_BLEND)
     sample(add_patch(model, watched), story.words.scenes)
     return watched.most
 
@@ -231,8 +231,12 @@ def report_batch(model: Any, images: int, patches: Mapping[str, ConsiStory], rou
 
 
 def _on_any_ladder(model: Any, patch: ConsiStory) -> Any:
-    known = {each.name: getattr(patch, each.name) for each in fields(patch)}
-    return add_patch(model, AnyLadder(**known) if isinstance(patch, AppliedSubject) else patch)
+    return add_patch(model, _remade(AnyLadder, patch) if isinstance(patch, AppliedSubject) else patch)
+
+
+def _remade(kind: type[ConsiStory], patch: ConsiStory, **changed: Any) -> Any:
+    """The patch as one of another kind, with the same settings but those named."""
+    return kind(**{each.name: getattr(patch, each.name) for each in fields(patch)} | changed)
 
 
 def report_slope(model: Any, counts: Sequence[int], rounds: int) -> None:

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from ..attention.host.inversion import require_family
 from ..attention.host.patching import add_patch, map_model
-from ..attention.methods.consistory import (
-    ConsiStory as ConsiStoryPatch,
-)
-from ..attention.methods.consistory import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow, UserMasks
+from ..attention.methods.consistory import ConsiStory as ConsiStoryPatch
 from ..attention.reference import ReferenceTrajectory
 from ..attention.scope import ImageMask
 from ..attention.story import SubjectWords
+from ..attention.story_settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow, UserMasks
 from . import sockets
 from .inputs import CATEGORY, share_input
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from semblance.attention.families import SDXL
 from semblance.attention.host.patching import add_patch
 from semblance.attention.host.recording import record
-from semblance.attention.methods.consistory import MaskDropout, Sharing, UserMasks
 from semblance.attention.scope import ImageMask
+from semblance.attention.story_settings import MaskDropout, Sharing, UserMasks
 from semblance.bench import consistory
 from semblance.bench.consistory import STEPS, modes, most_kept, on_sdxl, recorded_bytes, rows_of_calls, sample
 from semblance.tests.attention.host.studio import wrap

@@ -12,19 +12,11 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ..methods.consistory import (
-    AppliedSubject,
-    ConsiStory,
-    FreeU,
-    Injection,
-    MaskDropout,
-    QueryBlend,
-    Sharing,
-    StepWindow,
-)
+from ..methods.consistory import AppliedSubject, ConsiStory
 from ..recording import RecordedSubject
 from ..reference import ModelStamp
 from ..story import SubjectWords
+from ..story_settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow
 from .inversion import Conditioning, digest_of
 from .patching import add_patch, map_model
 from .recording import record, story_on

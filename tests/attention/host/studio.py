@@ -17,13 +17,14 @@ from torch import Tensor
 from semblance.attention.host.inversion import stamp_of
 from semblance.attention.host.patching import ModelMap, add_patch, map_model
 from semblance.attention.host.weights import LoadedAdapter, manage_adapter
-from semblance.attention.methods.consistory import ConsiStory, Injection, QueryBlend, Sharing, StepWindow, UserMasks
+from semblance.attention.methods.consistory import ConsiStory
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.methods.styleid import StyleID
 from semblance.attention.patch import AttentionPatch
 from semblance.attention.reference import Guest, ReferenceTrajectory, StyleReference
 from semblance.attention.scope import ImageMask, Scope
 from semblance.attention.story import SubjectWords
+from semblance.attention.story_settings import Injection, QueryBlend, Sharing, StepWindow, UserMasks
 from semblance.tests.tiny_models import (
     CONTEXT_WIDTH,
     Family,

@@ -21,10 +21,11 @@ from semblance.attention.host.patching import add_patch, patches_on
 from semblance.attention.host.recording import record
 from semblance.attention.host.sampling import STORY, NoiseSchedule
 from semblance.attention.host.unet import BoundSite
-from semblance.attention.methods.consistory import AppliedSubject, ConsiStory, Injection, Sharing, StepWindow
+from semblance.attention.methods.consistory import AppliedSubject, ConsiStory
 from semblance.attention.recording import RecordedFeatures, RecordedStates, RecordedSubject
 from semblance.attention.sharing import see_all
 from semblance.attention.story import SubjectWords
+from semblance.attention.story_settings import Injection, Sharing, StepWindow
 from semblance.tests.attention.host.studio import Studio, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 

@@ -25,9 +25,10 @@ from semblance.attention.host.patching import add_patch
 from semblance.attention.host.results import subject_masks_of
 from semblance.attention.host.sampling import RUN
 from semblance.attention.host.sampling import STORY as STORY_MARK
-from semblance.attention.methods.consistory import ConsiStory, Injection, QueryBlend, Sharing, StepWindow, UserMasks
+from semblance.attention.methods.consistory import ConsiStory
 from semblance.attention.scope import ImageMask
 from semblance.attention.story import SubjectWords
+from semblance.attention.story_settings import Injection, QueryBlend, Sharing, StepWindow, UserMasks
 from semblance.attention.subjects import REMEMBERED_STEPS, Grid
 from semblance.tests.attention.host.studio import (
     STORIES,

@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from semblance.attention.host.inversion import noise_levels
-from semblance.attention.methods.consistory import MaskDropout
+from semblance.attention.story_settings import MaskDropout
 from semblance.tests.attention.host.studio import wrap
 from semblance.tests.tiny_models import sampler_custom
 

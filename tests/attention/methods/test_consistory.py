@@ -17,17 +17,10 @@ from semblance.attention.functional.correspondence import matched, nearest_patch
 from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.subjects import subject_mask
 from semblance.attention.host.patching import add_patch
-from semblance.attention.methods.consistory import (
-    ConsiStory,
-    FreeU,
-    Injection,
-    QueryBlend,
-    Sharing,
-    StepWindow,
-    selected_name,
-)
+from semblance.attention.methods.consistory import ConsiStory, selected_name
 from semblance.attention.sharing import attend_in_groups
 from semblance.attention.story import SubjectWords
+from semblance.attention.story_settings import FreeU, Injection, QueryBlend, Sharing, StepWindow
 from semblance.tests.attention.methods.frozen_stories import Replayed, samplings
 from semblance.tests.tiny_models import load_reference, oracle_unet
 from semblance.tests.tiny_models.references import REFERENCES

@@ -11,9 +11,10 @@ from semblance.attention.call import AttentionSite
 from semblance.attention.families import SDXL
 from semblance.attention.host.patching import add_patch, attention_layer
 from semblance.attention.host.recording import record
-from semblance.attention.methods.consistory import AppliedSubject, ConsiStory, Sharing
+from semblance.attention.methods.consistory import AppliedSubject, ConsiStory
 from semblance.attention.recording import RecordedSubject
 from semblance.attention.story import SubjectWords
+from semblance.attention.story_settings import Sharing
 from semblance.tests.attention.methods.frozen_stories import Replayed, samplings
 from semblance.tests.tiny_models import load_reference, oracle_unet
 

@@ -15,7 +15,7 @@ from .inputs import CATEGORY, share_input
 
 
 class AdaINLatent(io.ComfyNode):
-    """A latent with the statistics of another."""
+    """AdaIN (arXiv:1703.06868) as in StyleID. Template adain_latent; help page SemblanceAdaINLatent."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,17 +23,20 @@ class AdaINLatent(io.ComfyNode):
             node_id="SemblanceAdaINLatent",
             display_name="AdaIN Latent",
             category=CATEGORY,
-            description="Gives a latent the mean and deviation, channel by channel, of a style latent: its colours "
-            "and contrast move over. Both must stand at the same noise level, e.g. both from VAE Encode or both from "
-            "Invert Image.",
+            description="Gives a latent the mean and deviation of a style latent, channel by channel, so that it takes "
+            "on the style's colours and contrast. Both must be at the same noise level, e.g. both from VAE Encode or "
+            "both from Invert Image.",
             search_aliases=["adain", "match colors", "color transfer", "latent statistics", "instance normalization"],
             inputs=[
                 io.Latent.Input("content", tooltip="The latent to change."),
-                io.Latent.Input("style", tooltip="The latent whose statistics are taken; of any size."),
+                io.Latent.Input("style", tooltip="The latent whose statistics are used, of any size."),
                 share_input(
-                    "strength", 1.0, "0 leaves the content as it is, 1 takes the style's statistics wholly.", step=0.05
+                    "strength",
+                    1.0,
+                    "0 leaves the content as it is; 1 takes on the style's statistics fully.",
+                    step=0.05,
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Where to change the content; white is where. Any size."),
+                io.Mask.Input("mask", optional=True, tooltip="The area of the content to change, in white. Any size."),
             ],
             outputs=[io.Latent.Output("latent", tooltip="The content with the style's statistics.")],
         )

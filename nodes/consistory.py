@@ -23,7 +23,7 @@ REPLACE, LIMIT = "replace", "limit"
 
 
 class ConsiStory(io.ComfyNode):
-    """The same subjects in every image of a batch."""
+    """ConsiStory (arXiv:2402.03286). Templates consistory*; help page SemblanceConsiStory."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,62 +31,68 @@ class ConsiStory(io.ComfyNode):
             node_id="SemblanceConsiStory",
             display_name="ConsiStory",
             category=CATEGORY,
-            description="Keeps a story's subjects alike in all images of a batch, without training: the images see "
-            "each other's subject while they are sampled, and matching parts are copied from image to image. Each "
-            "image keeps its own prompt and layout. The sampler runs twice.",
+            description="Keeps a story's subjects alike in all images of a batch, without training. While they are "
+            "sampled, the images attend to each other's subject, and features of matching parts are copied from image "
+            "to image. Each image keeps its own prompt and layout. The sampler makes two passes.",
             search_aliases=["consistent character", "same character", "consistent subject", "storyboard", "story"],
             inputs=[
-                io.Model.Input("model", tooltip="The SD 1.5 or SDXL model; it is not changed."),
-                sockets.SubjectWords.Input("subject_words", tooltip="The subjects' words, from Story Prompts."),
+                io.Model.Input(
+                    "model", tooltip="An SD 1.5 or SDXL model. It is not changed; a patched copy comes out."
+                ),
+                sockets.SubjectWords.Input(
+                    "subject_words", tooltip="The words that name the subjects, from Story Prompts."
+                ),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
-                    tooltip="'official' does what the authors' code does; 'clean' copies features from images as they "
-                    "were, not as changed already; 'fast' is clean and ends the first sampling early.",
+                    tooltip="'official' follows the authors' code: images copy features from earlier images that have "
+                    "themselves been changed. 'clean' copies from the images before any change. 'fast' is 'clean' with "
+                    "a shorter first pass.",
                 ),
                 io.Int.Input(
                     "anchors",
                     default=2,
                     min=0,
                     max=64,
-                    tooltip="The first images of the batch, which all others look at. More hold the subject better and "
-                    "cost more; 0 lets every image look at all others.",
+                    tooltip="How many of the first images serve as anchors, which all images attend to. More anchors "
+                    "hold the subject better and cost more time and memory. 0: every image attends to all others.",
                 ),
                 share_input(
-                    "sharing", 1.0, "How strongly the images see each other's subject; 0 lets them not.", step=0.05
+                    "sharing", 1.0, "How strongly the images attend to each other's subject. 0 turns it off.", step=0.05
                 ),
                 share_input(
                     "dropout",
                     0.5,
-                    "The share of the subject hidden from the others at each step. More gives freer poses and a "
-                    "looser likeness.",
+                    "Fraction of the subject that is hidden from the other images at each step. Higher values give "
+                    "freer poses and a looser likeness.",
                     step=0.05,
                 ),
                 share_input(
                     "query_blend",
                     1.0,
-                    "How much of the plain layout is kept at the first steps. More gives more different poses.",
+                    "How much of each image's own layout is kept in the first steps. Higher values give more varied "
+                    "poses.",
                     step=0.05,
                 ),
                 share_input(
                     "injection",
                     0.8,
-                    "How much of a matching part's features is copied. More holds details better; 0 leaves out the "
-                    "second sampling.",
+                    "How much of the features of matching parts is copied between images. Higher values hold details "
+                    "better. 0 leaves out the second pass.",
                     step=0.05,
                 ),
                 *_advanced_inputs(),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the subject stands, in white: one mask, or one an image. Without it the masks are "
-                    "found by the attention to the subject's words.",
+                    tooltip="The area of the subject, in white: one mask for all images, or one for each. Without it "
+                    "the masks are found from the attention to the subject's words.",
                 ),
                 sockets.Trajectory.Input(
                     "pictures",
                     optional=True,
-                    tooltip="Real pictures of the subject, from Invert Image (edit-friendly): the first images of the "
-                    "batch are these, and all others look at them. The first scenes say what is in them.",
+                    tooltip="Real pictures of the subject, from Invert Image (edit-friendly). They become the first "
+                    "images of the batch, and all others attend to them. Describe each of them in the first scenes.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model, for a sampler with the story's prompts.")],
@@ -132,26 +138,42 @@ class ConsiStory(io.ComfyNode):
 
 def _advanced_inputs() -> list[io.Input]:
     inputs = [
-        share_input("blend_until", 0.1, "Until when the plain layout is mixed in, as a share of the run."),
-        share_input("inject_from", 0.1, "From when features are copied, as a share of the run."),
-        share_input("inject_until", 0.3334, "Until when features are copied, as a share of the run.", step=0.0001),
+        share_input(
+            "blend_until",
+            0.1,
+            "The step at which query_blend ends, as a fraction of the steps (not of the noise schedule). Higher values "
+            "keep each image's own layout for longer.",
+        ),
+        share_input(
+            "inject_from",
+            0.1,
+            "The step at which copying of features begins, as a fraction of the steps (not of the noise schedule). "
+            "Higher values begin later.",
+        ),
+        share_input(
+            "inject_until",
+            0.3334,
+            "The step at which copying of features ends, as a fraction of the steps (not of the noise schedule). "
+            "Higher values copy for longer.",
+            step=0.0001,
+        ),
         io.Boolean.Input(
             "free_u",
             default=False,
-            tooltip="FreeU with the authors' factors and blocks, which their results were made with. The FreeU node "
-            "chooses other blocks.",
+            tooltip="Adds FreeU with the factors and blocks of the authors' code, as in their results. ComfyUI's FreeU "
+            "node acts on other blocks.",
         ),
         io.Int.Input(
             "dropout_seed",
             default=0,
             min=0,
             max=0xFFFFFFFF,
-            tooltip="Another number hides other parts of the subject.",
+            tooltip="Seed of the dropout. Another number hides other parts of the subject.",
         ),
         io.Combo.Input(
             "mask_use",
             options=[REPLACE, LIMIT],
-            tooltip="Whether the mask stands in place of those found, or only limits them.",
+            tooltip="'replace' uses the mask instead of those found; 'limit' keeps only what is in both.",
         ),
     ]
     for each in inputs:

@@ -11,7 +11,7 @@ from .inputs import CATEGORY
 
 
 class LoadDemo(io.ComfyNode):
-    """A whole small diffusion model from the pack's own folder, to try a method before downloading a large one."""
+    """The models in demo/models, trained by demo/. Template instantstyle_demo; help page SemblanceLoadDemo."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,7 +19,7 @@ class LoadDemo(io.ComfyNode):
             node_id="SemblanceLoadDemo",
             display_name="Load Demo Model",
             category=CATEGORY,
-            description="Opens a small model that comes with Semblance, so that a graph can be tried at once: it draws "
+            description="Opens a small model that comes with Semblance, so that you can try a graph at once. It draws "
             "eight shapes in many styles at 128 x 128 pixels, in seconds on a CPU. It is for trying and testing only; "
             "for pictures of your own load a real SDXL or SD 1.5 checkpoint.",
             search_aliases=["demo", "example model", "small model", "tiny model", "try semblance"],
@@ -27,12 +27,14 @@ class LoadDemo(io.ComfyNode):
                 io.Combo.Input(
                     "topology",
                     options=list(TOPOLOGIES),
-                    tooltip="Whose blocks the model has, at small widths. Each has IP-Adapters of its own in Load "
-                    "IP-Adapter, semblance_demo_sdxl and semblance_demo_sd15.",
+                    tooltip="The family whose blocks the model has, at small widths. Each has its own IP-Adapters in "
+                    "Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15.",
                 )
             ],
             outputs=[
-                io.Model.Output("model", tooltip="For KSampler, through InstantStyle and others. Sample at 128 x 128."),
+                io.Model.Output(
+                    "model", tooltip="For InstantStyle and other model nodes, then KSampler. Sample at 128 x 128."
+                ),
                 io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a star on the left, ocean colours, dotted."),
                 io.Vae.Output("vae", tooltip="For VAE Encode and VAE Decode."),
                 io.ClipVision.Output("clip_vision", tooltip="For Encode Style Reference."),

@@ -27,7 +27,7 @@ from .inputs import (
 
 
 class InvertEditFriendly(io.ComfyNode):
-    """Edit-friendly DDPM inversion of a batch of pictures."""
+    """Edit-friendly DDPM (arXiv:2304.06140). Template consistory_personalise; help page SemblanceInvertEditFriendly."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,9 +35,9 @@ class InvertEditFriendly(io.ComfyNode):
             node_id="SemblanceInvertEditFriendly",
             display_name="Invert Image (edit-friendly)",
             category=CATEGORY,
-            description="Finds the noise of every sampling step that leads to a real picture. Sampled with these "
-            "noises and its own prompt the picture comes back; with another prompt it is edited and keeps its layout. "
-            "Give latent, sampler and sigmas to SamplerCustom.",
+            description="Finds the noise of every sampling step that leads to a real picture. Sampling with these "
+            "noises and the picture's own prompt gives the picture back; another prompt edits it and keeps its layout. "
+            "Connect latent, sampler and sigmas to SamplerCustom.",
             search_aliases=[
                 "edit friendly",
                 "ddpm inversion",
@@ -49,44 +49,58 @@ class InvertEditFriendly(io.ComfyNode):
             ],
             inputs=[
                 io.Model.Input("model", tooltip="The SD 1.5 or SDXL model you will sample with."),
-                io.Latent.Input("pictures", tooltip="The picture, from VAE Encode. A batch is inverted as one."),
+                io.Latent.Input(
+                    "pictures", tooltip="The picture, from VAE Encode. All pictures of a batch are inverted together."
+                ),
                 inversion_text_input(
-                    "A prompt that says what is in the picture: one for all, or a batch with one for each. A CLIP "
-                    "stands for the empty prompt; without it the text is all zeros."
+                    "A prompt that describes the picture: one for all pictures, or a batch with one for each. Connect "
+                    "a CLIP for the empty prompt. If nothing is connected, the text is all zeros."
                 ),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="What the guidance leads away from: the empty prompt in the paper. Without it, zeros.",
+                    tooltip="The text that guidance steers away from; in the paper it is the empty prompt. If nothing "
+                    "is connected, it is all zeros.",
                 ),
                 inversion_vae_input(),
-                inversion_steps_input("Steps to the noise. The paper takes 100; sampling takes as many."),
+                inversion_steps_input(
+                    "Number of steps from the picture to the noise; more take longer. The paper uses 100. Sampling "
+                    "takes the same steps, without those that skip leaves out."
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Of the noises that the picture is hidden in. Another seed gives other edits.",
+                    tooltip="Seed of the noises that the picture is hidden in. Another seed gives other edits.",
                 ),
                 inversion_guidance_input(
-                    3.5, "CFG during the inversion; the paper's is 3.5. It counts only with a prompt or a negative."
+                    3.5,
+                    "CFG during the inversion; the paper uses 3.5. It has an effect only if text is a prompt or "
+                    "negative is connected.",
                 ),
                 share_input(
                     "skip",
                     0.36,
-                    "The share of the steps that an edit leaves out at the start: the more, the closer it stays to "
-                    "the picture. The paper takes 0.36.",
+                    "Fraction of the steps that an edit leaves out at the start. Higher values stay closer to the "
+                    "picture. The paper uses 0.36.",
                     advanced=True,
                 ),
                 inversion_check_input(),
             ],
             outputs=[
-                sockets.Trajectory.Output("trajectory", tooltip="The pictures at every noise level, with the noises."),
-                io.Latent.Output("latent", tooltip="Where sampling starts, for a sampler that adds no noise."),
-                io.Sampler.Output("sampler", tooltip="Takes the found noise at each step, for SamplerCustom."),
-                io.Sigmas.Output("sigmas", tooltip="The steps, for SamplerCustom."),
-                io.String.Output("report", tooltip="How well the picture comes back; it is shown on the node too."),
+                sockets.Trajectory.Output(
+                    "trajectory", tooltip="The pictures at every noise level, with the noise of every step."
+                ),
+                io.Latent.Output(
+                    "latent", tooltip="The latent that sampling starts from, for a sampler that adds no noise."
+                ),
+                io.Sampler.Output(
+                    "sampler", tooltip="A sampler that takes the found noise at each step, for SamplerCustom."
+                ),
+                io.Sigmas.Output("sigmas", tooltip="The noise levels of the steps, for SamplerCustom."),
+                io.String.Output("report", tooltip="How well the picture comes back. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,

@@ -24,14 +24,16 @@ def blocks_input() -> io.DynamicCombo.Input:
     weights = io.String.Input(
         "weights",
         default="output.1=1.0",
-        tooltip="Blocks with their weights, e.g. output.1=1.0, input.8=0.4. A wrong name lists the right ones.",
+        tooltip="Blocks with their weights, e.g. output.1=1.0, input.8=0.4. A block with a higher weight follows the "
+        "reference more. If a name is wrong, the error lists the right ones.",
     )
     options = [io.DynamicCombo.Option(preset, []) for preset in PRESETS]
     return io.DynamicCombo.Input(
         "blocks",
         options=[*options, io.DynamicCombo.Option(CUSTOM, [weights])],
-        tooltip="Where the reference speaks. 'style' takes its look and leaves its content; 'layout' its composition; "
-        "'all' is a plain IP-Adapter; 'custom' gives each block a weight of its own.",
+        tooltip="The blocks that the reference acts on. 'style' takes its look and leaves out its content; 'layout' "
+        "takes its composition; 'style + layout' takes both; 'all' is a plain IP-Adapter; 'custom' sets a weight for "
+        "each block.",
     )
 
 
@@ -40,13 +42,15 @@ def curve_input() -> io.DynamicCombo.Input:
     points = io.String.Input(
         "points",
         default="0:1, 0.5:0.5, 1:0",
-        tooltip="Points of the curve as place:weight, place 0 being start and 1 end. More points bend it more.",
+        tooltip="Points of the curve, written place:weight. Place 0 is start and 1 is end. A higher weight makes the "
+        "style stronger there.",
     )
     options = [io.DynamicCombo.Option(name, []) for name in CURVES]
     return io.DynamicCombo.Input(
         "curve",
         options=[*options, io.DynamicCombo.Option(CUSTOM, [points])],
-        tooltip="How the strength runs from start to end: constant, fading in or out, or by points of your own.",
+        tooltip="How the strength changes from start to end: constant, fading in or out, rising and falling, falling "
+        "and rising, or 'custom' with points of your own.",
     )
 
 
@@ -62,7 +66,9 @@ def inversion_text_input(tooltip: str) -> io.MultiType.Input:
 
 def inversion_vae_input() -> io.Vae.Input:
     """The VAE that only the report of an inversion needs."""
-    return io.Vae.Input("vae", optional=True, tooltip="To report how well the picture itself comes back, in decibels.")
+    return io.Vae.Input(
+        "vae", optional=True, tooltip="With a VAE the report also compares the decoded pictures, in decibels."
+    )
 
 
 def inversion_steps_input(tooltip: str) -> io.Int.Input:
@@ -81,7 +87,7 @@ def inversion_check_input() -> io.Boolean.Input:
         "check",
         default=True,
         advanced=True,
-        tooltip="Samples back from the noise to report the reconstruction; takes as long again.",
+        tooltip="Samples the pictures back from the noise and reports the error. It takes as long as the inversion.",
     )
 
 

@@ -12,7 +12,7 @@ from .inputs import CATEGORY
 
 
 class ShowPatches(io.ComfyNode):
-    """The patches a MODEL carries, ours and others', in order."""
+    """For finding faults, on any MODEL. No template; help page SemblanceShowPatches."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,11 +20,11 @@ class ShowPatches(io.ComfyNode):
             node_id="SemblanceShowPatches",
             display_name="Show Patches",
             category=CATEGORY,
-            description="Lists what is on a model: Semblance's patches in order, with their blocks and strengths, and "
-            "what other packs have put there.",
+            description="Lists the patches on a model: Semblance's own in order, with their blocks and strengths, and "
+            "those of other nodes.",
             search_aliases=["debug model", "inspect model", "list patches"],
-            inputs=[io.Model.Input("model", tooltip="The model to look at. Nothing is sampled.")],
-            outputs=[io.String.Output("patches", tooltip="The list, one thing a line; it is shown on the node too.")],
+            inputs=[io.Model.Input("model", tooltip="The model to inspect. Nothing is sampled.")],
+            outputs=[io.String.Output("patches", tooltip="The list, one patch on each line. Also shown on the node.")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )

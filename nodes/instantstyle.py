@@ -16,7 +16,7 @@ from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_bl
 
 
 class InstantStyle(io.ComfyNode):
-    """The style of a reference, in the blocks that carry style."""
+    """InstantStyle (arXiv:2404.02733). Templates instantstyle*; help page SemblanceInstantStyle."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,12 +24,12 @@ class InstantStyle(io.ComfyNode):
             node_id="SemblanceInstantStyle",
             display_name="InstantStyle",
             category=CATEGORY,
-            description="Gives a model the style of a reference, through an IP-Adapter that speaks only to the blocks "
+            description="Gives a model the style of a reference, through an IP-Adapter that acts only in the blocks "
             "that carry style. Chain several for several styles or regions; other packs may come before or after.",
             search_aliases=["ipadapter", "ip-adapter", "style transfer", "reference only", "apply ipadapter", "style"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SD 1.5 or SDXL model; it is not changed, a patched copy comes out."
+                    "model", tooltip="An SD 1.5 or SDXL model. It is not changed; a patched copy comes out."
                 ),
                 sockets.Reference.Input("reference", tooltip="The style, from Encode Style Reference or Load Style."),
                 blocks_input(),
@@ -39,28 +39,35 @@ class InstantStyle(io.ComfyNode):
                     min=-2.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="How strongly the reference speaks: 0 not at all, 1 as trained, more at your own risk.",
+                    tooltip="How strongly the reference acts: 0 turns it off, 1 is as trained. Higher values follow "
+                    "the reference more, but far above 1 the image suffers. Negative values steer away from it.",
                 ),
                 share_input(
                     "start",
                     0.0,
-                    "When it begins, as a share of the noise schedule. Later leaves the layout to the prompt.",
+                    "When the style begins to act, as a fraction of the noise schedule (not of the steps), like "
+                    "ComfyUI's own start_percent. Higher values begin later and leave the layout to the prompt.",
                 ),
-                share_input("end", 1.0, "When it ends. Earlier leaves fine texture to the prompt."),
+                share_input(
+                    "end",
+                    1.0,
+                    "When the style stops acting, as a fraction of the noise schedule (not of the steps). Lower values "
+                    "stop earlier and leave fine texture to the prompt.",
+                ),
                 curve_input(),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the style applies, white is where. One mask, one for each picture of the reference, "
-                    "or one for each image of the batch; any size.",
+                    tooltip="The area where the style applies, in white. One mask, one for each picture of the "
+                    "reference, or one for each image of the batch; any size.",
                 ),
                 io.Combo.Input(
                     "mask_edges",
                     options=["soft", "hard"],
                     optional=True,
                     advanced=True,
-                    tooltip="'soft' keeps the mask's feathering; 'hard' cuts it at half grey, as the authors' "
-                    "code does.",
+                    tooltip="'soft' keeps the mask's feathering; 'hard' cuts it at half grey, as the authors' code "
+                    "does.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with the style on it, for any sampler.")],

@@ -35,7 +35,7 @@ from .inputs import (
 
 
 class InvertImage(io.ComfyNode):
-    """DDIM inversion of one or two batches of pictures."""
+    """DDIM inversion (arXiv:2010.02502) for StyleID. Templates styleid*; help page SemblanceInvertImage."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -43,43 +43,50 @@ class InvertImage(io.ComfyNode):
             node_id="SemblanceInvertImage",
             display_name="Invert Image (DDIM)",
             category=CATEGORY,
-            description="Finds the noise that a model would have made a picture from, with every step on the way. "
-            "Content and style go through together when both are connected. The report says how well the picture "
-            "comes back.",
+            description="Finds the noise from which the model would make a given picture, and keeps the latent of "
+            "every step. Content and style are inverted together if both are connected. The report says how well the "
+            "picture comes back.",
             search_aliases=["ddim inversion", "invert", "unsampler", "styleid", "reverse sampling", "noise from image"],
             inputs=[
                 io.Model.Input("model", tooltip="The SD 1.5 or SDXL model you will sample with."),
-                io.Latent.Input("content", tooltip="The picture, from VAE Encode. A batch is inverted as one."),
+                io.Latent.Input(
+                    "content", tooltip="The picture, from VAE Encode. All pictures of a batch are inverted together."
+                ),
                 io.Latent.Input(
                     "style",
                     optional=True,
-                    tooltip="A second picture of the same size, e.g. the style; both then take one pass together.",
+                    tooltip="A second picture of the same size, e.g. the style. Both are inverted together.",
                 ),
                 inversion_text_input(
-                    "The CLIP, for the empty prompt that StyleID's authors use, or a prompt of your own. Without it "
-                    "the text is all zeros."
+                    "The CLIP, for the empty prompt that StyleID's authors use, or a prompt of your own. If nothing is "
+                    "connected, the text is all zeros."
                 ),
                 inversion_vae_input(),
-                inversion_steps_input("Steps to the noise; sample with as many later."),
+                inversion_steps_input(
+                    "Number of steps from the picture to the noise. More steps bring the picture back more exactly. "
+                    "Sample with the same number later."
+                ),
                 io.Combo.Input(
                     "convention",
                     options=list(DDIM_CONVENTIONS),
-                    tooltip="Which code is followed to the number: 'styleid' the authors' of StyleID, whose ladder "
-                    "ends at 999; 'ddim' diffusers' DDIMInverseScheduler.",
+                    tooltip="The code whose timesteps are followed exactly: 'styleid' is that of StyleID's authors, "
+                    "which ends at timestep 999; 'ddim' is diffusers' DDIMInverseScheduler.",
                 ),
                 inversion_guidance_input(
                     1.0,
-                    "CFG during the inversion, against empty text. Above 1 the way back gets less exact and every "
-                    "step costs twice.",
+                    "CFG during the inversion, against empty text. Above 1 the picture comes back less exactly and "
+                    "every step costs twice as much.",
                     advanced=True,
                 ),
                 inversion_check_input(),
             ],
             outputs=[
-                sockets.Trajectory.Output("content", tooltip="The content on its way to noise, for StyleID."),
+                sockets.Trajectory.Output("content", tooltip="The content's trajectory, for StyleID."),
                 io.Latent.Output("noise", tooltip="The content's noise, for a sampler that adds none."),
-                sockets.Trajectory.Output("style", tooltip="The style on its way to noise; the content's without one."),
-                io.String.Output("report", tooltip="How well the picture comes back; it is shown on the node too."),
+                sockets.Trajectory.Output(
+                    "style", tooltip="The style's trajectory, for StyleID. The content's if no style is connected."
+                ),
+                io.String.Output("report", tooltip="How well the picture comes back. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -117,7 +124,7 @@ class InvertImage(io.ComfyNode):
 
 
 class SaveTrajectory(io.ComfyNode):
-    """A trajectory as one file."""
+    """Files of inverted pictures, read by LoadTrajectory. No template; help page SemblanceSaveTrajectory."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -126,18 +133,18 @@ class SaveTrajectory(io.ComfyNode):
             display_name="Save Trajectory",
             category=CATEGORY,
             description="Writes an inverted picture as one safetensors file in models/semblance/trajectories, so that "
-            "it need not be inverted again. A name already taken gets a number; nothing is overwritten.",
+            "you need not invert it again. If the name is taken, a number is added; nothing is overwritten.",
             search_aliases=["save inversion", "keep inversion", "trajectory file"],
             inputs=[
                 sockets.Trajectory.Input("trajectory", tooltip="From Invert Image."),
-                io.String.Input("name", default="my picture", tooltip="The file's name; a slash makes a folder."),
+                io.String.Input("name", default="my picture", tooltip="Name of the file. A slash makes a folder."),
                 io.Combo.Input(
                     "precision",
                     options=["float32", "float16"],
-                    tooltip="float16 halves the file; the error it brings is reported, some 2 in 10,000.",
+                    tooltip="float16 halves the file. The node shows the error that this causes, about 2 in 10,000.",
                 ),
             ],
-            outputs=[io.String.Output("file", tooltip="The name the file got.")],
+            outputs=[io.String.Output("file", tooltip="Name of the file that was written.")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
@@ -153,7 +160,7 @@ class SaveTrajectory(io.ComfyNode):
 
 
 class LoadTrajectory(io.ComfyNode):
-    """A trajectory from a file."""
+    """Files of inverted pictures, written by SaveTrajectory. No template; help page SemblanceLoadTrajectory."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -161,8 +168,8 @@ class LoadTrajectory(io.ComfyNode):
             node_id="SemblanceLoadTrajectory",
             display_name="Load Trajectory",
             category=CATEGORY,
-            description="Opens an inverted picture saved by Save Trajectory. It can be used with the model it was "
-            "made with.",
+            description="Opens an inverted picture saved by Save Trajectory. Use it with the model that it was "
+            "inverted with.",
             search_aliases=["load inversion", "trajectory file"],
             inputs=[
                 io.Combo.Input(
@@ -170,8 +177,10 @@ class LoadTrajectory(io.ComfyNode):
                 )
             ],
             outputs=[
-                sockets.Trajectory.Output("trajectory", tooltip="For StyleID."),
-                io.String.Output("report", tooltip="What the file holds; it is shown on the node too."),
+                sockets.Trajectory.Output(
+                    "trajectory", tooltip="For StyleID, or for ConsiStory's pictures if it is edit-friendly."
+                ),
+                io.String.Output("report", tooltip="The contents of the file. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,

@@ -14,7 +14,7 @@ from .inputs import CATEGORY, file_options, missing_file
 
 
 class LoadAdapter(io.ComfyNode):
-    """An IP-Adapter file, recognised by what is in it."""
+    """IP-Adapter (arXiv:2308.06721), its files. Templates instantstyle*; help page SemblanceLoadAdapter."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,21 +22,21 @@ class LoadAdapter(io.ComfyNode):
             node_id="SemblanceLoadAdapter",
             display_name="Load IP-Adapter",
             category=CATEGORY,
-            description="Opens an IP-Adapter file and says what it is: for which family of models, with how many image "
-            "tokens, and which image encoder it needs.",
+            description="Opens an IP-Adapter file and reports its model family, its number of image tokens and the "
+            "image encoder it needs.",
             search_aliases=["ipadapter", "ip adapter", "ip-adapter", "instantstyle", "style transfer", "image prompt"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=file_options(ADAPTERS, DEMO_ADAPTERS),
-                    tooltip="A file in models/ipadapter, or semblance_demo for Load Demo Model. Base, light, vit-G, "
-                    "plus, plus-face, full-face and composition adapters for SD 1.5 and SDXL are recognised by their "
-                    "contents, whatever their names.",
+                    tooltip="A file in models/ipadapter; for Load Demo Model choose one whose name begins with "
+                    "semblance_demo. Base, light, vit-G, plus, plus-face, full-face and composition adapters for SD "
+                    "1.5 and SDXL are recognised by their contents, so the file may have any name.",
                 )
             ],
             outputs=[
                 sockets.Adapter.Output("adapter", tooltip="For Encode Style Reference and Load Style."),
-                io.String.Output("kind", tooltip="What the file was recognised as; it is shown on the node too."),
+                io.String.Output("kind", tooltip="The kind of adapter that was recognised. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -55,7 +55,7 @@ class LoadAdapter(io.ComfyNode):
 
 
 class LoadTextTower(io.ComfyNode):
-    """The text half of a CLIP file, for words that ComfyUI's own CLIP loaders cannot give."""
+    """ViT-H's words, which ComfyUI's CLIP loaders lack. No template; help page SemblanceLoadTextTower."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -63,15 +63,15 @@ class LoadTextTower(io.ComfyNode):
             node_id="SemblanceLoadTextTower",
             display_name="Load CLIP Text Tower",
             category=CATEGORY,
-            description="Opens the text half of a full CLIP file, such as the whole CLIP-ViT-H-14, so that content "
-            "words can be subtracted from what the image half saw. It runs on the CPU.",
+            description="Opens the text half of a full CLIP file such as CLIP-ViT-H-14. Subtract Content Text needs it "
+            "to subtract words from a picture's embedding. It runs on the CPU.",
             search_aliases=["clip-h text", "ViT-H text", "open clip", "content words"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=file_options(CLIP_VISION, TEXT_ENCODERS),
-                    tooltip="A full CLIP file in models/clip_vision or models/text_encoders. One that holds an image "
-                    "encoder alone is refused.",
+                    tooltip="A full CLIP file in models/clip_vision or models/text_encoders. A file that holds only an "
+                    "image encoder is refused.",
                 )
             ],
             outputs=[sockets.TextTower.Output("text_tower", tooltip="For Subtract Content Text.")],

@@ -14,7 +14,7 @@ from .inputs import CATEGORY
 
 
 class SubjectMasks(io.ComfyNode):
-    """The masks that ConsiStory found, one for each image."""
+    """ConsiStory's subject masks. Templates consistory* without consistory_reuse; help page SemblanceSubjectMasks."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,20 +22,20 @@ class SubjectMasks(io.ComfyNode):
             node_id="SemblanceSubjectMasks",
             display_name="Subject Masks",
             category=CATEGORY,
-            description="Shows where ConsiStory found the subject in each image of a story, to see what was shared, or "
-            "to use the masks elsewhere. The masks come along with the sampler's latent.",
+            description="Shows where ConsiStory found the subject in each image of a story. Use it to see what was "
+            "shared, or to use the masks in other nodes. The masks travel with the sampler's latent.",
             search_aliases=["consistory mask", "subject mask", "attention mask", "segment subject", "show masks"],
             inputs=[
-                io.Latent.Input("latent", tooltip="What the sampler made with the story's model, as it came out."),
+                io.Latent.Input("latent", tooltip="The latent straight from the sampler that ran the story's model."),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The same images from VAE Decode. The preview then shows them, dark outside the masks.",
+                    tooltip="The same images, from VAE Decode. The preview then shows them, dark outside the masks.",
                 ),
             ],
             outputs=[
                 io.Mask.Output("masks", tooltip="One mask for each image, white where the subject is."),
-                io.Image.Output("preview", tooltip="What is shown on the node."),
+                io.Image.Output("preview", tooltip="The preview shown on the node."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,

@@ -14,7 +14,7 @@ from .inputs import CATEGORY
 
 
 class StoryPrompts(io.ComfyNode):
-    """Scenes of the same subjects as one batch of prompts."""
+    """Prompts for ConsiStory (arXiv:2402.03286). Templates consistory*; help page SemblanceStoryPrompts."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,9 +22,9 @@ class StoryPrompts(io.ComfyNode):
             node_id="SemblanceStoryPrompts",
             display_name="Story Prompts",
             category=CATEGORY,
-            description="Writes a prompt for each scene of a story and encodes them as one batch, a picture a scene, "
-            "so that ConsiStory can keep the subjects alike. It finds the tokens that name the subjects, also in "
-            "weighted, long and embedded text.",
+            description="Writes one prompt for each scene of a story and encodes them as one batch, so that ConsiStory "
+            "can keep the subjects alike. It finds the tokens that name the subjects, also in prompts that are long, "
+            "weighted or hold embeddings.",
             search_aliases=[
                 "consistory",
                 "consistent character",
@@ -39,21 +39,21 @@ class StoryPrompts(io.ComfyNode):
                     "subjects",
                     multiline=True,
                     default="a red fox",
-                    tooltip="Who stays the same, one subject a line, e.g. a red fox. Few and plain words hold best. "
-                    "Weights and embeddings work as in any prompt.",
+                    tooltip="The subjects that stay the same, one on each line, e.g. a red fox. Short, plain "
+                    "descriptions work best. Weights and embeddings work as in any prompt.",
                 ),
                 io.String.Input(
                     "style",
                     default="a watercolour of",
-                    tooltip="What every prompt begins with, e.g. a watercolour of. It may be empty.",
+                    tooltip="The beginning of every prompt, e.g. a watercolour of. It may be empty.",
                 ),
                 io.String.Input(
                     "scenes",
                     multiline=True,
                     default="in the snow\nby a lake in autumn\nan old tree and {subject} asleep under it",
-                    tooltip="One scene a line; each becomes a picture. A single subject comes between style and scene. "
-                    "To place it yourself, write its words, or its number from the list in curly brackets. With "
-                    "several subjects every scene places at least one.",
+                    tooltip="One scene on each line; each becomes one image. A single subject is put between style and "
+                    "scene. To place it yourself, write its words, or its number from the list in curly brackets. With "
+                    "several subjects every scene must name at least one.",
                 ),
             ],
             outputs=[
@@ -61,10 +61,10 @@ class StoryPrompts(io.ComfyNode):
                     "conditioning", tooltip="The prompts as one batch, for a sampler's positive input."
                 ),
                 sockets.SubjectWords.Output(
-                    "subject_words", tooltip="Which words of each prompt name the subjects, for ConsiStory."
+                    "subject_words", tooltip="The words of each prompt that name the subjects, for ConsiStory."
                 ),
-                io.Int.Output("count", tooltip="How many scenes there are, for batch_size of Empty Latent Image."),
-                io.String.Output("prompts", tooltip="The prompts, one a line; they are shown on the node too."),
+                io.Int.Output("count", tooltip="Number of scenes, for batch_size of Empty Latent Image."),
+                io.String.Output("prompts", tooltip="The prompts, one on each line. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,

@@ -23,13 +23,14 @@ from .parsing import read_weights
 
 
 class EncodeReference(io.ComfyNode):
-    """One or many pictures as an adapter's image encoder sees them."""
+    """IP-Adapter (arXiv:2308.06721), image side. Templates instantstyle*; help page SemblanceEncodeReference."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         pictures = io.Autogrow.TemplatePrefix(
             io.Image.Input(
-                "picture", tooltip="A style picture, or a batch of them; a new socket grows as you connect."
+                "picture",
+                tooltip="A style picture, or a batch of them. Each time you connect one, a new socket appears.",
             ),
             prefix="picture",
             min=1,
@@ -39,45 +40,49 @@ class EncodeReference(io.ComfyNode):
             node_id="SemblanceEncodeReference",
             display_name="Encode Style Reference",
             category=CATEGORY,
-            description="Shows style pictures to the adapter's image encoder. The picture as the encoder sees it is "
-            "shown on the node: 'crop' loses the borders of a wide picture, 'pad' and 'tile' keep them.",
+            description="Encodes style pictures with the adapter's image encoder. The node shows the pictures as the "
+            "encoder received them: 'crop' loses the borders of a wide picture, 'pad' and 'tile' keep them.",
             search_aliases=["ipadapter encoder", "style transfer", "reference only", "style picture", "clip vision"],
             inputs=[
-                sockets.Adapter.Input("adapter", tooltip="From Load IP-Adapter; it decides which encoder is needed."),
+                sockets.Adapter.Input(
+                    "adapter", tooltip="From Load IP-Adapter. It determines which image encoder is needed."
+                ),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder the adapter was trained with."),
                 io.Autogrow.Input("pictures", template=pictures, tooltip="The pictures whose style you want."),
                 io.Combo.Input(
                     "combine",
                     options=list(COMBINATIONS),
-                    tooltip="How several pictures become one reference: 'concatenate' keeps each one's tokens, the "
-                    "averages blend them, 'add' sums and 'subtract' takes the others from the first.",
+                    tooltip="How several pictures become one reference: 'concatenate' keeps the tokens of each, "
+                    "'average' and 'norm average' blend them, 'add' sums them, 'subtract' takes the average of the "
+                    "others from the first.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
-                    tooltip="How a picture becomes the square the encoder reads: its middle (crop), all of it on a "
-                    "neutral ground (pad), or several squares side by side (tile).",
+                    tooltip="How a picture becomes the square that the encoder reads: 'crop' takes its middle, 'pad' "
+                    "puts all of it on a neutral background, 'tile' cuts it into several squares side by side.",
                 ),
                 io.String.Input(
                     "weights",
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="One weight a picture, e.g. 1.0, 0.5; a larger one counts more. Empty weighs all alike. "
-                    "With a mask for each picture, it is the picture's strength in its area.",
+                    tooltip="One weight for each picture, e.g. 1.0, 0.5. A higher weight counts more. If empty, all "
+                    "pictures count alike. With a mask for each picture, the weight is that picture's strength in its "
+                    "area.",
                 ),
                 io.Image.Input(
                     "negative",
                     optional=True,
                     advanced=True,
-                    tooltip="A picture of what to steer away from, in place of the empty one guidance uses.",
+                    tooltip="A picture of what to steer away from. It replaces the empty picture that guidance uses.",
                 ),
             ],
             outputs=[
                 sockets.Reference.Output(
                     "reference", tooltip="For InstantStyle, Subtract Content Text and Save Style."
                 ),
-                io.Image.Output("fitted", tooltip="The pictures as the encoder saw them."),
+                io.Image.Output("fitted", tooltip="The pictures as the encoder received them."),
             ],
             has_intermediate_output=True,
         )
@@ -99,7 +104,7 @@ class EncodeReference(io.ComfyNode):
 
 
 class SubtractContent(io.ComfyNode):
-    """The words for what a reference shows, taken out of what the encoder saw."""
+    """InstantStyle's subtraction. Template instantstyle_content_subtraction; help page SemblanceSubtractContent."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -107,23 +112,24 @@ class SubtractContent(io.ComfyNode):
             node_id="SemblanceSubtractContent",
             display_name="Subtract Content Text",
             category=CATEGORY,
-            description="Takes content words out of a style reference, so that its rabbit does not turn up in the "
-            "result. For adapters that read one embedding of the picture (base, light, vit-G).",
+            description="Takes content words out of a style reference, so that, for example, the rabbit in a style "
+            "picture does not appear in the result. For adapters that read one embedding of the whole picture (base, "
+            "light, vit-G).",
             search_aliases=["content leakage", "negative content", "instantstyle", "remove content"],
             inputs=[
                 sockets.Reference.Input("reference", tooltip="From Encode Style Reference or Load Style."),
                 io.MultiType.Input(
                     "text_encoder",
                     types=[io.Clip, sockets.TextTower],
-                    tooltip="The text side of the reference's image encoder: the CLIP of an SDXL checkpoint for bigG, "
-                    "an SD 2.x text encoder or Load CLIP Text Tower for ViT-H.",
+                    tooltip="The text half that belongs to the reference's image encoder: for bigG the CLIP of an SDXL "
+                    "checkpoint, for ViT-H an SD 2.x text encoder or Load CLIP Text Tower.",
                 ),
                 io.String.Input(
                     "text",
                     multiline=True,
                     default="a rabbit",
-                    tooltip="What the reference shows and the result should not, one phrase a line. (green grass:0.5) "
-                    "weighs a phrase.",
+                    tooltip="Things that the reference shows and the result should not, one phrase on each line, in "
+                    "English. (green grass:0.5) gives a phrase half the weight.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -131,8 +137,8 @@ class SubtractContent(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="How much of the words is taken out. More removes more content and, beyond about 1, style "
-                    "with it.",
+                    tooltip="How much of the words is taken out. Higher values remove more content; above about 1 they "
+                    "remove style too.",
                 ),
             ],
             outputs=[sockets.Reference.Output("reference", tooltip="The reference without the words.")],
@@ -147,7 +153,7 @@ class SubtractContent(io.ComfyNode):
 
 
 class SaveReference(io.ComfyNode):
-    """A style as one file."""
+    """Style files, read by LoadReference. No template; help page SemblanceSaveReference."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -156,13 +162,13 @@ class SaveReference(io.ComfyNode):
             display_name="Save Style",
             category=CATEGORY,
             description="Writes a style reference as one safetensors file with a thumbnail, in "
-            "models/semblance/styles. A name already taken gets a number; nothing is overwritten.",
+            "models/semblance/styles. If the name is taken, a number is added; nothing is overwritten.",
             search_aliases=["save reference", "save ipadapter embeds", "style file"],
             inputs=[
                 sockets.Reference.Input("reference", tooltip="The style to keep."),
-                io.String.Input("name", default="my style", tooltip="The file's name; a slash makes a folder."),
+                io.String.Input("name", default="my style", tooltip="Name of the file. A slash makes a folder."),
             ],
-            outputs=[io.String.Output("file", tooltip="The name the file got.")],
+            outputs=[io.String.Output("file", tooltip="Name of the file that was written.")],
             is_output_node=True,
         )
 
@@ -173,7 +179,7 @@ class SaveReference(io.ComfyNode):
 
 
 class LoadReference(io.ComfyNode):
-    """A style from a file."""
+    """Style files, written by SaveReference. No template; help page SemblanceLoadReference."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -181,8 +187,8 @@ class LoadReference(io.ComfyNode):
             node_id="SemblanceLoadReference",
             display_name="Load Style",
             category=CATEGORY,
-            description="Opens a style saved by Save Style and shows its thumbnail. No picture and no image encoder "
-            "are needed any more.",
+            description="Opens a style saved by Save Style and shows its thumbnail. It needs neither the pictures nor "
+            "the image encoder.",
             search_aliases=["load reference", "load ipadapter embeds", "style file"],
             inputs=[
                 sockets.Adapter.Input("adapter", tooltip="An adapter of the kind the style was made for."),

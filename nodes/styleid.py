@@ -26,12 +26,14 @@ FAMILY_BLOCKS = "family"
 
 
 class StyleID(io.ComfyNode):
-    """A content picture sampled again in the style of another."""
+    """StyleID (arXiv:2312.09008). Templates styleid, styleid_sdxl; help page SemblanceStyleID."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         gamma = share_input(
-            "gamma", 0.75, "How much the content's own queries count: 1 keeps its structure, 0 follows the style."
+            "gamma",
+            0.75,
+            "Weight of the content's own queries. 1 keeps its structure; lower values follow the style more.",
         )
         temperature = io.Float.Input(
             "temperature",
@@ -39,20 +41,22 @@ class StyleID(io.ComfyNode):
             min=0.1,
             max=5.0,
             step=0.05,
-            tooltip="How sharply each place chooses among the style's textures; the authors use 1.5.",
+            tooltip="How sharply the content attends to the style's textures. Higher values are sharper; below 1 the "
+            "image looks washed out. The authors use 1.5.",
         )
         weights = io.String.Input(
             "weights",
             default="output.6=1.0, output.7=1.0",
-            tooltip="Blocks with their weights. A wrong name lists the right ones.",
+            tooltip="Blocks with their weights, e.g. output.6=1.0, output.7=0.5. A block with a higher weight takes on "
+            "more of the style. If a name is wrong, the error lists the right ones.",
         )
         return io.Schema(
             node_id="SemblanceStyleID",
             display_name="StyleID",
             category=CATEGORY,
-            description="Paints one picture in the style of another and keeps its structure: the content is sampled "
-            "again from its own noise, with the keys and values of the style. Both pictures come from Invert Image; "
-            "sample with the latent and sigmas given here, euler, CFG 1 and no added noise.",
+            description="Paints one picture in the style of another and keeps its structure. The content is sampled "
+            "again from its own noise, with the keys and values of the style. Both pictures come from Invert Image. "
+            "Sample with this node's latent and sigmas, euler, CFG 1 and no added noise.",
             search_aliases=["style injection", "style transfer", "training-free style", "photo to painting"],
             inputs=[
                 io.Model.Input("model", tooltip="The model both pictures were inverted with; it is not changed."),
@@ -64,8 +68,8 @@ class StyleID(io.ComfyNode):
                         *(io.DynamicCombo.Option(name, []) for name in PRESETS),
                         io.DynamicCombo.Option(CUSTOM, [gamma, temperature]),
                     ],
-                    tooltip="'balanced' is the authors' default, 'high style' theirs for more style, 'faithful' keeps "
-                    "more of the content; 'custom' sets gamma and temperature.",
+                    tooltip="'balanced' is the authors' default, 'high style' their setting for more style, 'faithful' "
+                    "keeps more of the content. 'custom' sets gamma and temperature yourself.",
                 ),
                 io.DynamicCombo.Input(
                     "blocks",
@@ -73,35 +77,53 @@ class StyleID(io.ComfyNode):
                         io.DynamicCombo.Option(FAMILY_BLOCKS, []),
                         io.DynamicCombo.Option(CUSTOM, [weights]),
                     ],
-                    tooltip="Where the style is put in. 'family' is the authors' choice on SD 1.5 and our own on SDXL.",
+                    tooltip="The blocks that take the style's keys and values. 'family' is the authors' choice on SD "
+                    "1.5 and our own on SDXL; 'custom' sets a weight for each block.",
                 ),
                 share_input(
                     "strength",
                     1.0,
-                    "0 samples the content plainly, 1 is the method; between, each attention is mixed.",
+                    "0 samples the content without the style; 1 is the full method. Values between mix the two in each "
+                    "attention.",
                     step=0.05,
                 ),
                 share_input(
-                    "adain", 1.0, "How much of the style's colours the starting noise takes over (AdaIN).", step=0.05
+                    "adain",
+                    1.0,
+                    "How much of the style's colours the starting noise takes on (AdaIN). Higher values take on more.",
+                    step=0.05,
                 ),
                 io.Combo.Input(
                     "start_mode",
                     options=list(START_MODES),
-                    tooltip="'official' does what the authors' code does, which skips the first step and starts a "
-                    "level too noisy; 'exact' starts where the inversion ended.",
+                    tooltip="'official' follows the authors' code: it skips the first step and starts from a latent "
+                    "one noise level too high. 'exact' starts where the inversion ended.",
                 ),
-                share_input("start", 0.0, "When the style begins to act: 0 is the first step."),
-                share_input("end", 1.0, "When the style stops acting: 1 is the last step."),
+                share_input(
+                    "start",
+                    0.0,
+                    "When the style begins to act, as a fraction of the noise schedule (not of the steps). Higher "
+                    "values leave more of the first steps without style.",
+                ),
+                share_input(
+                    "end",
+                    1.0,
+                    "When the style stops acting, as a fraction of the noise schedule (not of the steps). Lower values "
+                    "leave more of the last steps without style.",
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the style goes, in white; elsewhere the content stays. One mask, or one an image.",
+                    tooltip="The area that takes on the style, in white; elsewhere the content stays. One mask for all "
+                    "images, or one for each.",
                 ),
             ],
             outputs=[
                 io.Model.Output("model", tooltip="The model with the style on it."),
-                io.Latent.Output("latent", tooltip="Where sampling starts, for a sampler that adds no noise."),
-                io.Sigmas.Output("sigmas", tooltip="The steps, for SamplerCustom."),
+                io.Latent.Output(
+                    "latent", tooltip="The latent that sampling starts from, for a sampler that adds no noise."
+                ),
+                io.Sigmas.Output("sigmas", tooltip="The noise levels of the steps, for SamplerCustom."),
             ],
         )
 

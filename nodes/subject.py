@@ -21,7 +21,7 @@ from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, shar
 
 
 class RecordSubject(io.ComfyNode):
-    """A sampler that also writes down the subject."""
+    """ConsiStory's anchor cache, written. Template consistory_reuse; help page SemblanceRecordSubject."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,27 +29,27 @@ class RecordSubject(io.ComfyNode):
             node_id="SemblanceRecordSubject",
             display_name="Record Subject",
             category=CATEGORY,
-            description="Samples a story like a KSampler and writes down what its anchors show of the subject, so that "
-            "Apply Subject can put the same subject into new scenes without sampling the anchors again. The model "
-            "comes from ConsiStory, whose anchors are recorded.",
+            description="Samples a story like KSampler and records the subject in its anchors. Apply Subject then puts "
+            "the same subject into new scenes without sampling the anchors again. The model comes from ConsiStory, "
+            "whose anchors are recorded.",
             search_aliases=["consistory", "save character", "consistent character", "anchor cache", "same character"],
             inputs=[
-                io.Model.Input("model", tooltip="The model with ConsiStory on it; it is not changed."),
+                io.Model.Input("model", tooltip="A model with ConsiStory on it. It is not changed."),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Of the noise the pictures begin as. Another seed gives other anchors.",
+                    tooltip="Seed of the starting noise. Another seed gives other anchors.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=50,
                     min=2,
                     max=1000,
-                    tooltip="Steps of the sampler; new scenes take as many. More hold details better and make the "
-                    "recording larger.",
+                    tooltip="Number of steps; new scenes must take the same number. More steps hold details better and "
+                    "make the recording larger.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -58,30 +58,36 @@ class RecordSubject(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strictly the prompts are followed; the paper's is 5.",
+                    tooltip="How strictly the prompts are followed; higher values follow them more. The paper uses 5.",
                 ),
                 io.Combo.Input("sampler_name", options=sampler_names(), tooltip="The sampler, as in KSampler."),
                 io.Combo.Input(
                     "scheduler",
                     options=scheduler_names(),
-                    tooltip="How the noise levels fall, as in KSampler; new scenes take the same.",
+                    tooltip="Spacing of the noise levels, as in KSampler. New scenes must take the same scheduler.",
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompts, from Story Prompts."),
                 io.Conditioning.Input(
-                    "negative", tooltip="What to avoid. The authors use none, which is ConditioningZeroOut."
+                    "negative",
+                    tooltip="What to avoid. The authors use no negative: connect ConditioningZeroOut for that.",
                 ),
                 io.Latent.Input(
-                    "latent_image", tooltip="Empty Latent Image with as many pictures as the story has scenes."
+                    "latent_image", tooltip="Empty Latent Image with as many images as the story has scenes."
                 ),
                 share_input(
-                    "denoise", 1.0, "Less keeps more of a picture in the latent; 1 for an empty one.", advanced=True
+                    "denoise",
+                    1.0,
+                    "Lower values keep more of a picture in the latent. Use 1 for an empty latent.",
+                    advanced=True,
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="To keep a thumbnail of the anchors."),
+                io.Vae.Input("vae", optional=True, tooltip="For a thumbnail of the anchors."),
             ],
             outputs=[
-                io.Latent.Output("latent", tooltip="The pictures of the story, for VAE Decode."),
+                io.Latent.Output("latent", tooltip="The images of the story, for VAE Decode."),
                 sockets.Subject.Output("subject", tooltip="The subject, for Apply Subject and Save Subject."),
-                io.String.Output("report", tooltip="What was recorded, and how large its file would be."),
+                io.String.Output(
+                    "report", tooltip="The contents of the recording and the size of its file. Also shown on the node."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -110,7 +116,7 @@ class RecordSubject(io.ComfyNode):
 
 
 class ApplySubject(io.ComfyNode):
-    """A recorded subject in new scenes."""
+    """ConsiStory's anchor cache, used. Template consistory_reuse; help page SemblanceApplySubject."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -118,32 +124,33 @@ class ApplySubject(io.ComfyNode):
             node_id="SemblanceApplySubject",
             display_name="Apply Subject",
             category=CATEGORY,
-            description="Puts a recorded subject into new scenes, one or many at once: each looks at the recorded "
-            "anchors and at no other scene. Sample with the steps and scheduler of the recording.",
+            description="Puts a recorded subject into new scenes, one or many at once. Each scene attends to the "
+            "recorded anchors and to no other scene. Sample with the steps, scheduler and denoise of the recording.",
             search_aliases=["consistory", "load character", "consistent character", "same character", "anchor cache"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model the subject was recorded with, a LoRA added or not; it is not changed."
+                    "model",
+                    tooltip="The model that the subject was recorded with; a LoRA may be added. It is not changed.",
                 ),
                 sockets.Subject.Input("subject", tooltip="From Record Subject or Load Subject."),
                 sockets.SubjectWords.Input(
-                    "subject_words", tooltip="The subject's words in the new scenes, from Story Prompts."
+                    "subject_words", tooltip="The words that name the subject in the new scenes, from Story Prompts."
                 ),
                 share_input(
-                    "sharing", 1.0, "How strongly the scenes see the recorded subject; 0 lets them not.", step=0.05
+                    "sharing", 1.0, "How strongly the scenes attend to the recorded subject. 0 turns it off.", step=0.05
                 ),
                 share_input(
                     "query_blend",
                     1.0,
-                    "How much of the plain layout is kept at the first steps. More gives poses further from the "
-                    "anchors'.",
+                    "How much of each scene's own layout is kept in the first steps. Higher values give poses that "
+                    "differ more from the anchors'.",
                     step=0.05,
                 ),
                 share_input(
                     "injection",
                     0.8,
-                    "How much of a matching part's features is copied from the anchors. More holds details better; 0 "
-                    "leaves out the second sampling.",
+                    "How much of the features of matching parts is copied from the anchors. Higher values hold details "
+                    "better. 0 leaves out the second pass.",
                     step=0.05,
                 ),
             ],
@@ -164,7 +171,7 @@ class ApplySubject(io.ComfyNode):
 
 
 class SaveSubject(io.ComfyNode):
-    """A subject as one file."""
+    """Subject files, read by LoadSubject. Template consistory_reuse; help page SemblanceSaveSubject."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -173,26 +180,27 @@ class SaveSubject(io.ComfyNode):
             display_name="Save Subject",
             category=CATEGORY,
             description="Writes a recorded subject as one safetensors file with a thumbnail, in "
-            "models/semblance/subjects. Record Subject says beforehand how large it gets. A name already taken gets a "
-            "number; nothing is overwritten.",
+            "models/semblance/subjects. The report of Record Subject gives its size beforehand. If the name is taken, "
+            "a number is added; nothing is overwritten.",
             search_aliases=["save character", "keep character", "subject file", "consistent character"],
             inputs=[
                 sockets.Subject.Input("subject", tooltip="From Record Subject."),
-                io.String.Input("name", default="my subject", tooltip="The file's name; a slash makes a folder."),
+                io.String.Input("name", default="my subject", tooltip="Name of the file. A slash makes a folder."),
                 io.Combo.Input(
                     "form",
                     options=list(FORMS),
-                    tooltip="'everything' is all that was recorded; 'without injection' less than half of it, for "
-                    "scenes with injection 0; 'recipe' some hundred kilobytes, from which Load Subject makes the "
-                    "anchors again.",
+                    tooltip="'everything' saves the whole recording. 'without injection' takes less than half the "
+                    "size, for scenes with injection 0. 'recipe' takes a few hundred kilobytes; Load Subject samples "
+                    "the anchors again from it.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=["float16", "float32"],
-                    tooltip="float16 halves the file; the error it brings is reported. A recipe is always exact.",
+                    tooltip="float16 halves the file. The node shows the error that this causes. A recipe is always "
+                    "exact.",
                 ),
             ],
-            outputs=[io.String.Output("file", tooltip="The name the file got.")],
+            outputs=[io.String.Output("file", tooltip="Name of the file that was written.")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
@@ -207,7 +215,7 @@ class SaveSubject(io.ComfyNode):
 
 
 class LoadSubject(io.ComfyNode):
-    """A subject from a file."""
+    """Subject files, written by SaveSubject. Template consistory_reuse; help page SemblanceLoadSubject."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -215,20 +223,22 @@ class LoadSubject(io.ComfyNode):
             node_id="SemblanceLoadSubject",
             display_name="Load Subject",
             category=CATEGORY,
-            description="Opens a subject saved by Save Subject and shows its thumbnail. Of a recipe the anchors are "
-            "sampled again, which takes the model.",
+            description="Opens a subject saved by Save Subject and shows its thumbnail. For a recipe it samples the "
+            "anchors again, which needs the model.",
             search_aliases=["load character", "subject file", "consistent character", "same character"],
             inputs=[
                 io.Combo.Input("file", options=file_options(SUBJECTS), tooltip="A file in models/semblance/subjects."),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The model the subject was recorded with, without ConsiStory. Only a recipe needs it.",
+                    tooltip="The model that the subject was recorded with, without ConsiStory. Only a recipe needs it.",
                 ),
             ],
             outputs=[
                 sockets.Subject.Output("subject", tooltip="For Apply Subject."),
-                io.String.Output("report", tooltip="What the file holds, and how it was sampled."),
+                io.String.Output(
+                    "report", tooltip="The contents of the file and the settings its anchors were sampled with."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,

@@ -49,7 +49,7 @@ def bench(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Copies the checkout as an install, and says how large it is and how long ComfyUI takes to import it."""
     prepare(session)
-    session.run("python", "-m", "hosting.package", *session.posargs)
+    session.run("python", "-m", "harness.package", *session.posargs)
 
 
 @nox.session
@@ -65,7 +65,7 @@ def lint(session: nox.Session) -> None:
 def prepare(session: nox.Session) -> None:
     """Gets the host, installs what it and we need, and sets what every session runs under."""
     # With the interpreter that runs nox: the session's own has no pip.
-    found = session.run(sys.executable, "-m", "hosting.pinned", external=True, silent=True)
+    found = session.run(sys.executable, "-m", "harness.pinned", external=True, silent=True)
     host = Path(str(found).splitlines()[-1])
     session.install("-r", str(host / "requirements.txt"), "--group", "dev", "-c", "constraints.txt")
     # One thread: beside another job, two make the tiny models 20-100 times slower.

@@ -1,1 +1,4 @@
-"""What computes. Everything here imports only torch, but for `host`, which alone touches ComfyUI."""
+"""What computes, with torch alone.
+
+A folder may use those before it: functional, engine, references, subjects, families, adapters, methods.
+"""

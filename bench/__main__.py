@@ -11,7 +11,7 @@ import argparse
 
 import torch
 
-from hosting.library import use_library
+from harness.library import use_library
 
 STORY_ROUNDS = 3
 """Of ConsiStory's runs, which are long."""

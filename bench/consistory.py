@@ -18,16 +18,19 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from semblance.attention.bank import FeatureBank
-from semblance.attention.call import AttentionSite, BatchLayout, Moment, RunPlan
+from semblance.attention.engine.bank import FeatureBank
+from semblance.attention.engine.call import AttentionSite
+from semblance.attention.engine.layout import BatchLayout
+from semblance.attention.engine.moment import Moment, RunPlan
 from semblance.attention.families import SDXL
-from semblance.attention.host.patching import add_patch, map_model
-from semblance.attention.host.recording import record
-from semblance.attention.methods.consistory import AppliedSubject, ConsiStory
-from semblance.attention.recording import RecordedSubject
-from semblance.attention.story import SubjectWords
-from semblance.attention.story_settings import Injection, MaskDropout, QueryBlend
-from semblance.attention.subjects import REMEMBERED_STEPS
+from semblance.attention.methods.consistory.applied import AppliedSubject
+from semblance.attention.methods.consistory.method import ConsiStory
+from semblance.attention.methods.consistory.settings import Injection, MaskDropout, QueryBlend
+from semblance.attention.subjects.maps import REMEMBERED_STEPS
+from semblance.attention.subjects.recording import RecordedSubject
+from semblance.attention.subjects.words import SubjectWords
+from semblance.host.binding.model import add_patch, map_model
+from semblance.host.subjects.subject import record
 from semblance.tests.tiny_models import UNET_CONFIGS, empty_latent, ksampler, make_conditioning, make_unet
 from semblance.tests.tiny_models.unets import base_model, patcher_around
 from semblance.tests.tiny_models.weights import seed_weights

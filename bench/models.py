@@ -15,12 +15,12 @@ from torch import nn
 import nodes
 from semblance.attention.adapters.checkpoint import AdapterLayout
 from semblance.attention.adapters.ip_adapter import IPAdapter
+from semblance.attention.engine.scope import Scope
 from semblance.attention.families import adapter_numbers
-from semblance.attention.host.patching import add_patch, map_model
-from semblance.attention.host.weights import LoadedAdapter, manage_adapter
 from semblance.attention.methods.instantstyle import InstantStyle
-from semblance.attention.reference import StyleReference
-from semblance.attention.scope import Scope
+from semblance.attention.references.style import StyleReference
+from semblance.host.binding.model import add_patch, map_model
+from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.tests.tiny_models.unets import SIZE_CONDITIONING_WIDTH, UNET_CONFIGS, Family
 
 TEXT_WIDTH = {"sd15": 768, "sdxl": 2048}

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from semblance.attention.host.inversion import stamp_of
-from semblance.attention.host.patching import add_patch, map_model
+from semblance.attention.engine.scope import Scope
 from semblance.attention.methods.styleid import StyleID
-from semblance.attention.reference import ReferenceTrajectory
-from semblance.attention.scope import Scope
+from semblance.attention.references.trajectory import ReferenceTrajectory
+from semblance.host.binding.model import add_patch, map_model
+from semblance.host.identity import stamp_of
 from semblance.tests.tiny_models.unets import SIZE_CONDITIONING_WIDTH
 
 from .cost import Run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hosting.library import ROOT, use_library
+from harness.library import ROOT, use_library
 
 from .page import Section, text_table, write_page
 
@@ -24,7 +24,7 @@ def main() -> None:
     output: Path = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     use_library()
-    from semblance.attention.host.demo_models import TOPOLOGIES
+    from semblance.host.demo_models import TOPOLOGIES
 
     from .tables import FULL, QUICK, tables
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _sheets(output: Path) -> Iterator[Section]:
     """A contact sheet a method and topology, made by the templates over the HTTP API."""
-    from hosting.server import ComfyUIServer
+    from harness.server import ComfyUIServer
 
     from . import consistory, instantstyle, styleid
     from .study import ADAPTERS

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hosting.server import ComfyUIServer, Prompt
+from harness.server import ComfyUIServer, Prompt
 
 from .captions import PLACE_WORDS, SHAPE_WORDS
 from .contact_sheet import contact_sheet
@@ -33,7 +33,7 @@ from .training.judge import PLACES, Judge, Verdict, load_judge, place_of
 from .world import FREE_PALETTE, Scenes, draw, sample_content, sample_style
 
 if TYPE_CHECKING:
-    from semblance.attention.host.demo_models import Topology
+    from semblance.host.demo_models import Topology
 
 TEMPLATE = "consistory"
 LORA = "semblance_demo_words.safetensors"
@@ -138,9 +138,9 @@ def tell_all(study: Study, stories: Sequence[Story], way: Way) -> Told:
 @torch.inference_mode()
 def tell(study: Study, model: Any, story: Story, way: Way, steps: int = STEPS) -> tuple[Tensor, Tensor | None]:
     """A story's pictures (SCENES, 3, 128, 128) in 0..1, and the subject's masks (SCENES, height, width) if any."""
-    from semblance.attention.host.results import subject_masks_of
-    from semblance.attention.host.story import encode_story
-    from semblance.attention.story import read_scenes, read_subjects
+    from semblance.attention.subjects.words import read_scenes, read_subjects
+    from semblance.host.subjects.masks import subject_masks_of
+    from semblance.host.subjects.tokens import encode_story
     from semblance.nodes.consistory import ConsiStory
 
     nodes: Any = import_module("nodes")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hosting.server import ComfyUIServer
+from harness.server import ComfyUIServer
 
 from .captions import content_captions, full_captions, shape_captions
 from .contact_sheet import contact_sheet
@@ -19,7 +19,7 @@ from .training.judge import load_judge
 from .world import draw
 
 if TYPE_CHECKING:
-    from semblance.attention.host.demo_models import Topology
+    from semblance.host.demo_models import Topology
 
 TEMPLATE = "instantstyle_demo"
 SHEET_ROWS = 4

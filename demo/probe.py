@@ -62,7 +62,7 @@ def find(name: str, styled: Measures, plain: Measures) -> Finding:
 
 def probe(study: Study, also: Sequence[str] = (), adapter: str = "") -> list[Finding]:
     """Each block alone, all of them, the family's presets, and other choices (`output.1=1, output.2=0.5`)."""
-    from semblance.attention.host.patching import map_model
+    from semblance.host.binding.model import map_model
 
     from .study import Setting
 
@@ -109,7 +109,7 @@ def chart(findings: Sequence[Finding], title: str, path: Path) -> Path:
 
 
 def main() -> None:
-    from hosting.library import ROOT, use_library
+    from harness.library import ROOT, use_library
 
     parser = argparse.ArgumentParser(prog="python -m demo.probe", description=__doc__)
     parser.add_argument("--topology", choices=["SDXL", "SD 1.5"], default="SDXL")
@@ -119,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     use_library()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    from semblance.attention.host.demo_models import Topology
+    from semblance.host.demo_models import Topology
 
     from .run import slug
     from .study import Study

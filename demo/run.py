@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hosting.library import ROOT
-from hosting.server import ComfyUIServer, Progress, Prompt
+from harness.library import ROOT
+from harness.server import ComfyUIServer, Progress, Prompt
 
 from .captions import full_captions
 from .training.sheets import save_picture

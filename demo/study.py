@@ -1,6 +1,6 @@
 """The demo models on the real ComfyUI in this process: many pictures a setting, with what the nodes themselves run.
 
-`hosting.library.use_library` comes first.
+`harness.library.use_library` comes first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semblance.attention.host.demo_models import DemoModel, Topology, load_demo
-from semblance.attention.host.weights import LoadedAdapter, load_adapter
+from semblance.host.demo_models import DemoModel, Topology, load_demo
+from semblance.host.instantstyle.adapter import LoadedAdapter, load_adapter
 from semblance.nodes.instantstyle import InstantStyle
 from semblance.nodes.reference import EncodeReference, SubtractContent
 

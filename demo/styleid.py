@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hosting.server import ComfyUIServer
+from harness.server import ComfyUIServer
 
 from .captions import content_captions
 from .contact_sheet import contact_sheet
@@ -22,7 +22,7 @@ from .training.judge import Judge, load_judge
 from .world import Scenes, draw
 
 if TYPE_CHECKING:
-    from semblance.attention.host.demo_models import Topology
+    from semblance.host.demo_models import Topology
 
 TEMPLATE = "styleid"
 SHEET_ROWS = 4
@@ -89,11 +89,12 @@ def _paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int) -> list[
     from comfy.samplers import sampler_object
     from comfy_extras.nodes_custom_sampler import SamplerCustom
 
-    from semblance.attention.host.inversion import Text, invert
-    from semblance.attention.host.patching import add_patch, map_model
-    from semblance.attention.host.stylising import start_of
+    from semblance.attention.engine.scope import Scope, Window
     from semblance.attention.methods.styleid import StyleID
-    from semblance.attention.scope import Scope, Window
+    from semblance.host.binding.model import add_patch, map_model
+    from semblance.host.conditioning import Text
+    from semblance.host.inversion.ddim import invert
+    from semblance.host.inversion.styleid_start import start_of
 
     model, vae, count = study.demo.model, study.demo.vae, len(pairs)
     drawn = torch.cat([draw(scenes).pictures for scenes in (pairs.asked, pairs.references)])

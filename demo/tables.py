@@ -9,7 +9,7 @@ from . import consistory, instantstyle, styleid
 from .page import Section, Table
 
 if TYPE_CHECKING:
-    from semblance.attention.host.demo_models import Topology
+    from semblance.host.demo_models import Topology
 
 STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's take six times as long
 STORY_TOPOLOGY: Topology = "SDXL"  # there is no LoRA for SD 1.5
@@ -33,7 +33,7 @@ FULL = Extent(per_reference=4, styleid_pairs=16, stories=64)
 
 
 def tables(topology: Topology, extent: Extent) -> list[Section]:
-    """What is measured on the demo model of one topology; `hosting.library.use_library` comes first."""
+    """What is measured on the demo model of one topology; `harness.library.use_library` comes first."""
     from .study import Pairs, Study
 
     study = Study.open(topology, pairs=Pairs.draw(per_reference=extent.per_reference))

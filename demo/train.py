@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from hosting.library import use_library
+from harness.library import use_library
 
 from .training.loop import Plan
 

@@ -2,22 +2,22 @@
 
 from comfy_api.latest import io
 
-from ..attention.host.files import register_folders
+from ..host.files import register_folders
+from .adain import AdaINLatent
+from .consistory import ConsiStory
+from .demo import LoadDemo
+from .edit_friendly import InvertEditFriendly
+from .inspect import ShowPatches
+from .instantstyle import InstantStyle
+from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
+from .load import LoadAdapter, LoadTextTower
+from .masks import SubjectMasks
+from .prompts import StoryPrompts
+from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
+from .styleid import StyleID
+from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 
-register_folders()  # before the nodes list what is in them
-
-from .consistory import ConsiStory  # noqa: E402
-from .demo import LoadDemo  # noqa: E402
-from .edit_friendly import InvertEditFriendly  # noqa: E402
-from .inspect import ShowPatches  # noqa: E402
-from .instantstyle import InstantStyle  # noqa: E402
-from .inversion import AdaINLatent, InvertImage, LoadTrajectory, SaveTrajectory  # noqa: E402
-from .load import LoadAdapter, LoadTextTower  # noqa: E402
-from .masks import SubjectMasks  # noqa: E402
-from .prompts import StoryPrompts  # noqa: E402
-from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent  # noqa: E402
-from .styleid import StyleID  # noqa: E402
-from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject  # noqa: E402
+register_folders()  # before a schema lists what is in them
 
 NODES: list[type[io.ComfyNode]] = [
     LoadAdapter,

@@ -7,13 +7,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.host.inversion import require_family
-from ..attention.host.patching import add_patch, map_model
-from ..attention.methods.consistory import ConsiStory as ConsiStoryPatch
-from ..attention.reference import ReferenceTrajectory
-from ..attention.scope import ImageMask
-from ..attention.story import SubjectWords
-from ..attention.story_settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow, UserMasks
+from ..attention.engine.scope import ImageMask
+from ..attention.methods.consistory.method import ConsiStory as ConsiStoryPatch
+from ..attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow
+from ..attention.references.trajectory import ReferenceTrajectory
+from ..attention.subjects.user_masks import UserMasks
+from ..attention.subjects.words import SubjectWords
+from ..host.binding.model import add_patch, map_model
+from ..host.identity import require_family
 from . import sockets
 from .inputs import CATEGORY, share_input
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..attention.host.demo_models import TOPOLOGIES, load_demo
+from ..host.demo_models import TOPOLOGIES, load_demo
 from .inputs import CATEGORY
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..attention.host.display import show_text
-from ..attention.host.edit_friendly import draw_noises, invert_edit_friendly, replay, replay_sampler, start_after
-from ..attention.host.inversion import Conditioning, Inversion, require_latents
-from ..attention.host.latents import NOT_CHECKED, reconstruction_report, text_for
-from ..attention.host.trajectories import made_before
-from ..attention.scope import finite
+from ..attention.engine.scope import finite
+from ..host.conditioning import Conditioning, text_for
+from ..host.display import show_text
+from ..host.inversion.cache import made_before
+from ..host.inversion.edit_friendly import draw_noises, invert_edit_friendly, replay, replay_sampler, start_after
+from ..host.inversion.report import NOT_CHECKED, reconstruction_report
+from ..host.inversion.runs import Inversion, require_latents
 from ..version import VERSION
 from . import sockets
 from .inputs import (

@@ -7,11 +7,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..attention.engine.scope import CURVES, Keyframes
 from ..attention.families import PRESETS
-from ..attention.host.files import UnreadableFile, file_names, find_file
-from ..attention.host.inversion import MOST_STEPS
-from ..attention.host.patching import ModelMap
-from ..attention.scope import CURVES, Keyframes, parse_block_weights, parse_keyframes
+from ..host.binding.model import ModelMap
+from ..host.files import UnreadableFile, file_names, find_file
+from ..host.inversion.runs import MOST_STEPS
+from .parsing import parse_block_weights, parse_keyframes
 
 CATEGORY = "Semblance"
 CUSTOM = "custom"

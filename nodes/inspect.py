@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..attention.host.display import show_text
-from ..attention.host.patching import describe
+from ..host.binding.describe import describe
+from ..host.display import show_text
 from .inputs import CATEGORY
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.host.patching import add_patch, map_model
-from ..attention.host.styles import Style
+from ..attention.engine.scope import ImageMask, Scope, Window, finite
 from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
-from ..attention.scope import ImageMask, Scope, Window, finite
+from ..host.binding.model import add_patch, map_model
+from ..host.instantstyle.encoding import Style
 from . import sockets
 from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve, share_input
 

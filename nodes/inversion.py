@@ -8,15 +8,17 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..attention.engine.scope import finite
 from ..attention.functional.inversion import DDIM_CONVENTIONS, DDIMConvention
-from ..attention.functional.statistics import adain
-from ..attention.host.display import show_text
-from ..attention.host.files import TRAJECTORIES
-from ..attention.host.inversion import Inversion, invert, require_latents, sample_back
-from ..attention.host.latents import NOT_CHECKED, masked_latent, match_channels, reconstruction_report, text_for
-from ..attention.host.trajectories import load_trajectory, made_before, save_trajectory
-from ..attention.reference import ReferenceTrajectory
-from ..attention.scope import finite
+from ..attention.references.trajectory import ReferenceTrajectory
+from ..host.conditioning import text_for
+from ..host.display import show_text
+from ..host.files import TRAJECTORIES
+from ..host.inversion.cache import made_before
+from ..host.inversion.ddim import invert, sample_back
+from ..host.inversion.report import NOT_CHECKED, reconstruction_report
+from ..host.inversion.runs import Inversion, require_latents
+from ..host.inversion.trajectory_files import load_trajectory, save_trajectory
 from ..version import VERSION
 from . import sockets
 from .inputs import (
@@ -29,7 +31,6 @@ from .inputs import (
     inversion_text_input,
     inversion_vae_input,
     missing_file,
-    share_input,
 )
 
 
@@ -113,42 +114,6 @@ class InvertImage(io.ComfyNode):
         second = whole.select(range(count, whole.images)) if style is not None else first
         noise = {"samples": inversion.noise[:count]}
         return io.NodeOutput(first, noise, second, report, ui=ui.PreviewText(report))
-
-
-class AdaINLatent(io.ComfyNode):
-    """A latent with the statistics of another."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SemblanceAdaINLatent",
-            display_name="AdaIN Latent",
-            category=CATEGORY,
-            description="Gives a latent the mean and deviation, channel by channel, of a style latent: its colours "
-            "and contrast move over. Both must stand at the same noise level, e.g. both from VAE Encode or both from "
-            "Invert Image.",
-            search_aliases=["adain", "match colors", "color transfer", "latent statistics", "instance normalization"],
-            inputs=[
-                io.Latent.Input("content", tooltip="The latent to change."),
-                io.Latent.Input("style", tooltip="The latent whose statistics are taken; of any size."),
-                share_input(
-                    "strength", 1.0, "0 leaves the content as it is, 1 takes the style's statistics wholly.", step=0.05
-                ),
-                io.Mask.Input("mask", optional=True, tooltip="Where to change the content; white is where. Any size."),
-            ],
-            outputs=[io.Latent.Output("latent", tooltip="The content with the style's statistics.")],
-        )
-
-    @classmethod
-    def execute(
-        cls, content: dict[str, Any], style: dict[str, Any], strength: float, mask: Tensor | None = None
-    ) -> io.NodeOutput:
-        samples, other = content["samples"], style["samples"]
-        require_latents(samples)
-        require_latents(other)
-        match_channels(samples, other)
-        moved = adain(samples, other, finite(strength, "The strength"))
-        return io.NodeOutput({**content, "samples": masked_latent(samples, moved, mask).to(samples.dtype)})
 
 
 class SaveTrajectory(io.ComfyNode):

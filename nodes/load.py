@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..attention.host.display import show_text
-from ..attention.host.files import ADAPTERS, CLIP_VISION, DEMO_ADAPTERS, TEXT_ENCODERS
-from ..attention.host.text import PUBLISHED as PUBLISHED_CLIP
-from ..attention.host.text import load_text_tower
-from ..attention.host.weights import PUBLISHED, load_adapter
+from ..host.display import show_text
+from ..host.files import ADAPTERS, CLIP_VISION, DEMO_ADAPTERS, TEXT_ENCODERS
+from ..host.instantstyle.adapter import PUBLISHED, load_adapter
+from ..host.instantstyle.content_words import PUBLISHED as PUBLISHED_CLIP
+from ..host.instantstyle.content_words import load_text_tower
 from . import sockets
 from .inputs import CATEGORY, file_options, missing_file
 

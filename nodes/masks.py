@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..attention.areas import PIXELS_PER_LATENT
+from ..attention.engine.token_masks import PIXELS_PER_LATENT
 from ..attention.functional.masks import darken_outside, enlarge
-from ..attention.host.results import subject_masks_of
+from ..host.subjects.masks import subject_masks_of
 from .inputs import CATEGORY
 
 

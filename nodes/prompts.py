@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..attention.host.display import show_text
-from ..attention.host.story import encode_story
-from ..attention.story import read_scenes, read_subjects
+from ..attention.subjects.words import read_scenes, read_subjects
+from ..host.display import show_text
+from ..host.subjects.tokens import encode_story
 from . import sockets
 from .inputs import CATEGORY
 

@@ -8,17 +8,18 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..attention.engine.scope import finite
 from ..attention.functional.embeddings import COMBINATIONS, Combination
-from ..attention.host.encoding import encode_style, read_weights
-from ..attention.host.files import STYLES
-from ..attention.host.pictures import FITS, Fit
-from ..attention.host.styles import Style, load_style, save_style, thumbnail_picture
-from ..attention.host.text import embed_phrases, parse_phrases
-from ..attention.host.weights import LoadedAdapter
-from ..attention.scope import finite
+from ..host.files import STYLES
+from ..host.instantstyle.adapter import LoadedAdapter
+from ..host.instantstyle.content_words import embed_phrases, parse_phrases
+from ..host.instantstyle.encoding import Style, encode_style
+from ..host.instantstyle.style_files import load_style, save_style, thumbnail_picture
+from ..host.pictures import FITS, Fit
 from ..version import VERSION
 from . import sockets
 from .inputs import CATEGORY, file_fingerprint, file_options, missing_file
+from .parsing import read_weights
 
 
 class EncodeReference(io.ComfyNode):

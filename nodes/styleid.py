@@ -7,13 +7,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.host.patching import add_patch, map_model
-from ..attention.host.stylising import START_MODES, StartMode, require_pair, start_of
+from ..attention.engine.scope import ImageMask, Scope, Window, finite
 from ..attention.methods.styleid import StyleID as StyleIDPatch
-from ..attention.reference import ReferenceTrajectory
-from ..attention.scope import ImageMask, Scope, Window, finite, parse_block_weights
+from ..attention.references.trajectory import ReferenceTrajectory
+from ..host.binding.model import add_patch, map_model
+from ..host.inversion.styleid_start import START_MODES, StartMode, require_pair, start_of
 from . import sockets
 from .inputs import CATEGORY, CUSTOM, missing_choice, share_input
+from .parsing import parse_block_weights
 
 PRESETS: dict[str, tuple[float, float]] = {
     "balanced": (0.75, 1.5),

@@ -6,22 +6,15 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..attention.host.display import show_text
-from ..attention.host.files import SUBJECTS
-from ..attention.host.inversion import Conditioning
-from ..attention.host.styles import picture_of
-from ..attention.host.subject_files import FORMS, Form, load_subject, save_subject, sizes
-from ..attention.host.subjects import (
-    SamplerSettings,
-    Sitting,
-    Subject,
-    apply_subject,
-    record_subject,
-    sampler_names,
-    scheduler_names,
-)
-from ..attention.scope import finite
-from ..attention.story import SubjectWords
+from ..attention.engine.scope import finite
+from ..attention.subjects.words import SubjectWords
+from ..host.conditioning import Conditioning
+from ..host.display import show_text
+from ..host.files import SUBJECTS
+from ..host.subjects.recipe import SamplerSettings, Sitting, sampler_names, scheduler_names
+from ..host.subjects.subject import Subject, apply_subject, record_subject
+from ..host.subjects.subject_files import FORMS, Form, load_subject, save_subject, sizes
+from ..host.thumbnails import picture_of
 from ..version import VERSION
 from . import sockets
 from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, share_input

@@ -19,8 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 import pytest
 import torch
 
-from hosting.library import use_library
-from hosting.pinned import ROOT
+from harness.library import use_library
+from harness.pinned import ROOT
 
 use_library()
 torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def comfyui() -> Iterator[object]:
     """One running ComfyUIServer with the pack in it; its stock loaders open tiny models."""
-    from semblance.hosting.server import ComfyUIServer
+    from semblance.harness.server import ComfyUIServer
 
     with ComfyUIServer(extra_nodes=[ROOT / "tests" / "tiny_models"]) as server:
         yield server

@@ -10,14 +10,15 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from semblance.attention.engine.scope import ImageMask
 from semblance.attention.families import SDXL
-from semblance.attention.host.patching import add_patch
-from semblance.attention.host.recording import record
-from semblance.attention.scope import ImageMask
-from semblance.attention.story_settings import MaskDropout, Sharing, UserMasks
+from semblance.attention.methods.consistory.settings import MaskDropout, Sharing
+from semblance.attention.subjects.user_masks import UserMasks
 from semblance.bench import consistory
 from semblance.bench.consistory import STEPS, modes, most_kept, on_sdxl, recorded_bytes, rows_of_calls, sample
-from semblance.tests.attention.host.studio import wrap
+from semblance.host.binding.model import add_patch
+from semblance.host.subjects.subject import record
+from semblance.tests.support.studio import wrap
 
 IMAGES = 2
 

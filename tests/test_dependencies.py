@@ -1,19 +1,20 @@
-"""Who may import whom: the architecture, walked over the source."""
+"""Who may import whom: the architecture, walked over the source. Every test lists its offenders."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pytest
-
-from semblance.hosting.pinned import ROOT
+from semblance.harness.pinned import ROOT
 from semblance.version import VERSION
 
-HOST = ("comfy", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "latent_preview")
-THIRD_PARTY = ("torch", "numpy", "PIL", "safetensors", "transformers")
+COMFYUI = ("comfy", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "latent_preview")
+DEVELOPMENT = ("tests", "harness", "bench", "demo", "diffusers", "pytest")
+NETWORK = ("requests", "urllib", "aiohttp", "socket", "subprocess", "huggingface_hub")
+STAIR = ("functional", "engine", "references", "subjects", "families", "adapters", "methods")
+"""The folders of `attention/`; each may use those before it."""
 
 
 def sources(*folders: str) -> list[Path]:
@@ -21,62 +22,86 @@ def sources(*folders: str) -> list[Path]:
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Modules a file imports, those of the pack by their path from its root, e.g. `attention.call`."""
+    """Modules a file imports, those of the pack by their path from its root, e.g. `attention.engine.call`."""
     package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join((*base, *([node.module] if node.module else [])))
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names if node.level)
+            yield ".".join((*base, *([node.module] if node.module else [])))
 
 
-def forbidden(path: Path, *prefixes: str) -> list[str]:
-    return [name for name in imports_of(path) if any(name == p or name.startswith(f"{p}.") for p in prefixes)]
+def is_under(module: str, *roots: str) -> bool:
+    return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
-@pytest.mark.parametrize("path", sources("attention", "nodes"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_host_package_imports_comfyui(path: Path) -> None:
-    if (ROOT / "attention" / "host") not in path.parents:
-        assert forbidden(path, *HOST) == []
-
-
-@pytest.mark.parametrize("path", sources("attention"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_computes_knows_no_nodes(path: Path) -> None:
-    assert forbidden(path, "nodes", "comfy_api") == []
-
-
-@pytest.mark.parametrize("path", sources("attention/functional"), ids=lambda path: path.name)
-def test_formulas_import_torch_alone(path: Path) -> None:
-    assert forbidden(path, "attention", *(name for name in THIRD_PARTY if name != "torch")) == [
-        name for name in imports_of(path) if name.startswith("attention.functional")
+def offenders(paths: Iterable[Path], *forbidden: str) -> list[str]:
+    """Every import of something forbidden, as `file: module`."""
+    return [
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in paths
+        for module in imports_of(path)
+        if is_under(module, *forbidden)
     ]
 
 
-@pytest.mark.parametrize("path", sources("attention/methods"), ids=lambda path: path.name)
-def test_a_method_imports_no_host_no_family_and_no_other_method(path: Path) -> None:
-    assert forbidden(path, "attention.host", "attention.families", "attention.methods") == []
+def test_what_computes_imports_torch_and_the_standard_library_alone() -> None:
+    assert offenders(sources("attention"), *COMFYUI, "comfy_api", "host", "nodes", "numpy", "PIL", "safetensors") == []
 
 
-@pytest.mark.parametrize("path", sources("attention/families"), ids=lambda path: path.name)
-def test_families_are_data_over_the_core_values(path: Path) -> None:
-    allowed = ("attention.call", "attention.families")
-    ours = forbidden(path, "attention")
-    assert [name for name in ours if not name.startswith(allowed)] == []
+def test_the_host_storey_knows_no_nodes_and_no_schemas() -> None:
+    assert offenders(sources("host"), "nodes", "comfy_api") == []
 
 
-@pytest.mark.parametrize("path", sources("attention", "nodes"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_shipped_leans_on_what_is_not(path: Path) -> None:
-    assert forbidden(path, "tests", "hosting", "bench", "demo", "diffusers", "pytest") == []
+def test_nodes_reach_comfyui_through_the_host_storey() -> None:
+    assert offenders(sources("nodes"), *COMFYUI) == []
 
 
-@pytest.mark.parametrize("path", sources("attention", "nodes"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_evaluates_text_or_reaches_for_the_network(path: Path) -> None:
-    assert forbidden(path, "requests", "urllib", "aiohttp", "socket", "subprocess", "huggingface_hub") == []
-    calls = [n.func for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
-    assert not [call.id for call in calls if isinstance(call, ast.Name) and call.id in ("eval", "exec", "compile")]
+def test_folders_of_what_computes_use_those_before_them() -> None:
+    upward = [
+        line
+        for place, folder in enumerate(STAIR)
+        for line in offenders(
+            sources(f"attention/{folder}"),
+            "attention.__init__",
+            *(f"attention.{later}" for later in STAIR[place + 1 :]),
+        )
+    ]
+    assert upward == []
+    assert {path.parent.name for path in (ROOT / "attention").glob("*/__init__.py")} == set(STAIR)
+
+
+def test_a_method_imports_no_family_and_no_other_method() -> None:
+    methods = ROOT / "attention" / "methods"
+    found: list[str] = []
+    for path in sources("attention/methods"):
+        own = f"attention.methods.{path.relative_to(methods).parts[0].removesuffix('.py')}"
+        found += [line for line in offenders([path], "attention.methods") if not is_under(line.partition(": ")[2], own)]
+    assert found + offenders(sources("attention/methods"), "attention.families") == []
+
+
+def test_nothing_shipped_leans_on_what_is_not() -> None:
+    assert offenders(sources("attention", "host", "nodes"), *DEVELOPMENT) == []
+
+
+def test_nothing_shipped_reaches_for_the_network() -> None:
+    assert offenders(sources("attention", "host", "nodes"), *NETWORK) == []
+
+
+def test_nothing_shipped_evaluates_text() -> None:
+    calls = [
+        f"{path.relative_to(ROOT)}: {call.func.id}"
+        for path in sources("attention", "host", "nodes")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    ]
+    assert [call for call in calls if call.endswith((": eval", ": exec", ": compile"))] == []
+
+
+def test_no_test_imports_from_a_test() -> None:
+    imported = [(path, module) for path in sources("tests") for module in imports_of(path)]
+    assert [str(path) for path, module in imported if re.search(r"\btests\..*\btest_\w+$", module)] == []
 
 
 def test_the_version_is_one() -> None:

@@ -16,9 +16,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from semblance.hosting.package import MEGABYTE, MOST_MEGABYTES, install, shipped_files, size
-from semblance.hosting.pinned import ROOT
-from semblance.hosting.server import ComfyUIServer
+from semblance.harness.package import MEGABYTE, MOST_MEGABYTES, install, shipped_files, size
+from semblance.harness.pinned import ROOT
+from semblance.harness.server import ComfyUIServer
 
 FOLDER = "style-and-subject.v2"
 """Unlike the checkout's and the pack's name, and with a point, which no module's name has."""

@@ -8,50 +8,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-Variant = Literal["base", "plus", "full"]
+from ..families.names import FAMILY_OF_TEXT_WIDTH
+from .encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
 
-FAMILY_OF_TEXT_WIDTH: Mapping[int, str] = {
-    64: "Semblance demo (SD 1.5)",
-    128: "Semblance demo (SDXL)",
-    768: "SD 1.5",
-    1024: "SD 2.x",
-    2048: "SDXL",
-}
+Variant = Literal["base", "plus", "full"]
 
 
 class UnknownAdapter(ValueError):
     """The file is not an adapter this pack can use; the message says what it looks like instead."""
-
-
-@dataclass(frozen=True)
-class ImageEncoder:
-    """A CLIP image tower, and what to do to have it."""
-
-    name: str
-    remedy: str
-
-    @classmethod
-    def published(cls, name: str, file: str, where: str) -> ImageEncoder:
-        """One with a file that people download."""
-        return cls(name, f"Load {file} with Load CLIP Vision from models/clip_vision; it is published at {where}.")
-
-
-DEMO_VIT = ImageEncoder("the demo image encoder", "Connect the clip_vision of Load Demo Model.")
-VIT_L = ImageEncoder.published(
-    "CLIP ViT-L", "clip_vision_l.safetensors", "huggingface.co/openai/clip-vit-large-patch14"
-)
-VIT_H = ImageEncoder.published(
-    "OpenCLIP ViT-H",
-    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
-    "huggingface.co/h94/IP-Adapter as models/image_encoder/model.safetensors",
-)
-VIT_BIGG = ImageEncoder.published(
-    "OpenCLIP ViT-bigG",
-    "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors",
-    "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",
-)
-ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {64: DEMO_VIT, 768: VIT_L, 1024: VIT_H, 1280: VIT_BIGG}
-ENCODER_OF_PATCHES: Mapping[int, ImageEncoder] = {128: DEMO_VIT, 1024: VIT_L, 1280: VIT_H, 1664: VIT_BIGG}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..call import AttentionSite, StoryBlocks
+from ..engine.call import AttentionSite
+from ..subjects.blocks import StoryBlocks
 
 PRESETS = ("style", "layout", "style + layout", "all")
 

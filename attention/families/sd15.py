@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x: attention on three of four levels, one transformer block each."""
 
-from ..call import StoryBlocks
+from ..subjects.blocks import StoryBlocks
 from .family import ModelFamily
 
 SD15 = ModelFamily(

@@ -1,6 +1,6 @@
 """Stable Diffusion XL: attention on the two lower of three levels, up to ten transformer blocks each."""
 
-from ..call import StoryBlocks
+from ..subjects.blocks import StoryBlocks
 from .family import ModelFamily
 
 SDXL = ModelFamily(

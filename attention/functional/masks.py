@@ -6,9 +6,6 @@ one half, then bicubic without antialiasing to the grid, which may overshoot [0,
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -73,15 +70,3 @@ def darken_outside(pictures: Tensor, masks: Tensor, light: float = 0.25) -> Tens
             f"There are {len(pictures)} pictures for {len(masks)} masks. Connect the VAE Decode of the same latent."
         )
     return pictures * torch.lerp(torch.full_like(masks, light), torch.ones_like(masks), masks).unsqueeze(3)
-
-
-def token_shares(shares: Sequence[float], tokens: Sequence[int]) -> Tensor | None:
-    """The additive attention mask that makes attention count each picture's tokens `share` times.
-
-    `tokens` says how many tokens each picture has, one after another. Returns (1, 1, 1, all tokens), or None where
-    all shares are equal, which softmax does not notice.
-    """
-    if len(set(shares)) <= 1:
-        return None
-    logs = torch.tensor([math.log(share) for share in shares], dtype=torch.float32)
-    return logs.repeat_interleave(torch.tensor(tokens)).reshape(1, 1, 1, -1)

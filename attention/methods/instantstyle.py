@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from ..adapters.ip_adapter import ImageAdapter
-from ..areas import mask_per_image, masks_on_tokens
-from ..bank import FeatureBank
-from ..call import AttentionCall, AttentionSite, BatchLayout, Moment
-from ..functional.masks import token_shares
-from ..patch import Attend, AttentionPatch
-from ..scope import ImageMask, Scope
+from ..engine.bank import FeatureBank
+from ..engine.call import AttentionCall, AttentionSite
+from ..engine.layout import BatchLayout
+from ..engine.moment import Moment
+from ..engine.patch import Attend, AttentionPatch
+from ..engine.scope import ImageMask, Scope
+from ..engine.token_masks import mask_per_image, masks_on_tokens
+from ..functional.attention import token_shares
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..areas import mask_per_image
-from ..bank import FeatureBank
-from ..call import AttentionCall, AttentionSite, Moment, RunPlan
-from ..patch import Attend, AttentionPatch
-from ..reference import Guest, ReferenceTrajectory
-from ..scope import Scope
+from ..engine.bank import FeatureBank
+from ..engine.call import AttentionCall, AttentionSite
+from ..engine.guests import Guest
+from ..engine.moment import Moment, RunPlan
+from ..engine.patch import Attend, AttentionPatch
+from ..engine.scope import Scope
+from ..engine.token_masks import mask_per_image
+from ..references.trajectory import ReferenceTrajectory
 
 CONTENT, STYLE = "content", "style"
 RANDOM_SAMPLERS = ("ancestral", "sde", "lcm", "ddpm", "er_sde", "seeds", "sa_solver")

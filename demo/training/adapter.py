@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semblance.attention.adapters.projections import LinearProjection, Resampler
-from semblance.attention.call import AttentionSite
+from semblance.attention.engine.call import AttentionSite
 from semblance.attention.families import adapter_numbers
 
 from ..captions import content_captions, write_captions

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from semblance.attention.call import AttentionSite
+from semblance.attention.engine.call import AttentionSite
 
 LATENT_CHANNELS = 4
 EMBED_WIDTH = 64  # of the text encoder and of the space it shares with pictures
@@ -146,8 +146,8 @@ def fresh_weights(model: Any) -> Any:
 
 def cross_attention_widths(unet: Any) -> dict[AttentionSite, int]:
     """Every cross-attention of a UNet, in the order it is run, with the width of its queries."""
-    from semblance.attention.host.patching import attention_layer
-    from semblance.attention.host.unet import attention_sites
+    from semblance.host.binding.model import attention_layer
+    from semblance.host.binding.unet import attention_sites
 
     cross = (site for site in attention_sites(unet) if site.kind == "cross")
     return {site: attention_layer(unet, site).to_q.out_features for site in cross}

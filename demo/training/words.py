@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semblance.attention.families.sdxl import SDXL
-from semblance.attention.functional.subjects import subject_mask
-from semblance.attention.host.patching import attention_layer
-from semblance.attention.host.unet import attention_sites
+from semblance.attention.functional.word_maps import subject_mask
+from semblance.host.binding.model import attention_layer
+from semblance.host.binding.unet import attention_sites
 
 from ..captions import SHAPE_WORDS, worded_contents
 from ..shapes import SHAPES

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from semblance.attention.host.demo_models import TOPOLOGIES
 from semblance.demo.study import Study
+from semblance.host.demo_models import TOPOLOGIES
 
 
 @pytest.fixture(scope="session", params=TOPOLOGIES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from semblance.attention.bank import FeatureBank
-from semblance.attention.call import AttentionCall
+from semblance.attention.engine.bank import FeatureBank
+from semblance.attention.engine.call import AttentionCall
 from semblance.attention.methods.styleid import StyleID
 from semblance.demo.metrics import estimate, texture_distance
 from semblance.demo.study import Study

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from semblance.hosting.server import ComfyUIServer
+from semblance.harness.server import ComfyUIServer
 from semblance.tests.browser.frontend import Frontend, open_frontend
 
 

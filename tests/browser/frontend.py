@@ -11,8 +11,8 @@ from typing import Any
 
 from playwright.sync_api import Page, Route, sync_playwright
 
-from semblance.hosting.prompts import Prompt
-from semblance.hosting.server import ComfyUIServer
+from semblance.harness.prompts import Prompt
+from semblance.harness.server import ComfyUIServer
 
 Workflow = dict[str, Any]
 """A workflow in the form the frontend saves."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from semblance.hosting.server import ComfyUIServer
+from semblance.harness.server import ComfyUIServer
 from semblance.tests.browser.frontend import BrowserUnavailable, Frontend, Workflow, find_browser
 
 WORKFLOW: Workflow = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from semblance.hosting.library import ROOT
+from semblance.harness.library import ROOT
 from semblance.tests.browser.frontend import Frontend
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from semblance.attention.adapters.checkpoint import recognise
-from semblance.attention.functional.subjects import attention_to_words
+from semblance.attention.functional.word_maps import attention_to_words
 from semblance.demo import train
 from semblance.demo.shapes import SHAPES
 from semblance.demo.training import loop, parts, pool, unet

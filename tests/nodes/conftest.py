@@ -12,7 +12,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty models folder, in which ComfyUI knows the folders it and the pack register at their start."""
     import folder_paths
 
-    from semblance.attention.host.files import register_folders
+    from semblance.host.files import register_folders
 
     root = tmp_path / "models"
     stock = {name: ([str(root / name)], {".safetensors", ".bin"}) for name in ("clip_vision", "text_encoders")}

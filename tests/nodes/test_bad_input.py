@@ -18,15 +18,15 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import AdapterLayout
-from semblance.attention.host.patching import map_model
-from semblance.attention.host.styles import Style
-from semblance.attention.host.weights import LoadedAdapter
-from semblance.attention.reference import StyleReference
-from semblance.hosting.server import ComfyUIServer, Prompt, PromptFailed
+from semblance.attention.references.style import StyleReference
+from semblance.harness.server import ComfyUIServer, Prompt, PromptFailed
+from semblance.host.binding.model import map_model
+from semblance.host.instantstyle.adapter import LoadedAdapter
+from semblance.host.instantstyle.encoding import Style
 from semblance.nodes.inspect import ShowPatches
 from semblance.nodes.load import LoadAdapter, LoadTextTower
 from semblance.nodes.reference import LoadReference, SaveReference, SubtractContent
-from semblance.tests.nodes.graphs import COME_WITH_THE_PACK, encode, load_adapter, picture, run, sampled, styled
+from semblance.tests.support.graphs import COME_WITH_THE_PACK, encode, load_adapter, picture, run, sampled, styled
 from semblance.tests.tiny_models import (
     UNET_CONFIGS,
     adapter_state_dict,

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 import nodes as host_nodes
-from semblance.attention.host.patching import patches_on
-from semblance.attention.story import SubjectWords
-from semblance.hosting.server import ComfyUIServer, Prompt, PromptFailed
+from semblance.attention.subjects.words import SubjectWords
+from semblance.harness.server import ComfyUIServer, Prompt, PromptFailed
+from semblance.host.binding.model import patches_on
 from semblance.nodes.consistory import ConsiStory
 from semblance.nodes.inspect import ShowPatches
 from semblance.nodes.masks import SubjectMasks
 from semblance.nodes.prompts import StoryPrompts
-from semblance.tests.nodes.graphs import encode, load_adapter, picture, relative_error, run, styled
+from semblance.tests.support.graphs import encode, load_adapter, picture, relative_error, run, styled
 from semblance.tests.tiny_models import (
     Family,
     empty_latent,

@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 
 import nodes
 from semblance.attention.families import DEMO_SD15, DEMO_SDXL
-from semblance.attention.host import demo_models
-from semblance.attention.host.demo_models import TOPOLOGIES, DemoModel, Topology, load_demo
-from semblance.attention.host.encoding import encode_style
-from semblance.attention.host.files import DEMO_ADAPTERS, DEMO_MODELS, UnreadableFile, file_names
-from semblance.attention.host.patching import map_model
-from semblance.attention.host.text import embed_phrases, parse_phrases
-from semblance.attention.host.weights import load_adapter
 from semblance.demo.captions import full_captions
 from semblance.demo.training.diffusion import alphas_cumprod
 from semblance.demo.training.networks import build_unet
 from semblance.demo.training.parts import LATENT_SCALE, TextContext, load_part
 from semblance.demo.training.unet import Denoiser
 from semblance.demo.world import draw, single_shapes
+from semblance.host import demo_models
+from semblance.host.binding.model import map_model
+from semblance.host.demo_models import TOPOLOGIES, DemoModel, Topology, load_demo
+from semblance.host.files import DEMO_ADAPTERS, DEMO_MODELS, UnreadableFile, file_names
+from semblance.host.instantstyle.adapter import load_adapter
+from semblance.host.instantstyle.content_words import embed_phrases, parse_phrases
+from semblance.host.instantstyle.encoding import encode_style
 from semblance.nodes.demo import LoadDemo
 from semblance.nodes.instantstyle import InstantStyle
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from semblance.attention.host import edit_friendly
-from semblance.attention.host.edit_friendly import sample_replay
+from semblance.host.inversion import edit_friendly
+from semblance.host.inversion.edit_friendly import sample_replay
 from semblance.nodes.edit_friendly import InvertEditFriendly
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from semblance.nodes.styleid import StyleID
-from semblance.tests.nodes.graphs import relative_error, run
+from semblance.tests.support.graphs import relative_error, run
 from semblance.tests.tiny_models import (
     Family,
     make_clip,

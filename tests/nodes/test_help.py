@@ -16,7 +16,7 @@ import pytest
 import torch
 from comfy_api.latest import io
 
-from semblance.hosting.server import ComfyUIServer
+from semblance.harness.server import ComfyUIServer
 from semblance.nodes import NODES
 from semblance.tests.tiny_models import empty_latent, ksampler, make_conditioning, make_unet
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from semblance.hosting.pinned import ROOT
-from semblance.hosting.server import ComfyUIServer
+from semblance.harness.pinned import ROOT
+from semblance.harness.server import ComfyUIServer
 from semblance.nodes import NODES
 from semblance.nodes.inspect import ShowPatches
-from semblance.tests.nodes.graphs import encode, load_adapter, picture, run, styled
+from semblance.tests.support.graphs import encode, load_adapter, picture, run, styled
 from semblance.tests.tiny_models import make_clip_vision, make_unet, with_lora
 
 
@@ -137,7 +137,7 @@ print(json.dumps([loaded, seconds, added, classes, dict(nodes.EXTENSION_WEB_DIRS
 
 
 def test_pack_loads_as_comfyui_loads_it_fast_and_without_heavy_imports(tmp_path: Path) -> None:
-    from semblance.hosting.pinned import find_host
+    from semblance.harness.pinned import find_host
 
     pack = tmp_path / "custom_nodes" / "any name"
     pack.parent.mkdir()

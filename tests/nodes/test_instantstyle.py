@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from semblance.attention.host.patching import patches_on
-from semblance.hosting.server import ComfyUIServer, Prompt, PromptFailed
+from semblance.harness.server import ComfyUIServer, Prompt, PromptFailed
+from semblance.host.binding.model import patches_on
 from semblance.nodes.instantstyle import InstantStyle
-from semblance.tests.nodes.graphs import encode, load_adapter, picture, relative_error, sampled, styled
+from semblance.tests.support.graphs import encode, load_adapter, picture, relative_error, sampled, styled
 from semblance.tests.tiny_models import (
     adapter_state_dict,
     make_clip_vision,

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten, recognise
-from semblance.attention.host.files import ADAPTERS, STYLES, file_names, register_folders
-from semblance.attention.host.weights import LoadedAdapter
+from semblance.host.files import ADAPTERS, STYLES, file_names, register_folders
+from semblance.host.instantstyle.adapter import LoadedAdapter
 from semblance.nodes.load import LoadAdapter
-from semblance.tests.nodes.graphs import COME_WITH_THE_PACK, run
+from semblance.tests.support.graphs import COME_WITH_THE_PACK, run
 from semblance.tests.tiny_models import adapter_state_dict
 
 VARIANTS = ("base", "plus", "full-face")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semblance.nodes.prompts import StoryPrompts
-from semblance.tests.nodes.graphs import run
+from semblance.tests.support.graphs import run
 from semblance.tests.tiny_models import make_clip
 
 

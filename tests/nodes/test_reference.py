@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semblance.attention.host.styles import Style
-from semblance.attention.host.text import embed_phrases, parse_phrases
-from semblance.hosting.server import ComfyUIServer, Prompt
+from semblance.harness.server import ComfyUIServer, Prompt
+from semblance.host.instantstyle.content_words import embed_phrases, parse_phrases
+from semblance.host.instantstyle.encoding import Style
 from semblance.nodes.load import LoadTextTower
 from semblance.nodes.reference import EncodeReference, LoadReference, SaveReference, SubtractContent
-from semblance.tests.nodes.graphs import (
+from semblance.tests.support.graphs import (
     encode,
     encode_and_show,
     load_adapter,

@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import nodes as host_nodes
-from semblance.attention.host import inversion
-from semblance.attention.host.files import UnreadableFile
-from semblance.attention.host.patching import patches_on
-from semblance.attention.reference import ReferenceTrajectory
-from semblance.nodes.inversion import AdaINLatent, InvertImage, LoadTrajectory, SaveTrajectory
+from semblance.attention.references.trajectory import ReferenceTrajectory
+from semblance.host.binding.model import patches_on
+from semblance.host.files import UnreadableFile
+from semblance.host.inversion import ddim as inversion
+from semblance.nodes.adain import AdaINLatent
+from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from semblance.nodes.styleid import PRESETS, StyleID
-from semblance.tests.nodes.graphs import encode, load_adapter, picture, relative_error, run, styled
+from semblance.tests.support.graphs import encode, load_adapter, picture, relative_error, run, styled
 from semblance.tests.tiny_models import (
     Family,
     make_clip,

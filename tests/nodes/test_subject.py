@@ -15,15 +15,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semblance.attention.host import files
-from semblance.attention.host.files import UnreadableFile
-from semblance.attention.host.subjects import Subject
-from semblance.attention.recording import RecordedSubject
+from semblance.attention.subjects.recording import RecordedSubject
+from semblance.host import files
+from semblance.host.files import UnreadableFile
+from semblance.host.subjects.subject import Subject
 from semblance.nodes.consistory import ConsiStory
 from semblance.nodes.masks import SubjectMasks
 from semblance.nodes.prompts import StoryPrompts
 from semblance.nodes.subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
-from semblance.tests.nodes.graphs import relative_error, run
+from semblance.tests.support.graphs import relative_error, run
 from semblance.tests.tiny_models import (
     Family,
     empty_latent,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from semblance.hosting.server import ComfyUIServer, Prompt, PromptFailed
+from semblance.harness.server import ComfyUIServer, Prompt, PromptFailed
 
 STEPS = 4
 SAMPLER = {"seed": 5, "steps": STEPS, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from semblance.hosting.server import ComfyUIServer
+from semblance.harness.server import ComfyUIServer
 from semblance.tests.tiny_models import adapter_state_dict, controlnet_state_dict, write_checkpoint, write_clip_vision
 
 HERE = Path(__file__).parent

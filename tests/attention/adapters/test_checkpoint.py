@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import UnknownAdapter, flatten, recognise
-from semblance.attention.host.weights import manage_adapter
+from semblance.host.instantstyle.adapter import manage_adapter
 from semblance.tests.tiny_models import (
     Family,
     adapter_state_dict,
@@ -220,7 +220,7 @@ def test_what_is_not_a_tensor_does_not_count() -> None:
 def test_an_adapter_from_a_file_has_its_weights_and_precision(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
     from safetensors.torch import save_file
 
-    from semblance.attention.host.files import load_tensors
+    from semblance.host.files import load_tensors
 
     tensors = {name: tensor.to(dtype) for name, tensor in adapter_state_dict("sd15", "plus").items()}
     path = tmp_path / f"adapter.{suffix}"

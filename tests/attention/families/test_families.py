@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from semblance.attention.call import AttentionSite
+from semblance.attention.engine.call import AttentionSite
 from semblance.attention.families import FAMILIES, PRESETS, SD15, SDXL, ModelFamily, adapter_numbers, family_of
-from semblance.attention.host.patching import map_model
-from semblance.attention.host.unet import attention_sites
+from semblance.host.binding.model import map_model
+from semblance.host.binding.unet import attention_sites
 from semblance.tests.tiny_models import UNET_CONFIGS, Family, load_reference, make_unet, oracle_unet
 
 FAMILY: dict[Family, ModelFamily] = {"sd15": SD15, "sdxl": SDXL}

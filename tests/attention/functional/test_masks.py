@@ -12,7 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from semblance.attention.functional.masks import fit_mask, lanczos_8bit, mask_on_grid, token_shares
+from semblance.attention.functional.attention import token_shares
+from semblance.attention.functional.masks import fit_mask, lanczos_8bit, mask_on_grid
 
 
 def pillow(levels: Tensor, height: int, width: int) -> Tensor:

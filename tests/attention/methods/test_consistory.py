@@ -10,18 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semblance.attention.bank import FeatureBank
-from semblance.attention.call import AttentionCall, AttentionSite, BatchLayout, Chunk, Moment
+from semblance.attention.engine.bank import FeatureBank
+from semblance.attention.engine.call import AttentionCall, AttentionSite
+from semblance.attention.engine.layout import BatchLayout, Chunk
+from semblance.attention.engine.moment import Moment
+from semblance.attention.engine.sharing import attend_in_groups
 from semblance.attention.families import SDXL
 from semblance.attention.functional.correspondence import matched, nearest_patches, patches_of, smooth
 from semblance.attention.functional.statistics import otsu_threshold
-from semblance.attention.functional.subjects import subject_mask
-from semblance.attention.host.patching import add_patch
-from semblance.attention.methods.consistory import ConsiStory, selected_name
-from semblance.attention.sharing import attend_in_groups
-from semblance.attention.story import SubjectWords
-from semblance.attention.story_settings import FreeU, Injection, QueryBlend, Sharing, StepWindow
-from semblance.tests.attention.methods.frozen_stories import Replayed, samplings
+from semblance.attention.functional.word_maps import subject_mask
+from semblance.attention.methods.consistory.method import ConsiStory, selected_name
+from semblance.attention.methods.consistory.settings import FreeU, Injection, QueryBlend, Sharing, StepWindow
+from semblance.attention.subjects.words import SubjectWords
+from semblance.host.binding.model import add_patch
+from semblance.tests.support.frozen_stories import Replayed, samplings
 from semblance.tests.tiny_models import load_reference, oracle_unet
 from semblance.tests.tiny_models.references import REFERENCES
 

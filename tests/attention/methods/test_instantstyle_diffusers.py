@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten
-from semblance.attention.host.patching import add_patch, map_model
-from semblance.attention.host.weights import LoadedAdapter, manage_adapter
+from semblance.attention.engine.scope import ImageMask, Scope
 from semblance.attention.methods.instantstyle import InstantStyle
-from semblance.attention.reference import StyleReference
-from semblance.attention.scope import ImageMask, Scope, parse_block_weights
+from semblance.attention.references.style import StyleReference
+from semblance.host.binding.model import add_patch, map_model
+from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
+from semblance.nodes.parsing import parse_block_weights
 from semblance.tests.tiny_models import (
     CONTEXT_WIDTH,
     POOLED_WIDTH,
@@ -234,7 +235,7 @@ class RegionsGraph:
         return Node.execute(**inputs, blocks=blocks, curve=curve)[0]
 
     def SemblanceEncodeReference(self, node: dict[str, Any]) -> Any:  # noqa: N802
-        from semblance.attention.host.styles import Style
+        from semblance.host.instantstyle.encoding import Style
 
         file = self.nodes[node["inputs"]["adapter"][0]]["inputs"]["file"]
         adapter, reference = self.seen["composition" if "composition" in file else "style"]

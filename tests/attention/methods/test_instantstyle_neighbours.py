@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten
-from semblance.attention.host.patching import add_patch, map_model
-from semblance.attention.host.weights import LoadedAdapter, manage_adapter
+from semblance.attention.engine.scope import Scope
 from semblance.attention.methods.instantstyle import InstantStyle
-from semblance.attention.reference import StyleReference
-from semblance.attention.scope import Scope
+from semblance.attention.references.style import StyleReference
+from semblance.host.binding.model import add_patch, map_model
+from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.tests.tiny_models import (
     Family,
     adapter_state_dict,

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten
+from semblance.attention.engine.scope import ImageMask, Scope
 from semblance.attention.families import SD15, SDXL
 from semblance.attention.functional.masks import fit_mask, mask_on_grid
-from semblance.attention.host.patching import add_patch, map_model
-from semblance.attention.host.pictures import fit_picture
-from semblance.attention.host.vision import encode_crops, encode_nothing
-from semblance.attention.host.weights import LoadedAdapter, manage_adapter
 from semblance.attention.methods.instantstyle import InstantStyle
-from semblance.attention.reference import StyleReference
-from semblance.attention.scope import ImageMask, Scope
+from semblance.attention.references.style import StyleReference
+from semblance.host.binding.model import add_patch, map_model
+from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
+from semblance.host.instantstyle.vision import encode_crops, encode_nothing
+from semblance.host.pictures import fit_picture
 from semblance.tests.tiny_models import load_reference, oracle_clip_vision, oracle_unet
 
 KINDS = ("sd15", "sdxl")

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from semblance.attention.call import AttentionSite
+from semblance.attention.engine.call import AttentionSite
 from semblance.attention.families import SDXL
-from semblance.attention.host.patching import add_patch, attention_layer
-from semblance.attention.host.recording import record
-from semblance.attention.methods.consistory import AppliedSubject, ConsiStory
-from semblance.attention.recording import RecordedSubject
-from semblance.attention.story import SubjectWords
-from semblance.attention.story_settings import Sharing
-from semblance.tests.attention.methods.frozen_stories import Replayed, samplings
+from semblance.attention.methods.consistory.applied import AppliedSubject
+from semblance.attention.methods.consistory.method import ConsiStory
+from semblance.attention.methods.consistory.settings import Sharing
+from semblance.attention.subjects.recording import RecordedSubject
+from semblance.attention.subjects.words import SubjectWords
+from semblance.host.binding.model import add_patch, attention_layer
+from semblance.host.subjects.subject import record
+from semblance.tests.support.frozen_stories import Replayed, samplings
 from semblance.tests.tiny_models import load_reference, oracle_unet
 
 CASE, FACTS = load_reference("consistory_64_anchors")

@@ -9,14 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semblance.attention.bank import FeatureBank
-from semblance.attention.call import AttentionCall, AttentionSite, BatchLayout, GuestRows, Moment
+from semblance.attention.engine.bank import FeatureBank
+from semblance.attention.engine.call import AttentionCall, AttentionSite
+from semblance.attention.engine.layout import BatchLayout, GuestRows
+from semblance.attention.engine.moment import Moment
+from semblance.attention.engine.scope import Scope
 from semblance.attention.functional.statistics import adain
-from semblance.attention.host.inversion import Inversion, Text, invert, sampling_sigmas
-from semblance.attention.host.patching import add_patch
-from semblance.attention.host.stylising import start_of
 from semblance.attention.methods.styleid import CONTENT, STYLE, StyleID
-from semblance.attention.scope import Scope
+from semblance.host.binding.model import add_patch
+from semblance.host.conditioning import Text
+from semblance.host.inversion.ddim import invert, sampling_sigmas
+from semblance.host.inversion.runs import Inversion
+from semblance.host.inversion.styleid_start import start_of
 from semblance.tests.tiny_models import load_reference, oracle_unet, sampler_custom
 
 CASE, FACTS = load_reference("styleid")

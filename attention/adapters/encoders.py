@@ -1,0 +1,37 @@
+"""CLIP image encoders, told apart by the width of what they give, and how to get each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A CLIP image tower, and what to do to have it."""
+
+    name: str
+    remedy: str
+
+    @classmethod
+    def published(cls, name: str, file: str, where: str) -> ImageEncoder:
+        """One with a file that people download."""
+        return cls(name, f"Load {file} with Load CLIP Vision from models/clip_vision; it is published at {where}.")
+
+
+DEMO_VIT = ImageEncoder("the demo image encoder", "Connect the clip_vision of Load Demo Model.")
+VIT_L = ImageEncoder.published(
+    "CLIP ViT-L", "clip_vision_l.safetensors", "huggingface.co/openai/clip-vit-large-patch14"
+)
+VIT_H = ImageEncoder.published(
+    "OpenCLIP ViT-H",
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+    "huggingface.co/h94/IP-Adapter as models/image_encoder/model.safetensors",
+)
+VIT_BIGG = ImageEncoder.published(
+    "OpenCLIP ViT-bigG",
+    "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors",
+    "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",
+)
+ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {64: DEMO_VIT, 768: VIT_L, 1024: VIT_H, 1280: VIT_BIGG}
+ENCODER_OF_PATCHES: Mapping[int, ImageEncoder] = {128: DEMO_VIT, 1024: VIT_L, 1280: VIT_H, 1664: VIT_BIGG}

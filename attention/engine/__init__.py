@@ -1,0 +1,1 @@
+"""What a method sees of a model call, and the contract it keeps."""

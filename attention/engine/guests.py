@@ -1,0 +1,42 @@
+"""Latents that a patch brings into a model call: extra rows, and images of the batch that are known already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Guest:
+    """Latents that pass through the UNet as extra rows, at the same noise level as the sampler's own."""
+
+    name: str
+    latent: Tensor  # (rows, channels, height, width), scaled as the UNet sees it
+    context: Tensor  # (rows or 1, text_tokens, channels)
+    vector: Tensor | None = None  # (rows or 1, channels), SDXL's size and pooled-text vector
+
+    @property
+    def rows(self) -> int:
+        return self.latent.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class PinnedImages:
+    """The first images of the batch, where they are known: they are not sampled, whatever the sampler makes of them."""
+
+    latents: Tensor  # (images, channels, height, width), as the UNet is fed them now
+    clean: Tensor  # (images, channels, height, width), as they are to come out
+
+    def shown_in(self, x: Tensor, chunks: int) -> Tensor:
+        """The rows of a model call (chunks * images, ...) with these in place of the sampler's."""
+        return self._in(torch.unflatten(x, 0, (chunks, -1)), self.latents).flatten(0, 1)
+
+    def found_in(self, denoised: Tensor) -> Tensor:
+        """What the model took the images (images, ...) for, with these as they are."""
+        return self._in(denoised[None], self.clean)[0]
+
+    def _in(self, chunks: Tensor, images: Tensor) -> Tensor:
+        own = images.to(chunks).expand(len(chunks), -1, -1, -1, -1)
+        return torch.cat([own, chunks[:, len(images) :]], dim=1)

@@ -1,0 +1,126 @@
+"""Who: which rows of a model call belong to which conditioning, image and guest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+Area = tuple[int, int, int, int]
+"""Height, width, top and left of a crop of the latent, in latent pixels."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One conditioning's slice of a model call."""
+
+    role: str
+    """The guider's own name for the conditioning: `positive`, `negative`, `middle`, `empty_negative_prompt`, ..."""
+    area: Area | None = None
+    """The crop of the latent this chunk sees, or None for the whole of it."""
+    story: str | None = None
+    """The text of the story that it tells, where the conditioning says so."""
+
+    @property
+    def conditional(self) -> bool:
+        """False for the chunks that guidance pushes away from."""
+        return not any(word in self.role for word in ("negative", "uncond", "empty"))
+
+
+@dataclass(frozen=True)
+class GuestRows:
+    """Rows a patch added to the call for itself."""
+
+    owner: object
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Who: whose rows a model call holds. Chunks of `images` rows each come first, guest rows last.
+
+    ComfyUI may send the conditionings together or apart, in any order, one side only, or several of one side;
+    a method asks here and assumes nothing.
+    """
+
+    chunks: tuple[Chunk, ...]
+    images: int
+    latent: tuple[int, int] | None
+    """Height and width of the whole latent, of which a chunk with an area sees a crop; None where the model is shown
+    a part of it and nobody tells which."""
+    guests: tuple[GuestRows, ...] = ()
+    device: torch.device | None = None
+    """Where the model runs."""
+    stories: frozenset[str] = frozenset()
+    """The stories that are told in this call or in others beside it."""
+
+    @classmethod
+    def from_numbers(
+        cls,
+        numbers: Sequence[int],
+        rows: int,
+        latent: tuple[int, int] | None,
+        roles: Sequence[str] = ("positive", "negative"),
+        areas: Sequence[Area | None] = (),
+    ) -> BatchLayout:
+        """Reads ComfyUI's `cond_or_uncond`: for each chunk its place in the guider's list of conditionings.
+
+        The places are not roles (DualCFGGuider puts the negative first), hence `roles`, the guider's names in
+        the order of its list; without a guider, ComfyUI's usual order is assumed.
+        """
+        if not numbers or rows % len(numbers):
+            raise ValueError(
+                f"The model was called with {rows} rows for {len(numbers)} conditionings, which do not divide evenly. "
+                "A node before this one changes the batch inside the model; bypass it to use Semblance."
+            )
+        named = [roles[number] if number < len(roles) else f"conditioning {number}" for number in numbers]
+        crops = areas or [None] * len(numbers)
+        chunks = tuple(Chunk(role, area) for role, area in zip(named, crops, strict=True))
+        return cls(chunks, rows // len(numbers), latent)
+
+    @property
+    def host_rows(self) -> int:
+        """Rows the sampler asked for: every chunk's, without the guests."""
+        return len(self.chunks) * self.images
+
+    @property
+    def rows(self) -> int:
+        return self.host_rows + sum(guest.rows for guest in self.guests)
+
+    @property
+    def conditional(self) -> tuple[bool, ...]:
+        """For each chunk, whether it is conditional."""
+        return tuple(chunk.conditional for chunk in self.chunks)
+
+    def chunk_rows(self, number: int) -> slice:
+        """The rows of one chunk, an image each."""
+        return slice(number * self.images, (number + 1) * self.images)
+
+    @property
+    def conditional_rows(self) -> tuple[slice, ...]:
+        """The rows of every conditional chunk."""
+        return tuple(self.chunk_rows(number) for number, chunk in enumerate(self.chunks) if chunk.conditional)
+
+    def story_rows(self, story: str) -> tuple[slice, ...]:
+        """The rows of every conditional chunk that tells a story; of all that are conditional where none says so.
+
+        Conditioning (Combine) adds other prompts to a story's, whose words stand elsewhere.
+        """
+        if story not in self.stories:
+            return self.conditional_rows
+        return tuple(
+            self.chunk_rows(number)
+            for number, chunk in enumerate(self.chunks)
+            if chunk.conditional and chunk.story == story
+        )
+
+    def guest_rows(self, owner: object, name: str) -> slice:
+        """The rows that hold `owner`'s guest called `name`."""
+        first = self.host_rows
+        for guest in self.guests:
+            if guest.owner is owner and guest.name == name:
+                return slice(first, first + guest.rows)
+            first += guest.rows
+        raise KeyError(f"No guest called {name} rides in this call.")

@@ -1,0 +1,60 @@
+"""Masks of the user's, laid over the tokens of one attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..functional.masks import fit_mask, mask_on_grid
+from .bank import FeatureBank
+from .call import AttentionCall
+from .layout import Area
+from .scope import ImageMask
+
+PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
+
+
+def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
+    """Every mask on this layer's tokens, cropped as each chunk is: (masks, chunks, tokens, 1), once a run.
+
+    Raises ValueError where the model is shown a part of the picture and nobody tells which.
+    """
+    layout, whole, query = call.layout, call.layout.latent, call.query
+    if whole is None:
+        raise ValueError(
+            "A node such as Tiled Diffusion shows the model parts of the picture without telling which, so the "
+            "mask cannot be laid over them. Bypass that node, or remove the mask."
+        )
+
+    def fit() -> Tensor:
+        height, width = (side * PIXELS_PER_LATENT for side in whole)
+        return fit_mask(mask.values, height, width, mask.feather)
+
+    def lay() -> Tensor:
+        fitted = bank.once(("mask", whole), fit)
+        crops = [mask_on_grid(_crop(fitted, chunk.area), call.height, call.width) for chunk in layout.chunks]
+        return torch.stack(crops, dim=1).unsqueeze(-1).to(query)
+
+    areas = tuple(chunk.area for chunk in layout.chunks)
+    return bank.once(("areas", call.height, call.width, whole, areas, query.device, query.dtype), lay)
+
+
+def mask_per_image(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
+    """One mask for all images, or one for each: (chunks, images or 1, tokens, 1).
+
+    Raises ValueError for any other number of masks.
+    """
+    count, images = len(mask.values), call.layout.images
+    if count not in (1, images):
+        raise ValueError(
+            f"There are {count} masks for {images} images. Connect one mask, or one for each image of the batch."
+        )
+    return masks_on_tokens(mask, call, bank).transpose(0, 1)
+
+
+def _crop(mask: Tensor, area: Area | None) -> Tensor:
+    """The part of a pixel mask (masks, height, width) that a crop of the latent shows."""
+    if area is None:
+        return mask
+    height, width, top, left = (side * PIXELS_PER_LATENT for side in area)
+    return mask[:, top : top + height, left : left + width]

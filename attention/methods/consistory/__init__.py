@@ -1,0 +1,1 @@
+"""ConsiStory (arXiv:2402.03286)."""

@@ -1,0 +1,99 @@
+"""How a story is told: the parts of ConsiStory that a user sets, each with its defaults of the authors' code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...engine.moment import Moment
+
+
+@dataclass(frozen=True)
+class StepWindow:
+    """The steps of a run from one share of it to another, both included, as the authors' code counts them."""
+
+    start: float
+    end: float
+
+    def steps(self, total: int) -> range:
+        first, last = (int(total * share + 1e-6) for share in (self.start, self.end))
+        return range(first, last + 1)
+
+
+@dataclass(frozen=True)
+class MaskDropout:
+    """Which tokens of the subject are hidden from the other images, drawn anew at each step."""
+
+    share: float = 0.5
+    seed: int = 0
+
+    def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
+        """True where a token is dropped: bool (images, height * width). More images change no image's draws."""
+        height, width = grid
+        drawn: list[Tensor] = []
+        for image in range(images):
+            number = ((self.seed * 1009 + step) * 1009 + image) * 1_000_003 + height * width
+            generator = torch.Generator().manual_seed(number % 2**63)
+            drawn.append(torch.rand(height * width, generator=generator) < self.share)
+        return torch.stack(drawn)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Subject-driven self-attention."""
+
+    strength: float = 1.0
+    anchors: int = 2
+    """The first images of the batch, which all others look at; 0 lets all look at all."""
+    dropout: MaskDropout = field(default_factory=MaskDropout)
+
+    def sources(self, image: int, images: int) -> list[int]:
+        """The images that one looks at."""
+        return [other for other in range(self.looked_at(images)) if other != image]
+
+    def looked_at(self, images: int) -> int:
+        """How many images, the first ones, others look at."""
+        return min(self.anchors or images, images)
+
+
+@dataclass(frozen=True)
+class QueryBlend:
+    """Queries of the model as it is, mixed in at the first steps so that layouts stay different."""
+
+    strength: float = 1.0
+    first: float = 0.9
+    last: float = 0.81836735
+    until: float = 0.1
+    """Share of the run."""
+
+    def weight(self, moment: Moment) -> float:
+        steps = StepWindow(0.0, self.until).steps(moment.steps)
+        if moment.step not in steps:
+            return 0.0
+        place = moment.step / max(len(steps) - 1, 1)
+        return self.strength * (self.first + (self.last - self.first) * place)
+
+
+@dataclass(frozen=True)
+class Injection:
+    """Features copied along matches between images, in the last sampling."""
+
+    strength: float = 0.8
+    window: StepWindow = field(default_factory=lambda: StepWindow(0.1, 0.3334))
+    in_turn: bool = True
+    """Each image copies from those before it as they have become, as the authors' code does; else as they were."""
+
+
+@dataclass(frozen=True)
+class FreeU:
+    """Backbone and skip factors (b, s) of the decoder's two coarsest levels."""
+
+    backbone: tuple[float, float] = (1.1, 1.2)
+    skip: tuple[float, float] = (0.6, 0.4)
+
+    def level(self, block: str) -> int | None:
+        part, number = block.split(".")
+        level = int(number) // 3
+        return level if part == "output" and level < 2 else None

@@ -1,0 +1,1 @@
+"""What the user brings: style pictures, and pictures inverted to noise."""

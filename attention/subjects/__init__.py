@@ -1,0 +1,1 @@
+"""What any subject method needs: words, masks, recordings."""

@@ -1,0 +1,75 @@
+"""What one sampling finds out about where its subjects stand: maps of the attention to their words, and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from ..engine.bank import FeatureBank
+from ..engine.call import AttentionCall
+from ..functional.word_maps import attention_to_words, subject_mask, word_columns
+from .words import SubjectWords
+
+REMEMBERED_STEPS = 20
+"""Steps whose maps make a mask."""
+SUBJECT_MASKS = "subject masks"
+"""What a run calls the masks it gives out: bool (images, height, width)."""
+Grid = tuple[int, int]
+"""Height and width of an attention layer's tokens."""
+
+
+class SubjectMaps:
+    """The maps of one sampling, kept in the bank: for each step the sum over layers and how many they were."""
+
+    def __init__(self, words: SubjectWords, bank: FeatureBank, sampling: int) -> None:
+        self._words, self._bank, self._sampling = words, bank, sampling
+
+    def record(self, call: AttentionCall) -> None:
+        """Adds the attention to the subjects' words in the story's rows of one cross-attention."""
+        for rows in call.layout.story_rows(self._words.text):
+            shares = self._shares(call.key)
+            maps = attention_to_words(call.query[rows], call.key[rows], call.heads, shares)
+            self._add(call.moment.step, torch.unflatten(maps, 2, (call.height, call.width)))
+
+    def mask(self, step: int, grid: Grid) -> Tensor | None:
+        """The subjects' mask before `step`, by the last REMEMBERED_STEPS seen: bool (images, tokens); None without any.
+
+        Where the sampling has ended long before `step`, they are its last.
+        """
+        seen = [before for before in range(step) if self._name("sum", before) in self._bank]
+        if not seen:
+            return None
+        steps = seen[-REMEMBERED_STEPS:]
+        total = torch.stack([self._bank.recall(self._name("sum", before)) for before in steps]).sum(dim=0)
+        layers = sum(self._bank.recall(self._name("layers", before)) for before in steps)
+        return subject_mask(total / layers, *grid)
+
+    def forget_before(self, step: int) -> None:
+        """Drops the maps that no mask from `step` on looks at."""
+        outdated = {self._name(what, step - REMEMBERED_STEPS - 1) for what in ("sum", "layers")}
+        self._bank.forget(lambda name: name in outdated)
+
+    def _add(self, step: int, maps: Tensor) -> None:
+        for what, value in (("sum", maps), ("layers", torch.ones(()))):
+            name = self._name(what, step)
+            self._bank.remember(name, self._bank.recall(name) + value if name in self._bank else value)
+
+    def _shares(self, key: Tensor) -> Tensor:
+        """The columns of the subjects' words, over as many copies of the text as ComfyUI has put together."""
+        tokens = key.shape[1]
+        if tokens % self._words.tokens:
+            raise ValueError(
+                f"The model reads texts of {tokens} tokens where Story Prompts encoded {self._words.tokens}, so the "
+                "subject's words cannot be found. Connect the CONDITIONING of Story Prompts to the sampler as it is."
+            )
+
+        def spread() -> Tensor:
+            columns = word_columns(self._words.columns, self._words.tokens)
+            return columns.repeat(1, tokens // self._words.tokens, 1).to(key.device)
+
+        return self._bank.once(("word columns", tokens, key.device), spread)
+
+    def _name(self, what: str, step: int) -> Hashable:
+        return f"map {what}", self._sampling, step

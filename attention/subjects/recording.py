@@ -1,0 +1,275 @@
+"""A subject as its anchors were sampled: what later images see of it, where the anchors are no longer there.
+
+The authors of ConsiStory (arXiv:2402.03286) keep the hidden states that enter the anchors' self-attentions, at the
+tokens of the subject that other images see, and not their keys and values: the model projects them where they are used,
+so that a LoRA acts on them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..engine.call import AttentionCall, AttentionSite
+from ..engine.layout import BatchLayout
+from ..engine.moment import Moment
+from .maps import Grid
+
+Side = Literal["negative", "positive"]
+SIDES: tuple[Side, ...] = ("negative", "positive")
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStates:
+    """The hidden states that one sampling showed to its self-attentions at the subject's tokens, of all anchors."""
+
+    by_site: Mapping[AttentionSite, Tensor]  # (sides, tokens of all steps in turn, channels)
+    """The sides are SIDES, or the positive alone where nothing was guided."""
+    counts: Mapping[AttentionSite, tuple[int, ...]]
+    """How many of those tokens belong to each step."""
+
+    def __post_init__(self) -> None:
+        for site, states in self.by_site.items():
+            if states.ndim != 3 or len(states) not in (1, len(SIDES)) or states.shape[1] != sum(self.counts[site]):
+                raise ValueError(f"its states for {site} have the wrong shape, {tuple(states.shape)}")
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return SIDES[-min((len(states) for states in self.by_site.values()), default=1) :]
+
+    @property
+    def steps(self) -> int:
+        """How many steps the sampling had, those without a subject counted."""
+        return max((len(counts) for counts in self.counts.values()), default=0)
+
+    def at(self, site: AttentionSite, step: int) -> Tensor:
+        """The states of one layer at one step: (sides, tokens, channels)."""
+        ends = (0, *accumulate(self.counts[site]))
+        return self.by_site[site][:, ends[step] : ends[step + 1]]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self.by_site.values())
+
+    def stored_as(self, dtype: torch.dtype) -> RecordedStates:
+        return replace(self, by_site=_cast(self.by_site, dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedFeatures:
+    """What is copied from the anchors: the subject's patches as they are matched, and the outputs taken from them."""
+
+    patches: Tensor  # (patches, channels) of length 1
+    outputs: Mapping[AttentionSite, Tensor]  # (steps, patches, channels), before the output projection
+    steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        expected = (len(self.steps), len(self.patches))
+        for site, outputs in self.outputs.items():
+            if outputs.ndim != 3 or outputs.shape[:2] != expected:
+                raise ValueError(f"its outputs of {site} have the wrong shape, {tuple(outputs.shape)}")
+
+    def at(self, site: AttentionSite, step: int) -> Tensor:
+        """The outputs of one layer at one step: (patches, channels)."""
+        return self.outputs[site][self.steps.index(step)]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.patches, *self.outputs.values())
+
+    def stored_as(self, dtype: torch.dtype) -> RecordedFeatures:
+        return replace(self, patches=self.patches.to(dtype), outputs=_cast(self.outputs, dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedSubject:
+    """All that other images see of a subject, at every step of the run that made its anchors. On the CPU."""
+
+    anchors: int
+    size: tuple[int, int]
+    """Height and width of the latent."""
+    sigmas: tuple[float, ...]
+    """The noise level of every step, falling."""
+    samplings: tuple[RecordedStates, ...]
+    features: RecordedFeatures | None = None
+    """None where nothing is copied; then one sampling is enough."""
+
+    def __post_init__(self) -> None:
+        if not self.samplings or not any(states.by_site for states in self.samplings):
+            raise ValueError("it holds no sampling")
+        if not any(states.steps == len(self.sigmas) for states in self.samplings):
+            raise ValueError("its samplings do not go through all steps")
+
+    def checked(self) -> RecordedSubject:
+        """This subject, refused with a ValueError where it holds what is no number."""
+        if not all(tensor.isfinite().all() for tensor in self.tensors):
+            raise ValueError(
+                "The recorded subject holds values that are not numbers (NaN or infinite). Sample the anchors in a "
+                "higher precision, or save them in float32."
+            )
+        return self
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides known in all samplings."""
+        return min((states.sides for states in self.samplings), key=len)
+
+    @property
+    def lone(self) -> int:
+        """The sampling to look at where there is but one: the first that went through all steps."""
+        return next(number for number, states in enumerate(self.samplings) if states.steps == len(self.sigmas))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        states = tuple(tensor for sampling in self.samplings for tensor in sampling.tensors)
+        return states if self.features is None else (*states, *self.features.tensors)
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+
+    def bytes_as(self, dtype: torch.dtype) -> int:
+        """Memory of all that was recorded, if it were of another precision."""
+        return sum(tensor.numel() for tensor in self.tensors) * dtype.itemsize
+
+    def without_features(self) -> RecordedSubject:
+        """The subject for a single sampling, in which nothing is copied: less than half as large."""
+        return replace(self, samplings=(self.samplings[self.lone],), features=None)
+
+    def stored_as(self, dtype: torch.dtype) -> RecordedSubject:
+        samplings = tuple(states.stored_as(dtype) for states in self.samplings)
+        features = None if self.features is None else self.features.stored_as(dtype)
+        return replace(self, samplings=samplings, features=features)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        anchors = f"{self.anchors} anchor{'' if self.anchors == 1 else 's'} of {width}x{height}"
+        copied = "with" if self.features is not None else "without"
+        return f"{anchors}, {len(self.sigmas)} steps, {copied} features to copy, {self.bytes / 2**20:.1f} MB"
+
+
+class SubjectRecorder:
+    """Writes down a subject while its anchors are sampled. Whoever starts that run makes it and reads it afterwards.
+
+    Inside the attentions tensors stay on their device; they leave it between two model calls.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[int, AttentionSite, int, Side], Tensor] = {}
+        self._outputs: dict[tuple[AttentionSite, int], Tensor] = {}
+        self._sigmas: dict[int, float] = {}
+        self._patches: Tensor | None = None
+        self._places: tuple[Tensor, ...] = ()
+        self._size = (0, 0)
+        self._anchors, self._steps = 0, 0
+
+    def enter(self, layout: BatchLayout, moment: Moment, anchors: int) -> None:
+        """Before a model call: the tensors of the call before leave the device."""
+        self._settle()
+        self._sigmas.setdefault(moment.step, moment.sigma)
+        self._size, self._anchors, self._steps = layout.latent or self._size, anchors, moment.steps
+
+    def see(self, call: AttentionCall, selected: Sequence[Tensor]) -> None:
+        """The states of a self-attention at the tokens that others see of each image."""
+        if call.states is None or not selected:
+            return
+        states = torch.unflatten(call.states[: call.layout.host_rows], 0, (-1, call.layout.images))
+        for side, chunk in _first_chunks(call.layout):
+            name = call.moment.samplings_left, call.site, call.moment.step, side
+            seen = [states[chunk, a].index_select(0, selected[a]) for a in range(self._anchors)]
+            # Samplers may look at a step twice; the first time is on the ladder.
+            self._states.setdefault(name, torch.cat(seen))
+
+    def match(self, patches: Tensor, subjects: Tensor) -> None:
+        """The patches (images, patches, channels) by which later images are matched, where bool (images, patches)."""
+        anchors = range(self._anchors)
+        self._places = tuple(subjects[a].nonzero().squeeze(1) for a in anchors)
+        self._patches = torch.cat([patches[a].index_select(0, self._places[a]) for a in anchors])
+
+    def copy(self, call: AttentionCall, output: Tensor) -> None:
+        """The output of an attention that later images copy from."""
+        rows = dict(_first_chunks(call.layout)).get("positive")
+        if rows is None or not self._places:
+            return
+        images = output[call.layout.chunk_rows(rows)]
+        taken = torch.cat([images[a].index_select(0, places) for a, places in enumerate(self._places)])
+        self._outputs.setdefault((call.site, call.moment.step), taken)
+
+    def subject(self) -> RecordedSubject:
+        """All that was written down. Raises ValueError where that is nothing."""
+        self._settle()
+        if not self._states:
+            raise ValueError(
+                "Nothing of the subject was seen while its anchors were sampled: sharing is 0, there is a single step, "
+                "or no mask was found. Set sharing above 0, take more steps, or name the subject in plainer words."
+            )
+        steps = tuple(sorted(self._sigmas))
+        if len(steps) != self._steps:
+            raise ValueError(
+                f"The sampler looked at {len(steps)} of its {self._steps} noise levels, so that scenes sampled "
+                "otherwise could not follow. Choose one that takes them all, e.g. euler or dpmpp_2m."
+            )
+        sigmas = tuple(self._sigmas[step] for step in steps)
+        lefts = sorted({left for left, *_ in self._states}, reverse=True)
+        samplings = tuple(self._packed(left) for left in lefts)
+        return RecordedSubject(self._anchors, self._size, sigmas, samplings, self._features()).checked()
+
+    def _packed(self, left: int) -> RecordedStates:
+        """The states of one sampling, emptied out of here on the way, so that they are not held twice."""
+        mine = [name for name in self._states if name[0] == left]
+        sites = list(dict.fromkeys(site for _, site, _, _ in mine))
+        # A sampler or a node may leave out the negative at some steps.
+        sides: list[Side] = [side for side in SIDES if all((*name[:3], side) in self._states for name in mine)]
+        steps = sorted({step for _, _, step, _ in mine})
+        by_site: dict[AttentionSite, Tensor] = {}
+        counts: dict[AttentionSite, tuple[int, ...]] = {}
+        for site in sites:
+            seen = {step: self._taken(left, site, step, sides) for step in steps}
+            counts[site] = tuple(seen[step].shape[1] if step in seen else 0 for step in range(max(steps) + 1))
+            by_site[site] = torch.cat(list(seen.values()), dim=1)
+        return RecordedStates(by_site, counts)
+
+    def _taken(self, left: int, site: AttentionSite, step: int, sides: Sequence[Side]) -> Tensor:
+        """The states of one layer at one step: (sides, tokens, channels)."""
+        return torch.stack([self._states.pop((left, site, step, side)) for side in sides])
+
+    def _features(self) -> RecordedFeatures | None:
+        if self._patches is None or not self._outputs:
+            return None
+        steps = tuple(sorted({step for _, step in self._outputs}))
+        sites = dict.fromkeys(site for site, _ in self._outputs)
+        outputs = {site: torch.stack([self._outputs.pop((site, step)) for step in steps]) for site in sites}
+        return RecordedFeatures(self._patches, outputs, steps)
+
+    def _settle(self) -> None:
+        self._states = {name: states.cpu() for name, states in self._states.items()}
+        self._outputs = {name: output.cpu() for name, output in self._outputs.items()}
+        self._patches = None if self._patches is None else self._patches.cpu()
+
+
+def side_of(layout: BatchLayout, chunk: int) -> Side:
+    return "positive" if layout.conditional[chunk] else "negative"
+
+
+def grid_of(call: AttentionCall) -> Grid:
+    return call.height, call.width
+
+
+def _first_chunks(layout: BatchLayout) -> Iterator[tuple[Side, int]]:
+    """The first chunk of each side that a call holds; prompts combined with a story's do not count."""
+    seen: set[Side] = set()
+    for number, chunk in enumerate(layout.chunks):
+        side = side_of(layout, number)
+        foreign = bool(layout.stories) and chunk.conditional and chunk.story is None
+        if side not in seen and not foreign:
+            seen.add(side)
+            yield side, number
+
+
+def _cast(by_site: Mapping[AttentionSite, Tensor], dtype: torch.dtype) -> dict[AttentionSite, Tensor]:
+    return {site: tensor.to(dtype) for site, tensor in by_site.items()}

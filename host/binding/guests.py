@@ -1,0 +1,187 @@
+"""Guest rows: latents of a patch's own that ride through the UNet beside the sampler's, and leave before it looks.
+
+Guests have text conditioning and size vector of their own. No ControlNet acts on them: they replay what they are.
+Block-level patches of other packs (FreeU, deep shrink) treat every row alike and act on guests too; attention-level
+ones may count rows per conditioning, so they are shown the sampler's rows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ldm.modules.attention as host_attention
+import torch
+from torch import Tensor
+
+from ...attention.engine.bank import FeatureBank
+from ...attention.engine.guests import Guest
+from ...attention.engine.layout import BatchLayout, GuestRows
+from ...attention.engine.moment import Moment
+from ...attention.engine.patch import AttentionPatch
+from ...attention.functional.attention import joined_contexts
+
+Control = dict[str, list[Tensor | None]] | None
+
+
+@dataclass(frozen=True)
+class InvitedGuests:
+    """The guests of one call, with the patch each belongs to."""
+
+    owned: tuple[tuple[AttentionPatch, Guest], ...]
+
+    @classmethod
+    def invite(cls, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> InvitedGuests:
+        """Asks every patch for its guests at this moment."""
+        return cls(tuple((patch, guest) for patch, bank in patches for guest in patch.guests(moment, bank)))
+
+    @property
+    def rows(self) -> tuple[GuestRows, ...]:
+        return tuple(GuestRows(patch, guest.name, guest.rows) for patch, guest in self.owned)
+
+    @property
+    def guests(self) -> tuple[Guest, ...]:
+        return tuple(guest for _, guest in self.owned)
+
+
+def seat_guests(
+    invited: InvitedGuests,
+    layout: BatchLayout,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    y: Tensor | None,
+    control: Control,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Control]:
+    """The inputs of the UNet with the guests' rows after the sampler's. Without guests, the inputs themselves."""
+    guests = invited.guests
+    if not guests:
+        return x, timesteps, context, y, control
+    _require_seats(guests, layout, x, context, y)
+    rows = sum(guest.rows for guest in guests)
+    vectors = [_expanded(guest.vector, guest) for guest in guests if guest.vector is not None]
+    return (
+        torch.cat([x, *(guest.latent.to(x) for guest in guests)]),
+        torch.cat([timesteps, timesteps[:1].expand(rows)]),
+        joined_contexts([context, *(_expanded(guest.context, guest).to(context) for guest in guests)]),
+        None if y is None else torch.cat([y, *(vector.to(y) for vector in vectors)]),
+        _with_empty_control(control, layout.host_rows, rows),
+    )
+
+
+def shield_from_guests(transformer_options: Mapping[str, Any], layout: BatchLayout) -> dict[str, Any]:
+    """Options whose attention-level patches and replacements of other packs see the sampler's rows only."""
+    options = dict(transformer_options)
+    rows = layout.host_rows
+    options["patches"] = {
+        name: [_SHIELDS[name](patch, rows) for patch in patches] if name in _SHIELDS else patches
+        for name, patches in options.get("patches", {}).items()
+    }
+    options["patches_replace"] = {
+        slot: {key: _shield_replacement(occupant, rows) for key, occupant in occupants.items()}
+        for slot, occupants in options.get("patches_replace", {}).items()
+    }
+    return options
+
+
+def _require_seats(guests: Sequence[Guest], layout: BatchLayout, x: Tensor, context: Tensor, y: Tensor | None) -> None:
+    names = ", ".join(sorted({guest.name for guest in guests}))
+    if any(chunk.area is not None for chunk in layout.chunks):
+        raise ValueError(
+            f"An area conditioning shows the model a crop of the picture, where the reference latents ({names}) cannot "
+            "follow. Remove Conditioning (Set Area), or use a conditioning mask instead."
+        )
+    for guest in guests:
+        if guest.latent.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"The reference latent '{guest.name}' is {_size(guest.latent)}, but the sampler works on {_size(x)}. "
+                "Make both of one size."
+            )
+        if guest.context.shape[-1] != context.shape[-1] or (guest.vector is None) != (y is None):
+            raise ValueError(
+                f"The reference latent '{guest.name}' comes with the conditioning of another family of models "
+                f"({guest.context.shape[-1]}-wide text, the model reads {context.shape[-1]}). Make it with this model."
+            )
+
+
+def _size(latent: Tensor) -> str:
+    return f"{latent.shape[-1]}x{latent.shape[-2]} latent pixels of {latent.shape[1]} channels"
+
+
+def _expanded(tensor: Tensor, guest: Guest) -> Tensor:
+    return tensor.expand(guest.rows, *tensor.shape[1:])
+
+
+def _with_empty_control(control: Control, rows: int, guests: int) -> Control:
+    """ControlNet residuals with zeros for the guests."""
+    if control is None:
+        return None
+
+    def widened(residual: Tensor | None) -> Tensor | None:
+        if residual is None:
+            return None
+        seated = residual.expand(rows, *residual.shape[1:]) if len(residual) == 1 else residual
+        return torch.cat([seated, residual.new_zeros(guests, *residual.shape[1:])])
+
+    return {part: [widened(residual) for residual in residuals] for part, residuals in control.items()}
+
+
+def _host_view(extra: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """The options of a site as they would be without guests."""
+    shapes = {name: [rows, *extra[name][1:]] for name in ("activations_shape", "original_shape") if name in extra}
+    return {**extra, **shapes}
+
+
+def _shield_replacement(occupant: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
+    def shielded(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        replaced = occupant(query[:rows], key[:rows], value[:rows], _host_view(extra, rows))
+        plain = host_attention.optimized_attention(
+            query[rows:],
+            key[rows:],
+            value[rows:],
+            extra["n_heads"],
+            attn_precision=extra["attn_precision"],
+            transformer_options=extra,
+        )
+        return _rejoined(replaced, plain)
+
+    return shielded
+
+
+def _shield_inputs(patch: Callable[..., tuple[Tensor, ...]], rows: int) -> Callable[..., tuple[Tensor, ...]]:
+    """For `attn1_patch` and `attn2_patch`: (queries' source, context, values' source, extra)."""
+
+    def shielded(*arguments: Any) -> tuple[Tensor, ...]:
+        *sources, extra = arguments
+        patched = patch(*(source[:rows] for source in sources), _host_view(extra, rows))
+        return tuple(_rejoined(new, source[rows:]) for new, source in zip(patched, sources, strict=True))
+
+    return shielded
+
+
+def _shield_output(patch: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
+    """For `attn1_output_patch`, `attn2_output_patch` and `middle_patch`: (tensor, extra)."""
+
+    def shielded(output: Tensor, extra: dict[str, Any]) -> Tensor:
+        return _rejoined(patch(output[:rows], _host_view(extra, rows)), output[rows:])
+
+    return shielded
+
+
+_SHIELDS: Mapping[str, Callable[[Any, int], Callable[..., Any]]] = {
+    "attn1_patch": _shield_inputs,
+    "attn2_patch": _shield_inputs,
+    "attn1_output_patch": _shield_output,
+    "attn2_output_patch": _shield_output,
+    "middle_patch": _shield_output,
+}
+
+
+def _rejoined(host: Tensor, guests: Tensor) -> Tensor:
+    if host.shape[1:] != guests.shape[1:]:
+        raise ValueError(
+            f"A node such as HyperTile or ToMe changes the tokens inside the model from {guests.shape[1]} to "
+            f"{host.shape[1]}, which the reference latents cannot follow. Bypass it."
+        )
+    return torch.cat([host, guests])

@@ -1,0 +1,87 @@
+"""Patches on a MODEL: put there and read back. The given MODEL is never changed; a clone carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP
+
+from ...attention.engine.call import AttentionSite
+from ...attention.engine.patch import AttentionPatch
+from ...attention.families import FAMILIES, ModelFamily, family_of
+from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
+from .carried import KEY, CarriedPatch, carried_patches
+from .step import diffusion_model
+from .unet import attention_layer, attention_sites
+from .wrappers import apply_model, calc_cond_batch, outer_sample
+
+WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: outer_sample,
+    WrappersMP.CALC_COND_BATCH: calc_cond_batch,
+    WrappersMP.APPLY_MODEL: apply_model,
+    WrappersMP.DIFFUSION_MODEL: diffusion_model,
+}
+
+
+@dataclass(frozen=True)
+class ModelMap:
+    """What a method needs to know of a MODEL before it runs."""
+
+    family: ModelFamily
+    text_width: int
+    widths: Mapping[AttentionSite, int]
+    """Channels of every attention layer, in the order the model runs them."""
+
+    @property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        return tuple(self.widths)
+
+    @property
+    def name(self) -> str:
+        """The family as people know it; SD 2.x has SD 1.5's blocks and another text encoder."""
+        return FAMILY_OF_TEXT_WIDTH.get(self.text_width, self.family.name)
+
+
+def map_model(model: Any) -> ModelMap:
+    """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
+    unet = model.model.diffusion_model
+    sites = attention_sites(unet) if hasattr(unet, "output_blocks") else ()
+    layers = {site: attention_layer(unet, site) for site in sites}
+    text_width = next((layer.to_k.in_features for site, layer in layers.items() if site.kind == "cross"), None)
+    family = family_of(sites, FAMILIES, text_width)
+    if family is None or text_width is None:
+        known = " or ".join(family.name for family in FAMILIES if family.text_width is None)
+        raise ValueError(
+            f"This model ({type(model.model).__name__}) does not have the attention blocks of {known}: it is of "
+            f"another family, or a thinned copy such as SSD-1B. Load an {known} checkpoint."
+        )
+    return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
+
+
+def add_patch(model: Any, patch: AttentionPatch, weights: Sequence[Any] = ()) -> Any:
+    """A clone of MODEL that also carries `patch`, after those it already carries.
+
+    `weights` are the model patchers of the patch's own weights; ComfyUI loads and frees them with the MODEL.
+    """
+    patched = model.clone()
+    patched.set_model_patch(CarriedPatch(patch, weights), KEY)
+    for kind, wrapper in WRAPPERS.items():
+        if not comfy.patcher_extension.get_wrappers_with_key(kind, KEY, patched.model_options, is_model_options=True):
+            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, True)
+    return patched
+
+
+def exchange_patch(model: Any, old: AttentionPatch, new: AttentionPatch) -> Any:
+    """A clone of MODEL that carries `new` in the place of `old`."""
+    patched = model.clone()
+    patches = patched.model_options["transformer_options"]["patches"]
+    patches[KEY] = [CarriedPatch(new, carrier.weights) if carrier.patch is old else carrier for carrier in patches[KEY]]
+    return patched
+
+
+def patches_on(model: Any) -> tuple[AttentionPatch, ...]:
+    """The patches a MODEL carries, in the order their nodes were applied."""
+    return carried_patches(model.model_options["transformer_options"])

@@ -1,0 +1,55 @@
+"""What is known of a run before its first step, so that a patch can refuse it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.engine.moment import RunPlan
+from ...attention.engine.patch import AttentionPatch
+from .run import Run
+
+TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
+"""By a part of the module that the node's patch comes from."""
+
+
+def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> RunPlan:
+    """What is known of a run before its first step."""
+    height, width = noise.shape[-2:]
+    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+    moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
+    others = frozenset(neighbours(guider.model_options))
+    devices = 1 + len(guider.model_patcher.get_additional_models_with_key("multigpu"))
+    cropped = any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group)
+    channels = getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1])
+    return RunPlan(
+        name, moments, len(noise), (height, width), inpaints, others, devices, guides(guider), cropped, channels
+    )
+
+
+def guides(guider: Any) -> bool:
+    """Whether a guider has a negative side and, as ComfyUI's own tells by its CFG, asks the model for it."""
+    return bool(guider.conds.get("negative")) and not math.isclose(getattr(guider, "cfg", 1.0), 1.0)
+
+
+def _is_for_an_area(cond: Mapping[str, Any]) -> bool:
+    return cond.get("area") is not None or ("mask" in cond and bool(cond.get("set_area_to_bounds")))
+
+
+def require(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
+    """Lets every patch refuse the run before its first step; returns how often the sampler shall run."""
+    for patch in patches:
+        patch.require(plan)
+    return max((patch.samplings(plan) for patch in patches), default=1)
+
+
+def neighbours(model_options: Mapping[str, Any]) -> list[str]:
+    """Known nodes on the same model that change the tokens the UNet sees, or skip its calls."""
+    options = model_options["transformer_options"]
+    found = ["EasyCache"] if "easycache" in options else []  # LazyCache leaves the same mark
+    inputs = options.get("patches", {}).get("attn1_patch", ())
+    makers = {getattr(patch, "__module__", "") + "." + getattr(patch, "__qualname__", "") for patch in inputs}
+    return found + [name for part, name in TOKEN_MERGERS.items() if any(part in maker for maker in makers)]

@@ -1,0 +1,108 @@
+"""One call of the model: patches bind to their sites around whatever other packs have put there, then let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.engine.call import AttentionSite
+from ...attention.engine.layout import Area, BatchLayout
+from ...attention.engine.moment import Moment
+from .carried import carried_patches
+from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
+from .run import RUN, Run
+from .unet import LayerInputs, PatchWithBank, attention_sites, bound_sites, with_block_edits
+
+
+def diffusion_model(
+    executor: Any,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    y: Tensor | None,
+    control: dict[str, list[Tensor | None]] | None,
+    transformer_options: dict[str, Any],
+    **named: Any,
+) -> Tensor:
+    """DIFFUSION_MODEL wrapper: binds the carried patches for this call only.
+
+    Wrappers run after the graph is built, so the order of nodes does not matter and no other pack meets our objects.
+    """
+    run: Run = transformer_options[RUN]
+    layout = _layout(transformer_options, x, run)
+    # The one number read back from the device in a call, and outside every attention.
+    moment = run.moment(float(transformer_options["sigmas"][0]))
+    patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
+    run.end_if_enough(patches, moment)
+    wanted = _wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
+    acting = {id(patch) for those in wanted.values() for patch, _ in those}
+    # A patch that acts nowhere now has no use for its guests.
+    guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
+    layout = replace(layout, guests=guests.rows, device=x.device)
+    for patch, bank in patches:
+        patch.begin(layout, moment, bank)
+    x = _with_pinned(run, x, layout, patches, moment)
+    x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
+    options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
+    inputs = LayerInputs(executor.class_obj, frozenset(site for site in wanted if site.kind == "self"))
+    given, occupied = dict(options.get("patches", {})), options.get("patches_replace", {})
+    if inputs.sites:
+        given["attn1_patch"] = [*given.get("attn1_patch", ()), inputs.note]
+    options["patches"] = with_block_edits(given, patches, layout, moment, rehearsal=True)
+    for rehearsing in _rehearsing(patches, moment):
+        options["patches_replace"] = bound_sites(occupied, wanted, layout, moment, inputs, rehearsing)
+        executor(x, timesteps, context, y, _copied(control), options, **named)
+    options["patches"] = with_block_edits(given, patches, layout, moment)
+    options["patches_replace"] = bound_sites(occupied, wanted, layout, moment, inputs)
+    return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
+
+
+def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> BatchLayout:
+    numbers: Sequence[int] = transformer_options.get("cond_or_uncond", (0,))
+    conditionings, uuids = run.conditionings, transformer_options.get("uuids")
+    if conditionings is None or uuids is None:
+        return BatchLayout.from_numbers(numbers, len(x), _whole(run, x, [None]))
+    if len(x) != len(numbers) * conditionings.images:
+        raise ValueError(
+            f"The model was called with {len(x)} rows for {len(numbers)} conditionings of {conditionings.images} "
+            "images. A node before this one, such as Tiled Diffusion, changes the batch inside the model; set its tile "
+            "batch to 1, or bypass it to use Semblance."
+        )
+    places = list(zip(numbers, uuids, strict=True))
+    areas = [conditionings.areas.get(place) for place in places]
+    layout = BatchLayout.from_numbers(numbers, len(x), _whole(run, x, areas), conditionings.roles, areas)
+    chunks = (replace(c, story=conditionings.stories.get(p)) for c, p in zip(layout.chunks, places, strict=True))
+    return replace(layout, chunks=tuple(chunks), stories=conditionings.told)
+
+
+def _whole(run: Run, x: Tensor, areas: Sequence[Area | None]) -> tuple[int, int] | None:
+    """The size of the whole latent, or None where `x` is a crop that ComfyUI did not cut (Tiled Diffusion does)."""
+    sizes = {area[:2] if area else run.latent for area in areas}
+    return run.latent if sizes == {tuple(x.shape[-2:])} else None
+
+
+def _with_pinned(run: Run, x: Tensor, layout: BatchLayout, patches: Sequence[PatchWithBank], moment: Moment) -> Tensor:
+    """The sampler's rows with those images that a patch knows as they are; the run remembers which, for the result."""
+    for patch, _ in patches:
+        run.pinned = patch.pins(moment) or run.pinned
+    return x if run.pinned is None else run.pinned.shown_in(x, len(layout.chunks))
+
+
+def _wanted(
+    sites: Sequence[AttentionSite], patches: Sequence[PatchWithBank], moment: Moment
+) -> dict[AttentionSite, Sequence[PatchWithBank]]:
+    """The patches that want to act at each site now, for the sites where there are any."""
+    wanted = {site: [(patch, bank) for patch, bank in patches if patch.applies_to(site, moment)] for site in sites}
+    return {site: those for site, those in wanted.items() if those}
+
+
+def _rehearsing(patches: Sequence[PatchWithBank], moment: Moment) -> Iterator[PatchWithBank]:
+    return ((patch, bank) for patch, bank in patches if patch.rehearses(moment))
+
+
+def _copied(control: Control) -> Control:
+    """ControlNet residuals for a call of their own: the UNet takes them off their lists one by one."""
+    return None if control is None else {part: list(residuals) for part, residuals in control.items()}

@@ -1,0 +1,76 @@
+"""CONDITIONING: the text of an inversion, made where none is connected, and read back as the model was shown it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .binding.model import map_model
+
+Conditioning = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The conditionings of an inversion; at guidance 1 the negative is not looked at."""
+
+    positive: Conditioning
+    negative: Conditioning
+    guidance: float = 1.0
+
+
+def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
+    """The text, and SDXL's vector, that the positive conditioning shows the UNet: one row for all images, or one each.
+
+    Fewer prompts than images go round, as at the host: those of n contents are those of their n styles too.
+    """
+    given = guider.conds["positive"]
+    if len(given) != 1 or "area" in given[0]:
+        raise ValueError(
+            "The conditioning for an inversion must be one prompt for the whole picture. Remove Conditioning "
+            "(Combine) and areas before Invert Image."
+        )
+    conds = given[0]["model_conds"]
+
+    def rows(name: str) -> Tensor:
+        cond = conds[name] if len(conds[name].cond) == 1 else conds[name].process_cond(images)
+        return cond.cond.float().cpu()
+
+    return rows("c_crossattn"), rows("y") if "y" in conds else None
+
+
+TOKENS = 77
+
+
+def text_for(model: Any, given: Any, guidance: float, negative: Conditioning | None = None) -> Text:
+    """The conditionings of an inversion: a CONDITIONING, a CLIP's empty prompt, or zeros where nothing is given.
+
+    Without a negative, a CONDITIONING is guided away from zeros; empty text is guided nowhere, at guidance 1.
+    """
+    if isinstance(given, list):
+        zeros = [[torch.zeros_like(context), _zero_pooled(extras)] for context, extras in given[:1]]
+        return Text(given, negative or zeros, guidance)
+    empty = _zeros(model) if given is None else _encode(given, "")
+    return Text(empty, negative, guidance) if negative else Text(empty, empty)
+
+
+def _encode(clip: Any, prompt: str) -> Conditioning:
+    context, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+    return [[context, {"pooled_output": pooled}]]
+
+
+def _zeros(model: Any) -> Conditioning:
+    """Zeros in the shape of a prompt."""
+    extras: dict[str, Any] = {}
+    channels = getattr(model.model, "adm_channels", 0)
+    if channels:
+        extras["pooled_output"] = torch.zeros(1, channels - 6 * 256)  # the rest is sizes, which ComfyUI fills in
+    return [[torch.zeros(1, TOKENS, map_model(model).text_width), extras]]
+
+
+def _zero_pooled(extras: dict[str, Any]) -> dict[str, Any]:
+    pooled = extras.get("pooled_output")
+    return {} if pooled is None else {"pooled_output": torch.zeros_like(pooled)}

@@ -1,0 +1,122 @@
+"""The small models in demo/models as ComfyUI's own objects, each built from the configuration in its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import comfy.clip_vision
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+
+from .files import DEMO_MODELS, UnreadableFile
+
+Topology = Literal["SDXL", "SD 1.5"]
+TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
+PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
+_UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """What Load Demo Model gives out."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    clip_vision: Any
+
+
+def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel:
+    """The demo model of one topology, with the encoders that both share; its UNet in `dtype`, else as ComfyUI chooses.
+
+    Raises UnreadableFile when a file of the pack is missing or damaged.
+    """
+    return DemoModel(_load_unet(topology, dtype), _load_clip(topology), _load_vae(), _load_clip_vision())
+
+
+def _load_unet(topology: Topology, dtype: torch.dtype | None) -> Any:
+    """By the steps of ComfyUI's own loader; its list of known models, told apart by their widths, is left alone."""
+    weights, config = _read(_UNETS[topology])
+    weights.pop(PREDICTS_V, None)
+    model_config = _model_config(topology, config)
+    device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    dtypes = list(model_config.supported_inference_dtypes)
+    dtype = dtype or comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=dtypes,
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
+    model_config.set_inference_dtype(
+        dtype, comfy.model_management.unet_manual_cast(dtype, device, dtypes), device=device
+    )
+    model = model_config.get_model(weights, "")
+    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload_device)
+    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    return patcher
+
+
+def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
+    known = {"SDXL": comfy.supported_models.SDXL, "SD 1.5": comfy.supported_models.SD15}[topology]
+    own = {
+        "unet_config": dict(config),
+        "unet_extra_config": {name: config[name] for name in ("num_heads", "num_head_channels")},
+        "model_type": lambda *_: comfy.model_base.ModelType.V_PREDICTION,
+    }
+    demo = type(f"Demo{known.__name__}", (known,), own)
+    return demo({**config, "use_temporal_attention": False, "use_temporal_resblock": False})
+
+
+def _load_clip(topology: Topology) -> Any:
+    """SDXL's two towers are one encoder here, which the file holds once."""
+    weights, config = _read("text_encoder")
+    if topology == "SDXL":
+        towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
+    else:
+        towers, classes = ("clip_l",), (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    return comfy.sd.CLIP(
+        comfy.supported_models_base.ClipTarget(*classes),
+        state_dict={f"{tower}.transformer.{key}": weight for tower in towers for key, weight in weights.items()},
+        model_options={f"{tower}_model_config": dict(config) for tower in towers},
+    )
+
+
+def _load_vae() -> Any:
+    weights, _ = _read("autoencoder")
+    return comfy.sd.VAE(sd=weights)
+
+
+def _load_clip_vision() -> Any:
+    """`comfy.clip_vision.load` tells encoders by their number of layers and knows large ones only."""
+    weights, config = _read("clip_vision")
+    model = comfy.clip_vision.ClipVisionModel({"model_type": "clip_vision_model", **config})
+    missing, unexpected = model.load_sd(weights)
+    if missing or unexpected:
+        raise _damaged("clip_vision")
+    return model
+
+
+def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and configuration of one file."""
+    try:
+        path = str(DEMO_MODELS / f"{name}.safetensors")
+        weights, metadata = cast(tuple[Any, Any], comfy.utils.load_torch_file(path, return_metadata=True))
+        return weights, json.loads(metadata["config"])
+    except Exception as fault:  # a missing or broken file makes the reader raise almost anything
+        raise _damaged(name) from fault
+
+
+def _damaged(name: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"'{name}.safetensors', which comes with Semblance, is not whole in {DEMO_MODELS}. Install the pack again."
+    )

@@ -1,0 +1,170 @@
+"""Files: where they lie, how they are opened safely, and what to say when they cannot be."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import folder_paths
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+ADAPTERS = "ipadapter"
+DEMO_ADAPTERS = "semblance_demo_ipadapter"
+LORAS = "loras"
+STYLES = "semblance_styles"
+TRAJECTORIES = "semblance_trajectories"
+SUBJECTS = "semblance_subjects"
+SAVED = {STYLES: "style", TRAJECTORIES: "trajectory", SUBJECTS: "subject"}
+"""What our own folders hold, in words."""
+CLIP_VISION = "clip_vision"
+TEXT_ENCODERS = "text_encoders"
+DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
+"""The small models that come with the pack."""
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+"""Characters that some system refuses in a file's name, or reads as something else."""
+
+
+class UnreadableFile(ValueError):
+    """A file that is missing, damaged, or not what it should be; the message says which and what to do."""
+
+
+def register_folders() -> None:
+    """Makes our model folders known to ComfyUI, beside those other packs or extra_model_paths.yaml registered."""
+    models = Path(folder_paths.models_dir)
+    _register(ADAPTERS, models / "ipadapter", set(folder_paths.supported_pt_extensions))
+    _register(DEMO_ADAPTERS, DEMO_MODELS / "ipadapter", {".safetensors"})
+    _register(LORAS, DEMO_MODELS / "loras", {".safetensors"})  # behind ComfyUI's own, for its own loaders to find
+    _register(STYLES, models / "semblance" / "styles", {".safetensors"})
+    _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
+    _register(SUBJECTS, models / "semblance" / "subjects", {".safetensors"})
+
+
+def file_names(*folders: str) -> list[str]:
+    """The files a node can offer, from one or several model folders."""
+    return sorted({name for folder in folders for name in folder_paths.get_filename_list(folder)})
+
+
+def find_file(name: str | None, *folders: str, published: str = "") -> Path:
+    """The full path of `name` in the first folder that has it.
+
+    Raises UnreadableFile that names the folders searched and where such a file is published.
+    """
+    for folder in folders:
+        path = folder_paths.get_full_path(folder, name) if name else None
+        if path is not None:
+            return Path(path)
+    # Not the pack's own folder: nobody should put anything there.
+    own = [folder for folder in folders if folder != DEMO_ADAPTERS]
+    searched = " or ".join(str(path) for folder in own for path in folder_paths.get_folder_paths(folder))
+    source = f" It is published at {published}." if published else ""
+    wanted = f"The file '{name}' is not" if name else "No file is"
+    raise UnreadableFile(f"{wanted} in {searched}. Put it there and press R to refresh.{source}")
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Opens a safetensors or PyTorch file; pickles are read for their weights only, never run.
+
+    Raises UnreadableFile for damaged files, for pickles that hold more than weights, and for weights without names.
+    """
+    try:
+        found: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except pickle.UnpicklingError as refused:
+        raise UnreadableFile(
+            f"'{path.name}' was not opened: it holds program code or is damaged, where only weights are expected. "
+            "Download the file again from its publisher, as .safetensors if there is one."
+        ) from refused
+    except MemoryError:
+        raise
+    except Exception as fault:  # a broken file makes the readers raise almost anything
+        raise UnreadableFile(
+            f"'{path.name}' cannot be read: the file is damaged or its download is incomplete ({_first_line(fault)}). "
+            "Download it again."
+        ) from fault
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UnreadableFile(
+            f"'{path.name}' holds no weights by name, so it is not a model file. Download the file again."
+        )
+    return found
+
+
+def free_path(folder: str, name: str) -> Path:
+    """Where something called `name` is saved in a folder of ours: a name that is not taken yet.
+
+    Raises UnreadableFile for names that lead out of that folder.
+    """
+    root = _root(folder)
+    plain = name.strip().replace("\\", "/").removesuffix(".safetensors")
+    if FORBIDDEN.search(plain) or root not in (root / plain).resolve().parents:
+        what = SAVED[folder]
+        raise UnreadableFile(f"'{name}' is not a name for a {what}. Use letters, digits and spaces, e.g. watercolour.")
+    wanted = (root / plain).resolve()
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    path, count = wanted.with_name(f"{wanted.name}.safetensors"), 1
+    while path.exists():
+        count += 1
+        path = wanted.with_name(f"{wanted.name} {count}.safetensors")
+    return path
+
+
+def saved_name(folder: str, path: Path) -> str:
+    """The name by which a saved file is found again: with its folders inside ours."""
+    return str(path.relative_to(_root(folder)))
+
+
+def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that we wrote into a folder of ours.
+
+    Raises UnreadableFile when it is damaged, or of another format than `written_as`.
+    """
+    what = SAVED[folder]
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            # A foreign file may be a checkpoint of many gigabytes.
+            _require_format(what, name, metadata, written_as)
+            # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise UnreadableFile(
+            f"'{name}' cannot be read: the file is damaged ({fault}). Save the {what} again."
+        ) from fault
+    return tensors, metadata
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    try:
+        comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _require_format(what: str, name: str, metadata: dict[str, str], written_as: str) -> None:
+    if metadata.get("format") != written_as:
+        raise UnreadableFile(
+            f"'{name}' is not a {what} saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
+            f"Choose a file written by Save {what.capitalize()}."
+        )
+
+
+def _register(name: str, path: Path, extensions: set[str]) -> None:
+    paths, known = folder_paths.folder_names_and_paths.get(name, ([], set()))
+    if str(path) not in paths:
+        paths.append(str(path))
+    # A folder known from extra_model_paths.yaml alone has no extensions, which would list every file.
+    folder_paths.folder_names_and_paths[name] = (paths, set(known) or extensions)
+
+
+def _root(folder: str) -> Path:
+    return Path(folder_paths.get_folder_paths(folder)[0]).resolve()
+
+
+def _first_line(fault: BaseException) -> str:
+    return str(fault).strip().split("\n")[0][:160] or type(fault).__name__

@@ -1,0 +1,100 @@
+"""An adapter's weights under ComfyUI's management, and whether they fit the MODEL and the image encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...attention.adapters.checkpoint import AdapterLayout, UnknownAdapter, flatten, recognise
+from ...attention.adapters.ip_adapter import IPAdapter
+from ...attention.engine.call import AttentionSite
+from ...attention.families import adapter_numbers
+from ...attention.methods.instantstyle import ImageTokens
+from ...attention.references.style import StyleReference
+from ..binding.model import ModelMap
+from ..files import ADAPTERS, DEMO_ADAPTERS, UnreadableFile, find_file, load_tensors
+
+PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
+FITTING = {"SD 1.5": "ip-adapter_sd15.safetensors", "SDXL": "ip-adapter_sdxl_vit-h.safetensors"}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAdapter:
+    """An IP-Adapter file, opened; ComfyUI moves its weights between devices."""
+
+    name: str
+    layout: AdapterLayout
+    patcher: Any
+
+    def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image keys and values for one cross-attention; the sampler has put the weights in place."""
+        return self.patcher.model.keys_values(number, tokens)
+
+    def image_tokens(self, reference: StyleReference) -> ImageTokens:
+        """The reference through this adapter's projector, in float32 on the CPU."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        conditional = tuple(self._tokens(picture).flatten(0, 1) for picture in reference.pictures)
+        return ImageTokens(conditional, self._tokens(reference.negative).flatten(0, 1), reference.shares)
+
+    def numbers_for(self, model_map: ModelMap) -> dict[AttentionSite, int]:
+        """Which of its weights belong to which cross-attention of the MODEL. Raises ValueError for a wrong pair."""
+        numbers = adapter_numbers(model_map.sites)
+        layout = self.layout
+        widths = {number: model_map.widths[site] for site, number in numbers.items()}
+        if layout.text_width != model_map.text_width or dict(layout.widths) != widths:
+            fitting = FITTING.get(model_map.name)
+            advice = f"Load an adapter for {model_map.name}" + (f", e.g. {fitting}." if fitting else ".")
+            raise ValueError(
+                f"The adapter '{self.name}' is made for {layout.family} ({layout.text_width}-wide text, "
+                f"{len(layout.widths)} layers), but the model is {model_map.name} ({model_map.text_width}-wide text, "
+                f"{len(numbers)} layers). {advice}"
+            )
+        return numbers
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.layout}"
+
+    def _tokens(self, embedding: Tensor) -> Tensor:
+        return self.patcher.model.tokens(embedding.to(self.patcher.load_device)).float().cpu()
+
+
+def load_adapter(name: str) -> LoadedAdapter:
+    """Opens an adapter file from models/ipadapter.
+
+    Raises UnreadableFile when it is missing, damaged, or not an IP-Adapter this pack can use.
+    """
+    path = find_file(name, ADAPTERS, DEMO_ADAPTERS, published=PUBLISHED)
+    try:
+        return manage_adapter(name, flatten(load_tensors(path)))
+    except UnknownAdapter as unknown:
+        raise UnreadableFile(f"'{name}': {unknown}") from unknown
+
+
+def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
+    """An adapter from its flattened tensors. Raises UnknownAdapter for tensors of another kind of file."""
+    layout = recognise(tensors)
+    dtype = comfy.utils.weight_dtype(tensors) or torch.float32
+    module = IPAdapter(layout, comfy.ops.manual_cast)
+    module.to(dtype)
+    # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        module,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    known = {key: tensor for key, tensor in tensors.items() if key.startswith(("image_proj.", "ip_adapter."))}
+    try:
+        module.load_state_dict(known, strict=True, assign=patcher.is_dynamic())
+    except RuntimeError as mismatch:
+        raise UnknownAdapter(
+            f"This IP-Adapter file is incomplete or of an unknown layout ({str(mismatch).splitlines()[-1].strip()}). "
+            "Download the file again."
+        ) from mismatch
+    return LoadedAdapter(name, layout, patcher)

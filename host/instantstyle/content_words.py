@@ -1,0 +1,223 @@
+"""Content words in the space of an image encoder: the projected, un-normalised text embedding of the matching tower."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.sd1_clip
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ...attention.functional.embeddings import mean_phrase
+from ..files import CLIP_VISION, TEXT_ENCODERS, UnreadableFile, find_file, load_tensors
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextConfig
+TOWERS = {768: "CLIP ViT-L", 1024: "OpenCLIP ViT-H", 1280: "OpenCLIP ViT-bigG"}
+REMEDIES = {
+    1024: "Connect an SD 2.x text encoder (OpenCLIP-H), or Load CLIP Text Tower with a full CLIP-ViT-H-14 file",
+    1280: "Connect the CLIP of an SDXL checkpoint",
+}
+PUBLISHED = "huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+END_MARK = 49407  # ends a text in the vocabulary that all CLIP towers share
+LONGEST = 77
+"""Tokens of one text block, with the marks at both ends; pooled embeddings see no further."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Content words, and how much of them to take out."""
+
+    words: str
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return self.words if self.weight == 1.0 else f"({self.words}:{self.weight:g})"
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """The text half of a CLIP file in transformers' layout."""
+
+    name: str
+    model: nn.Module
+    width: int
+
+
+def parse_phrases(text: str) -> list[Phrase]:
+    """One phrase a line; `(green grass:0.5)` weighs it, as in a prompt."""
+    phrases: list[Phrase] = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        weighted = re.fullmatch(r"\((.+):\s*(-?\d+(?:\.\d+)?)\)", line)
+        phrases.append(Phrase(weighted[1].strip(), float(weighted[2])) if weighted else Phrase(line))
+    phrases = [phrase for phrase in phrases if phrase.words]
+    if not phrases:
+        raise ValueError("There are no content words to subtract. Write what the reference shows, e.g. a rabbit.")
+    return phrases
+
+
+def embed_phrases(encoder: Any, phrases: Sequence[Phrase], width: int) -> Tensor:
+    """The content embedding (width,) of weighted phrases, by a CLIP socket or a TextTower.
+
+    Raises ValueError unless the encoder's text lives in the space of `width`-wide image embeddings.
+    """
+    embed = _embed_with_tower if isinstance(encoder, TextTower) else _embed_with_clip
+    embeddings = torch.cat([embed(encoder, phrase.words, width) for phrase in phrases])
+    return mean_phrase(embeddings, [phrase.weight for phrase in phrases])
+
+
+def load_text_tower(name: str) -> TextTower:
+    """Opens the text half of a CLIP file in transformers' layout, e.g. a full CLIP-ViT-H-14 model.safetensors."""
+    from transformers import CLIPTextModelWithProjection  # slow to import, and few need it
+
+    path = find_file(name, CLIP_VISION, TEXT_ENCODERS, published=PUBLISHED)
+    tensors = {key: tensor for key, tensor in _text_half(path).items() if not key.endswith("position_ids")}
+    if "text_projection.weight" not in tensors or "text_model.embeddings.token_embedding.weight" not in tensors:
+        raise UnreadableFile(
+            f"'{name}' has no CLIP text tower with a projection (it needs text_model.* and text_projection.weight). "
+            f"Use a full CLIP file in transformers' layout, e.g. model.safetensors of {PUBLISHED}."
+        )
+    try:
+        model = CLIPTextModelWithProjection(_config_of(tensors))
+        model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, strict=True)
+    except (KeyError, RuntimeError) as missing:
+        raise UnreadableFile(
+            f"'{name}' is incomplete or of an unknown layout ({str(missing).splitlines()[-1].strip()[:160]}). "
+            "Download the file again."
+        ) from missing
+    width = tensors["text_projection.weight"].shape[0]
+    return TextTower(name, model.eval().requires_grad_(False), width)
+
+
+def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
+    _require_space(tower.width, width, f"the text tower '{tower.name}'")
+    tokens = comfy.sd1_clip.SD1Tokenizer().tokenize_with_weights(words)["l"]
+    _require_one_block(tokens, words)
+    ids = [token for token, _ in tokens[0]]
+    # The causal tower reads the embedding off the first end mark; what pads the block after it has no effect.
+    ids = ids[: ids.index(END_MARK) + 1]
+    return tower.model(input_ids=torch.tensor([ids])).text_embeds.float()
+
+
+def _embed_with_clip(clip: Any, words: str, width: int) -> Tensor:
+    name, tower = _pooled_tower(clip)
+    _require_space(tower.transformer.text_projection.out_features, width, f"the text encoder connected ({name})")
+    _require_whole(clip, tower.transformer, name)
+    tokens = clip.tokenize(words)
+    own_tokens = tokens[name.removeprefix("clip_")]
+    _require_one_block(own_tokens, words)
+    clip.cond_stage_model.reset_clip_options()
+    tower.set_clip_options({"projected_pooled": True})
+    clip.load_model(tokens)
+    tower.set_clip_options({"execution_device": clip.patcher.load_device})
+    try:
+        # The tower itself: the pooled output of SD 3's CLIP as a whole is that of two towers in a row.
+        return tower.encode_token_weights(own_tokens)[1].float().cpu()
+    finally:
+        clip.cond_stage_model.reset_clip_options()
+
+
+def _pooled_tower(clip: Any) -> tuple[str, Any]:
+    """The tower whose pooled output a CLIP gives: bigG of SDXL, H of SD 2.x, L of SD 1.5."""
+    for name in ("clip_g", "clip_h", "clip_l"):
+        tower = getattr(clip.cond_stage_model, name, None)
+        if tower is not None and hasattr(getattr(tower, "transformer", None), "text_projection"):
+            return name, tower
+    raise ValueError(
+        f"The text encoder connected ({type(clip.cond_stage_model).__name__}) is not a CLIP, so its words cannot be "
+        "compared with a picture. Connect the CLIP of an SDXL checkpoint, or an SD 2.x text encoder."
+    )
+
+
+def _require_space(found: int, width: int, what: str) -> None:
+    if found == width:
+        return
+    remedy = REMEDIES.get(width, "Connect the text encoder that was trained with the adapter's image encoder")
+    raise ValueError(
+        f"The reference was seen by {TOWERS.get(width, 'an image encoder')} ({width}-wide), but {what} is "
+        f"{TOWERS.get(found, 'another')} ({found}-wide): their words and pictures cannot be compared. {remedy}."
+    )
+
+
+def _require_one_block(blocks: Sequence[Any], words: str) -> None:
+    if len(blocks) > 1:
+        raise ValueError(
+            f"The content words '{words[:40]}...' are too long: CLIP reads {LONGEST - 2} tokens. "
+            "Name the content briefly."
+        )
+
+
+def _require_whole(clip: Any, tower: Any, name: str) -> None:
+    """Refuses an encoder whose file ends early: ComfyUI leaves what is missing as raw memory and says nothing."""
+    parts = {
+        "projection (text_projection)": (r"text_projection(\.weight)?$", tower.text_projection.weight),
+        "last layer": (
+            rf"(layers|resblocks)\.{tower.num_layers - 1}\.mlp\.(fc2|c_proj)\.weight$",
+            tower.text_model.encoder.layers[-1].mlp.fc2.weight,
+        ),
+    }
+    files = _files_of(clip)
+    legible = bool(files) and all(path.endswith((".safetensors", ".sft")) for path in files)
+    for part, (pattern, weight) in parts.items():
+        if not (any(_contains(path, pattern, weight) for path in files) if legible else _is_trained(weight)):
+            raise ValueError(
+                f"The text encoder's file has no {part} for {name}, so its words cannot be compared with a picture. "
+                "Use a file that has one, e.g. a whole SDXL or SD 2.x checkpoint rather than its diffusers text "
+                "encoder."
+            )
+
+
+def _files_of(clip: Any) -> Sequence[str]:
+    """The files ComfyUI's own loaders made this CLIP from, when it says so."""
+    made_by = getattr(clip.patcher, "cached_patcher_init", None)
+    source = made_by[1][0] if made_by and made_by[1] else ()
+    return [source] if isinstance(source, str) else [path for path in source if isinstance(path, str)]
+
+
+def _contains(path: str, pattern: str, weight: Tensor) -> bool:
+    """Whether a safetensors file has a tensor of this name and shape."""
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if re.search(pattern, name)]  # noqa: SIM118
+        return any(tuple(file.get_slice(name).get_shape()) == tuple(weight.shape) for name in names)
+
+
+def _is_trained(weight: Tensor) -> bool:
+    """Whether this can be a trained matrix; raw memory holds zeros, huge numbers or NaN."""
+    return 1e-4 < float(weight.detach().float().std()) < 10.0
+
+
+def _text_half(path: Path) -> dict[str, Tensor]:
+    prefixes = ("text_model.", "text_projection.")
+    if path.suffix != ".safetensors":
+        return {key: tensor for key, tensor in load_tensors(path).items() if key.startswith(prefixes)}
+    try:
+        with safe_open(str(path), framework="pt") as file:  # a full file is 4 GB; the image half stays on disk
+            return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)}  # noqa: SIM118
+    except Exception as fault:
+        raise UnreadableFile(
+            f"'{path.name}' cannot be read: the file is damaged ({fault}). Download it again."
+        ) from fault
+
+
+def _config_of(tensors: dict[str, Tensor]) -> CLIPTextConfig:
+    from transformers import CLIPTextConfig
+
+    vocabulary, width = tensors["text_model.embeddings.token_embedding.weight"].shape
+    layers = {key.split(".")[3] for key in tensors if key.startswith("text_model.encoder.layers.")}
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=tensors["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        projection_dim=tensors["text_projection.weight"].shape[0],
+        num_hidden_layers=len(layers),
+        num_attention_heads=max(width // 64, 1),
+        # OpenAI's ViT-L uses the sigmoid approximation; OpenCLIP's towers the exact function.
+        hidden_act="quick_gelu" if width == 768 else "gelu",
+        bos_token_id=49406,
+        eos_token_id=END_MARK,
+    )

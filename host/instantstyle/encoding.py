@@ -1,0 +1,87 @@
+"""From pictures to a style: checked, fitted, encoded, combined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.functional.embeddings import Combination, combine_pictures
+from ...attention.references.style import StyleReference
+from ..pictures import Fit, fit_picture, require_picture
+from ..thumbnails import thumbnail_of
+from .adapter import LoadedAdapter
+from .vision import encode_crops, encode_nothing, require_encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """What a REFERENCE socket carries."""
+
+    reference: StyleReference
+    adapter: LoadedAdapter
+    thumbnail: str
+    """A JPEG picture as a data URL, or an empty text."""
+
+    def __repr__(self) -> str:
+        return f"{self.reference} for {self.adapter}"
+
+
+def encode_style(
+    adapter: LoadedAdapter,
+    encoder: Any,
+    images: Mapping[str, Tensor],
+    combination: Combination,
+    fit: Fit,
+    weights: Sequence[float],
+    negative: Tensor | None = None,
+) -> tuple[Style, Tensor]:
+    """Encodes pictures for `adapter`; also returns them as the encoder saw them, (crops, size, size, 3).
+
+    `images` are batches (images, height, width, 3) by the name of their input; `weights` are for all pictures in
+    order, or empty. Raises ValueError for the wrong encoder, unusable pictures and a wrong count of weights.
+    """
+    require_encoder(encoder, adapter.layout)
+    if not images:
+        raise ValueError("There is no style picture. Connect one to 'picture0', e.g. from Load Image.")
+    for name, batch in images.items():
+        require_picture(batch, f"The image at '{name}'")
+    fitted = [_fit(encoder, picture, fit) for batch in images.values() for picture in batch]
+    shares = _checked(weights, len(fitted), combination)
+    is_global = adapter.layout.is_global
+    encoded = [encode_crops(encoder, crops, is_global) for crops in fitted]
+    pictures, shares = combine_pictures(encoded, shares, combination)
+    reference = StyleReference(pictures, _negative(encoder, negative, fit, is_global), shares)
+    seen = torch.cat(fitted)
+    return Style(reference, adapter, thumbnail_of(seen)), seen
+
+
+def _fit(encoder: Any, picture: Tensor, fit: Fit) -> Tensor:
+    return fit_picture(picture, encoder.image_size, fit, encoder.image_mean)
+
+
+def _negative(encoder: Any, negative: Tensor | None, fit: Fit, is_global: bool) -> Tensor:
+    if negative is None:
+        return encode_nothing(encoder, is_global)
+    require_picture(negative, "The image at 'negative'")
+    crops = torch.cat([_fit(encoder, picture, fit) for picture in negative])
+    return encode_crops(encoder, crops, is_global).mean(dim=0, keepdim=True)
+
+
+def _checked(weights: Sequence[float], pictures: int, combination: Combination) -> Sequence[float]:
+    if not weights:
+        return [1.0] * pictures
+    if len(weights) != pictures:
+        raise ValueError(
+            f"There are {pictures} pictures but {len(weights)} weights. Write one weight a picture, or none."
+        )
+    if combination == "concatenate" and min(weights) <= 0:
+        raise ValueError(
+            "With 'concatenate' every weight must be above 0. Leave a picture out, or use 'add' or 'subtract'."
+        )
+    if combination in ("average", "norm average") and sum(weights) == 0:
+        raise ValueError("The weights sum to 0, so there is no average. Change one of them.")
+    return weights

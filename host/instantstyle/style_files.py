@@ -1,0 +1,78 @@
+"""Styles as files: what the encoder saw of the pictures, the adapter they were made for, a thumbnail."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.references.style import StyleReference, Subtraction
+from ..files import STYLES, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
+from ..thumbnails import picture_of
+from .adapter import LoadedAdapter
+from .encoding import Style
+
+FORMAT = "semblance style 1"
+
+
+def thumbnail_picture(style: Style) -> Tensor:
+    """The thumbnail as an IMAGE, (1, height, width, 3); black where a file has none that can be read."""
+    return picture_of(style.thumbnail)
+
+
+def save_style(style: Style, name: str, version: str) -> str:
+    """Writes a style as one safetensors file in models/semblance/styles and returns the name it got."""
+    reference, layout = style.reference, style.adapter.layout
+    tensors = {f"picture.{place}": picture.contiguous() for place, picture in enumerate(reference.pictures)}
+    described = {
+        "format": FORMAT,
+        "semblance": version,
+        "adapter": str(layout),
+        "clip_width": layout.clip_width,
+        "is_global": layout.is_global,
+        "shares": reference.shares,
+        "subtracted": [asdict(subtraction) for subtraction in reference.subtracted],
+        "modelspec.thumbnail": style.thumbnail,
+    }
+    metadata = {key: entry if isinstance(entry, str) else json.dumps(entry) for key, entry in described.items()}
+    path = free_path(STYLES, name)
+    save_tensors(path, {**tensors, "negative": reference.negative.contiguous()}, metadata)
+    return saved_name(STYLES, path)
+
+
+def load_style(name: str, adapter: LoadedAdapter) -> Style:
+    """Opens a saved style for use with `adapter`.
+
+    Raises UnreadableFile for a missing, damaged or foreign file, and ValueError when the style was made for an
+    adapter with another image encoder.
+    """
+    tensors, metadata = read_saved(STYLES, find_file(name, STYLES), name, FORMAT)
+    try:
+        made_for = (json.loads(metadata["clip_width"]), json.loads(metadata["is_global"]))
+        style = Style(_reference(tensors, metadata, *made_for), adapter, metadata["modelspec.thumbnail"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the style again.") from fault
+    if made_for != (adapter.layout.clip_width, adapter.layout.is_global):
+        raise ValueError(
+            f"The style '{name}' was made for an adapter of the kind '{metadata.get('adapter')}', but the adapter "
+            f"connected is '{adapter.name}': {adapter.layout}. Load an adapter of the style's kind."
+        )
+    return style
+
+
+def _reference(
+    tensors: dict[str, Tensor], metadata: dict[str, str], clip_width: int, is_global: bool
+) -> StyleReference:
+    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    shares = [float(share) for share in json.loads(metadata["shares"])]
+    subtracted: list[dict[str, Any]] = json.loads(metadata["subtracted"])
+    pictures = tuple(tensors[f"picture.{place}"] for place in range(len(shares)))
+    negative = tensors["negative"]
+    for tensor in (*pictures, negative):
+        if tensor.ndim != (2 if is_global else 3) or tensor.shape[-1] != clip_width or not tensor.isfinite().all():
+            raise ValueError(f"its tensors do not fit an adapter that reads {clip_width} channels")
+    if not pictures or min(shares) <= 0 or len(negative) != 1:
+        raise ValueError("its pictures, their weights and its negative do not fit together")
+    return StyleReference(pictures, negative, tuple(shares), tuple(Subtraction(**entry) for entry in subtracted))

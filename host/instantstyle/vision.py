@@ -1,0 +1,104 @@
+"""CLIP image encoders: the right one for an adapter, and what it sees."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...attention.adapters.checkpoint import AdapterLayout
+from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
+from ..binding.carried import KEY
+
+BATCH = 8
+"""Crops encoded at once."""
+REMEMBERED = 64
+"""Crops whose encoding an encoder keeps, the latest ones."""
+
+
+def require_encoder(encoder: Any, layout: AdapterLayout) -> None:
+    """Raises ValueError, naming the right encoder and where it is published, unless `encoder` fits the adapter."""
+    is_clip = getattr(encoder, "model_type", "clip_vision_model") == "clip_vision_model"
+    width = encoder.config["projection_dim" if layout.is_global else "hidden_size"] if is_clip else 0
+    if width == layout.clip_width:
+        if layout.is_global:
+            _require_projection(encoder)
+        return
+    known = ENCODER_OF_EMBEDDING if layout.is_global else ENCODER_OF_PATCHES
+    found = known.get(width)
+    needed = known.get(layout.clip_width)
+    given = f"{found.name} ({width}-wide)" if found else f"{width}-wide" if is_clip else f"a {encoder.model_type}"
+    advice = needed.remedy if needed else "Load the image encoder that was published with the adapter."
+    raise ValueError(f"This adapter needs {layout.encoder}, but the image encoder connected is {given}. {advice}")
+
+
+def encode_crops(encoder: Any, crops: Tensor, is_global: bool) -> Tensor:
+    """What the encoder sees in `crops` (crops, size, size, 3), in float32 on the CPU.
+
+    Returns projected, un-normalised embeddings (crops, channels), or else the states of the last layer but one
+    (crops, patches, channels). A crop seen before is not encoded again.
+    """
+    memory: OrderedDict[str, Tensor] = _memory_of(encoder)
+    names = [_content(crop, is_global) for crop in crops]
+    unseen = {name: crop for name, crop in zip(names, crops, strict=True) if name not in memory}
+    if unseen:
+        encoded = encode_pixels(encoder, _normalised(encoder, torch.stack(list(unseen.values()))), is_global)
+        # Rows of their own: a view would keep its whole batch alive after the others are forgotten.
+        memory.update((name, row.clone()) for name, row in zip(unseen, encoded, strict=True))
+    found = torch.stack([memory[name] for name in names])
+    for name in names:
+        memory.move_to_end(name)
+    while len(memory) > REMEMBERED:
+        memory.popitem(last=False)
+    return found
+
+
+def encode_nothing(encoder: Any, is_global: bool) -> Tensor:
+    """The unconditional side: a zero embedding, or the states of a picture of the encoder's mean colour."""
+    if is_global:
+        return torch.zeros(1, encoder.config["projection_dim"])
+    # The authors encode zeros after normalisation; black, which other packs encode, is another picture.
+    return encode_pixels(encoder, torch.zeros(1, 3, encoder.image_size, encoder.image_size), is_global)
+
+
+def encode_pixels(encoder: Any, pixels: Tensor, is_global: bool) -> Tensor:
+    """As `encode_crops`, from pixels normalised for the encoder, (crops, 3, size, size)."""
+    comfy.model_management.load_model_gpu(encoder.patcher)
+    parts: list[Tensor] = []
+    for batch in pixels.float().split(BATCH):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        seen = encoder.model(pixel_values=batch.to(encoder.load_device), intermediate_output=-2)
+        parts.append((seen[2] if is_global else seen[1]).float().cpu())
+    return torch.cat(parts)
+
+
+def _require_projection(encoder: Any) -> None:
+    """Refuses a file without a projection: ComfyUI leaves that matrix as raw memory, zeros, huge numbers or NaN."""
+    deviation = float(encoder.model.visual_projection.weight.detach().float().std())
+    if not 1e-4 < deviation < 10.0:
+        raise ValueError(
+            "The image encoder's file has no projection (visual_projection), which this adapter needs. "
+            "Download the image encoder again from where the adapter is published."
+        )
+
+
+def _normalised(encoder: Any, crops: Tensor) -> Tensor:
+    mean, deviation = (torch.tensor(values) for values in (encoder.image_mean, encoder.image_std))
+    return ((crops - mean) / deviation).movedim(-1, 1)
+
+
+def _memory_of(encoder: Any) -> OrderedDict[str, Tensor]:
+    """The encoder's own attachment, so that it goes when the encoder goes."""
+    name = f"{KEY}_encoded"
+    if encoder.patcher.get_attachment(name) is None:
+        encoder.patcher.set_attachments(name, OrderedDict())
+    return encoder.patcher.get_attachment(name)
+
+
+def _content(crop: Tensor, is_global: bool) -> str:
+    pixels = (crop * 255).round().to(torch.uint8).contiguous().cpu().numpy().tobytes()
+    return f"{hashlib.sha256(pixels).hexdigest()} {crop.shape[0]} {is_global}"

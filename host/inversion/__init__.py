@@ -1,0 +1,1 @@
+"""Pictures inverted on ComfyUI's sampler, kept, and sampled back."""

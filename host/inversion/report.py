@@ -1,0 +1,29 @@
+"""How far a picture that was inverted and sampled back is off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.references.trajectory import ReferenceTrajectory
+
+
+def reconstruction_error(model: Any, trajectory: ReferenceTrajectory, back: Tensor) -> float:
+    """Relative L2 distance between the clean latents and those sampled back."""
+    clean = model.model.process_latent_out(trajectory.latents[0])
+    return ((back.cpu() - clean).norm() / clean.norm()).item()
+
+
+NOT_CHECKED = "Not checked."
+
+
+def reconstruction_report(model: Any, trajectory: ReferenceTrajectory, back: Tensor, vae: Any) -> str:
+    """How far pictures that were sampled back are off: of the latent, and of the picture if there is a VAE."""
+    found = f"The latent comes back with a relative error of {reconstruction_error(model, trajectory, back):.2%}"
+    if vae is None:
+        return f"{found}."
+    clean = model.model.process_latent_out(trajectory.latents[0])
+    difference = vae.decode(back) - vae.decode(clean)
+    error = difference.pow(2).mean().clamp_min(1e-12)
+    return f"{found}, the picture with {(-10 * error.log10()).item():.1f} dB."

@@ -1,0 +1,86 @@
+"""Where StyleID starts from, over which ladder, and whether two trajectories belong together on a MODEL."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from ...attention.functional.statistics import adain
+from ...attention.references.trajectory import ReferenceTrajectory
+from ..identity import require_family, stamp_of
+from .ddim import sampling_sigmas
+from .runs import Start, start_latent
+
+StartMode = Literal["official", "exact"]
+START_MODES: tuple[StartMode, ...] = ("official", "exact")
+
+
+def start_of(
+    model: Any,
+    content: ReferenceTrajectory,
+    style: ReferenceTrajectory,
+    mode: StartMode,
+    adain_strength: float = 1.0,
+) -> Start:
+    """The content's noisy end with the style's statistics, and the ladder down from it.
+
+    `exact` starts on the highest level that is sampled. `official` does what the authors' LDM code does: it leaves
+    out the first step and feeds the latent of the level above the ladder as if it were one of the second. On
+    trajectories of the `ddim` convention, which the authors' diffusers code follows, both are the same.
+    """
+    official = mode == "official" and content.convention == "styleid"
+    sigmas = sampling_sigmas(model, content, skip=1 if official else 0)
+    # The point after the highest that is sampled: 999 where the number of steps divides 1000.
+    level = content.sigmas[content.steps] if official else sigmas[0].item()
+    noise = content.at(level)
+    if adain_strength:
+        noise = adain(noise, style.at(level), adain_strength)
+    images = max(content.images, style.images)
+    return Start(start_latent(model, noise.expand(images, -1, -1, -1), sigmas[0].item()), sigmas)
+
+
+def require_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory) -> None:
+    """Refuses trajectories that do not fit each other or the MODEL, with a ValueError that says what differs."""
+    stamp = stamp_of(model)
+    for name, trajectory in (("content", content), ("style", style)):
+        found = trajectory.stamp
+        require_family(trajectory, stamp.family, f"{name} trajectory")
+        if found.prediction != stamp.prediction:
+            raise ValueError(
+                f"The {name} trajectory was made with a model that predicts {found.prediction}, but this one predicts "
+                f"{stamp.prediction}. Invert the picture with the model you sample with."
+            )
+        if found.weights != stamp.weights:
+            raise ValueError(
+                f"The {name} trajectory was made with another {stamp.family} model. Invert the picture with the model "
+                "you sample with; a LoRA may be added afterwards."
+            )
+        if trajectory.noises is not None:
+            raise ValueError(
+                f"The {name} was inverted by Invert Image (edit-friendly), whose states lie on no common path: sampled "
+                "without its noises it does not come back, so StyleID cannot keep it. Use Invert Image (DDIM)."
+            )
+    if content.size != style.size:
+        raise ValueError(
+            f"The content is {_pixels(content.size)} and the style {_pixels(style.size)}, but both ride through the "
+            "model together. Scale the style picture to the content's size before VAE Encode."
+        )
+    if content.convention != style.convention or not _same_ladder(content, style):
+        raise ValueError(
+            f"The content was inverted in {content.steps} steps ({content.convention}) and the style in {style.steps} "
+            f"({style.convention}). Invert both with the same steps and convention."
+        )
+    if 1 not in (content.images, style.images) and content.images != style.images:
+        raise ValueError(
+            f"There are {content.images} contents and {style.images} styles. Give one of either, or as many of both."
+        )
+
+
+def _same_ladder(content: ReferenceTrajectory, style: ReferenceTrajectory) -> bool:
+    return len(content.sigmas) == len(style.sigmas) and all(
+        math.isclose(one, other, rel_tol=1e-4) for one, other in zip(content.sigmas, style.sigmas, strict=True)
+    )
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1] * 8}x{size[0] * 8} pixels"

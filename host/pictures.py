@@ -1,0 +1,78 @@
+"""Pictures, as people bring them: checked, and fitted to the square an image encoder reads.
+
+Fitting is that of transformers' CLIPImageProcessor, bicubic in 8 bits, so that embeddings equal the authors' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+
+Fit = Literal["crop", "pad", "tile"]
+FITS: tuple[Fit, ...] = get_args(Fit)
+SMALLEST = 16
+"""Pixels a side; less than this holds no style."""
+
+
+def require_picture(images: Tensor, name: str) -> None:
+    """Raises ValueError unless `images` (images, height, width, 3) can be looked at."""
+    shape = tuple(images.shape)
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(f"{name} holds no picture (its shape is {shape}). Connect an image, e.g. from Load Image.")
+    if shape[-1] != 3:
+        raise ValueError(
+            f"{name} has {shape[-1]} channels; expected 3 (red, green, blue). Load it with Load Image, which takes the "
+            "transparency off, or convert it to RGB."
+        )
+    if min(shape[1:3]) < SMALLEST:
+        raise ValueError(
+            f"{name} is {shape[2]}x{shape[1]} pixels, too small to show a style; expected at least "
+            f"{SMALLEST}x{SMALLEST}. Choose a larger picture."
+        )
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{name} holds pixels that are not numbers (NaN or infinite). Check the node that made it.")
+
+
+def fit_picture(picture: Tensor, size: int, fit: Fit, background: Sequence[float]) -> Tensor:
+    """One picture (height, width, 3) as the squares an encoder reads, (crops, size, size, 3) in [0, 1].
+
+    - crop: the middle square; the borders of a non-square picture are lost.
+    - pad: the whole picture on `background`, the colour the encoder takes for nothing.
+    - tile: as many overlapping squares as it takes to see all of it.
+    """
+    image = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    if fit == "pad":
+        squares = [_padded(image, background).resize((size, size), Image.Resampling.BICUBIC)]
+    else:
+        squares = _squares(_short_side_to(image, size), size, fit == "tile")
+    return torch.stack([torch.from_numpy(numpy.array(square)) for square in squares]).float() / 255
+
+
+def _short_side_to(image: Image.Image, size: int) -> Image.Image:
+    short = min(image.size)
+    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _squares(image: Image.Image, size: int, all_of_it: bool) -> list[Image.Image]:
+    """The middle square of an image whose short side is `size`, or evenly spaced squares along its long side."""
+    width, height = image.size
+    long = max(width, height)
+    count = -(-long // size) if all_of_it else 1
+    starts = (
+        [round(place * (long - size) / (count - 1)) for place in range(count)] if count > 1 else [(long - size) // 2]
+    )
+    wide = width >= height
+    return [image.crop((s, 0, s + size, size) if wide else (0, s, size, s + size)) for s in starts]
+
+
+def _padded(image: Image.Image, background: Sequence[float]) -> Image.Image:
+    side = max(image.size)
+    canvas = Image.new("RGB", (side, side), tuple(round(255 * level) for level in background))  # pyright: ignore[reportArgumentType]
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas

@@ -1,0 +1,1 @@
+"""Stories and subjects on ComfyUI: tokens, recording, files."""

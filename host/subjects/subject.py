@@ -1,0 +1,119 @@
+"""A subject between nodes: recorded on a MODEL by a sampler's settings, and applied to a MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from ...attention.methods.consistory.applied import AppliedSubject
+from ...attention.methods.consistory.method import ConsiStory
+from ...attention.references.trajectory import ModelStamp
+from ...attention.subjects.recording import RecordedSubject, SubjectRecorder
+from ...attention.subjects.words import SubjectWords
+from ..binding.model import add_patch, exchange_patch, map_model, patches_on
+from ..identity import require_model, subject_stamp
+from ..thumbnails import thumbnail_of
+from .recipe import SamplerSettings, Sitting, StorySettings, sampler_names, scheduler_names
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a SUBJECT socket carries."""
+
+    recorded: RecordedSubject
+    story: StorySettings
+    sampler: SamplerSettings
+    stamp: ModelStamp
+    thumbnail: str = ""
+    """A JPEG picture as a data URL, or an empty text."""
+    sitting: Sitting | None = None
+    """How to make the anchors again; None where that was not kept, or cannot be."""
+
+    def __repr__(self) -> str:
+        return f"{', '.join(self.story.words.subjects)}: {self.recorded!r}, {self.stamp.family}; {self.sampler}"
+
+
+def record_subject(model: Any, sitting: Sitting, vae: Any = None) -> tuple[Tensor, Subject]:
+    """Samples a story and records its anchors: the latents of all its images, and the subject.
+
+    Raises ValueError where there is no story on the MODEL, or nothing of a subject was seen.
+    """
+    story = story_on(model)
+    stamp = subject_stamp(model)
+    latents, recorded = record(model, sitting.sample)
+    anchors = recorded.anchors
+    pictures = None if vae is None else vae.decode(latents[:anchors])
+    return latents, Subject(
+        recorded,
+        StorySettings.of(story).of_first(anchors),
+        sitting.settings,
+        stamp,
+        "" if pictures is None else thumbnail_of(pictures),
+        sitting if story.masks is None and story.pictures is None else None,
+    )
+
+
+def recreate_subject(model: Any, story: StorySettings, sitting: Sitting, thumbnail: str) -> Subject:
+    """Makes the anchors of a recipe again. MODEL carries no story yet.
+
+    Raises ValueError for a sampler or scheduler that another pack brought: ComfyUI would take its first in their place.
+    """
+    settings = sitting.settings
+    for name, known in ((settings.sampler, sampler_names()), (settings.scheduler, scheduler_names())):
+        if name not in known:
+            raise ValueError(
+                f"The anchors of this recipe were sampled with '{name}', which is not known here. Install the node "
+                "pack that brings it, or record the subject anew."
+            )
+    return replace(record_subject(story.on(model), sitting)[1], thumbnail=thumbnail)
+
+
+def apply_subject(
+    model: Any, subject: Subject, words: SubjectWords, sharing: float, query_blend: float, injection: float
+) -> Any:
+    """A clone of MODEL that keeps a recorded subject in the scenes of `words`.
+
+    Raises ValueError for another model than the subject's, and where there are no features to copy.
+    """
+    require_model(subject.stamp, model)
+    made = subject.story
+    patch = AppliedSubject(
+        words,
+        map_model(model).family.consistory,
+        replace(made.sharing, strength=sharing),
+        replace(made.blend, strength=query_blend),
+        replace(made.injection, strength=injection),
+        made.free_u,
+        fast=made.fast,
+        subject=subject.recorded,
+    )
+    return add_patch(model, patch)
+
+
+Sampled = TypeVar("Sampled")
+
+
+def record(model: Any, sample: Callable[[Any], Sampled]) -> tuple[Sampled, RecordedSubject]:
+    """What `sample` makes with a MODEL that carries ConsiStory, and the subject in its anchors.
+
+    Raises ValueError where there is no story on the MODEL, or nothing of a subject was seen.
+    """
+    story = story_on(model)
+    recorder = SubjectRecorder()
+    made = sample(exchange_patch(model, story, replace(story, recorder=recorder)))
+    return made, recorder.subject()
+
+
+def story_on(model: Any) -> ConsiStory:
+    """The story that a MODEL carries. Raises ValueError unless it is one."""
+    stories = [patch for patch in patches_on(model) if isinstance(patch, ConsiStory)]
+    if len(stories) != 1 or isinstance(stories[0], AppliedSubject):
+        found = "an applied subject" if stories and isinstance(stories[0], AppliedSubject) else f"{len(stories)}"
+        raise ValueError(
+            f"To record a subject the model needs one ConsiStory; this one carries {found}. Put the ConsiStory node "
+            "between the model and Record Subject, and Apply Subject only after it, on the plain model."
+        )
+    return stories[0]

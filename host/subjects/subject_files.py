@@ -1,0 +1,252 @@
+"""Subjects as files: what was recorded of their anchors, or a recipe of some hundred kilobytes to make them again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ...attention.engine.call import AttentionSite
+from ...attention.references.trajectory import ModelStamp
+from ...attention.subjects.recording import RecordedFeatures, RecordedStates, RecordedSubject
+from ..conditioning import Conditioning
+from ..files import SUBJECTS, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
+from ..identity import require_model
+from .recipe import SamplerSettings, Sitting, StorySettings, read_settings
+from .subject import Subject, recreate_subject
+
+FORMAT = "semblance.subject.1"
+Form = Literal["everything", "without injection", "recipe"]
+FORMS: tuple[Form, ...] = get_args(Form)
+PLAIN = (int, float, str, bool, type(None))
+TEXTS = ("positive", "negative")
+POOLED = "pooled_output"
+
+
+@dataclass(frozen=True)
+class SavedSubject:
+    """What became of a subject that was saved."""
+
+    name: str
+    bytes: int
+    error: float
+    """The relative error that half precision brings; 0 without it."""
+
+
+def save_subject(subject: Subject, name: str, version: str, form: Form, half: bool) -> SavedSubject:
+    """Writes a subject as one safetensors file in models/semblance/subjects.
+
+    Raises ValueError where a recipe cannot hold what the anchors were made of, or the disk cannot hold the file.
+    """
+    path = free_path(SUBJECTS, name)
+    tensors, described, error = _recipe(subject) if form == "recipe" else _features(_reduced(subject, form), half)
+    size = _bytes(tensors.values())
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise ValueError(
+            f"The subject takes {_size(size)}, but the disk has {_size(free)} left. Save it without injection, as a "
+            "recipe, or make room."
+        )
+    entries = {
+        **described,
+        "format": FORMAT,
+        "semblance": version,
+        "form": form,
+        "stamp": asdict(subject.stamp),
+        "story": asdict(subject.story),
+        "sampler": asdict(subject.sampler),
+        "modelspec.thumbnail": subject.thumbnail,
+    }
+    metadata = {key: entry if isinstance(entry, str) else json.dumps(entry) for key, entry in entries.items()}
+    save_tensors(path, {key: tensor.contiguous() for key, tensor in tensors.items()}, metadata)
+    return SavedSubject(saved_name(SUBJECTS, path), size, error)
+
+
+def load_subject(name: str, model: Any = None) -> Subject:
+    """Opens a saved subject; the anchors of a recipe are made again with MODEL.
+
+    Raises UnreadableFile for a missing, damaged or foreign file, and ValueError for a MODEL other than the subject's,
+    or for none where a recipe needs one.
+    """
+    tensors, metadata = read_saved(SUBJECTS, find_file(name, SUBJECTS), name, FORMAT)
+    try:
+        stamp = read_settings(ModelStamp, json.loads(metadata["stamp"]))
+        story = StorySettings.read(json.loads(metadata["story"]))
+        sampler = read_settings(SamplerSettings, json.loads(metadata["sampler"]))
+        thumbnail = metadata["modelspec.thumbnail"]
+        recipe = metadata["form"] == "recipe"
+        sitting = _sitting(tensors, metadata, sampler) if recipe else None
+        recorded = None if recipe else _recorded(tensors, metadata)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as fault:
+        raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the subject again.") from fault
+    if model is not None:
+        require_model(stamp, model)
+    if recorded is not None:
+        return Subject(recorded, story, sampler, stamp, thumbnail)
+    if model is None:
+        raise ValueError(
+            f"'{name}' is a recipe, from which the anchors are made again. Connect the {stamp.family} model that the "
+            "subject was recorded with to Load Subject."
+        )
+    assert sitting is not None
+    return recreate_subject(model, story, sitting, thumbnail)
+
+
+def sizes(subject: Subject) -> str:
+    """What a file of each form would take, in a sentence."""
+    found: list[str] = []
+    for form in FORMS:
+        if form == "recipe":
+            why = recipe_hindrance(subject)
+            found.append(f"no recipe: {why}" if why else f"as a recipe {_size(_bytes(_recipe(subject)[0].values()))}")
+        elif form == "everything" or subject.recorded.features is not None:
+            recorded = _reduced(subject, form).recorded
+            found.append(f"{'' if form == 'everything' else f'{form} '}{_size(recorded.bytes_as(torch.float16))}")
+    return f"A file of it in float16: {'; '.join(found)}."
+
+
+def recipe_hindrance(subject: Subject) -> str:
+    """What a recipe could not hold of how the anchors were made, or nothing."""
+    sitting = subject.sitting
+    if sitting is None:
+        return "it was loaded from a file, or masks or inverted pictures were connected to ConsiStory"
+    if sitting.noise_mask is not None:
+        return "the latent carries a noise mask"
+    if len(sitting.latents) > subject.recorded.anchors and not subject.sampler.is_quiet:
+        return f"{subject.sampler.sampler} draws noise on its way, other noise where the further scenes are missing"
+    for conditioning in (sitting.positive, sitting.negative):
+        if len(conditioning) != 1:
+            return "a prompt is made of several (Conditioning (Combine))"
+        foreign = [key for key, entry in conditioning[0][1].items() if key != POOLED and not isinstance(entry, PLAIN)]
+        if foreign:
+            return f"a prompt carries {', '.join(foreign)}"
+    return ""
+
+
+def _reduced(subject: Subject, form: Form) -> Subject:
+    return replace(subject, recorded=subject.recorded.without_features()) if form != "everything" else subject
+
+
+Described = tuple[dict[str, Tensor], dict[str, Any], float]
+"""Tensors and metadata of a file, and the relative error of what is in it."""
+
+
+def _features(subject: Subject, half: bool) -> Described:
+    recorded = subject.recorded
+    stored = recorded.stored_as(torch.float16).checked() if half else recorded
+    error = max(map(_relative_error, stored.tensors, recorded.tensors)) if half else 0.0
+    tensors = {
+        f"states.{number}.{_name(site)}": states
+        for number, sampling in enumerate(stored.samplings)
+        for site, states in sampling.by_site.items()
+    }
+    described: dict[str, Any] = {
+        "anchors": recorded.anchors,
+        "size": recorded.size,
+        "sigmas": recorded.sigmas,
+        "counts": [
+            {_name(site): counts for site, counts in sampling.counts.items()} for sampling in recorded.samplings
+        ],
+    }
+    if stored.features is not None:
+        tensors["patches"] = stored.features.patches
+        tensors |= {f"outputs.{_name(site)}": outputs for site, outputs in stored.features.outputs.items()}
+        described["steps"] = stored.features.steps
+    return tensors, described, error
+
+
+def _recorded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> RecordedSubject:
+    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    samplings = tuple(
+        RecordedStates(
+            {_site(name): tensors[f"states.{number}.{name}"] for name in counts},
+            {_site(name): tuple(map(int, of_steps)) for name, of_steps in counts.items()},
+        )
+        for number, counts in enumerate(json.loads(metadata["counts"]))
+    )
+    features = None
+    if "patches" in tensors:
+        prefix = "outputs."
+        outputs = {_site(name.removeprefix(prefix)): tensors[name] for name in tensors if name.startswith(prefix)}
+        features = RecordedFeatures(tensors["patches"], outputs, tuple(map(int, json.loads(metadata["steps"]))))
+    height, width = map(int, json.loads(metadata["size"]))
+    sigmas = tuple(map(float, json.loads(metadata["sigmas"])))
+    anchors = int(json.loads(metadata["anchors"]))
+    return RecordedSubject(anchors, (height, width), sigmas, samplings, features).checked()
+
+
+def _recipe(subject: Subject) -> Described:
+    why = recipe_hindrance(subject)
+    sitting = subject.sitting
+    if why or sitting is None:
+        raise ValueError(f"This subject cannot be saved as a recipe: {why}. Save what was recorded instead.")
+    anchors = subject.recorded.anchors
+    tensors: dict[str, Tensor] = {}
+    extras: dict[str, dict[str, Any]] = {}
+    for name, [[context, more]] in zip(TEXTS, (sitting.positive, sitting.negative), strict=True):
+        # Copies, without the memory of the other scenes.
+        tensors[name] = context[:anchors].clone()
+        if isinstance(more.get(POOLED), Tensor):
+            tensors[f"{name}.pooled"] = more[POOLED][:anchors].clone()
+        extras[name] = {key: entry for key, entry in more.items() if key != POOLED}
+    if sitting.latents.any():
+        tensors["latents"] = sitting.latents[:anchors].clone()
+    described = {
+        "extras": extras,
+        "shape": [anchors, *sitting.latents.shape[1:]],
+        "batch": sitting.batch,
+        "numbers": None if sitting.numbers is None else [int(number) for number in sitting.numbers],
+    }
+    return tensors, described, 0.0
+
+
+def _sitting(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], settings: SamplerSettings) -> Sitting:
+    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    extras = json.loads(metadata["extras"])
+
+    def text(name: str) -> Conditioning:
+        pooled = {POOLED: tensors[f"{name}.pooled"]} if f"{name}.pooled" in tensors else {}
+        return [[tensors[name], {**extras[name], **pooled}]]
+
+    shape = tuple(map(int, json.loads(metadata["shape"])))
+    latents = tensors.get("latents", torch.zeros(shape))
+    if len(shape) != 4 or tuple(latents.shape) != shape or 0 in shape:
+        raise ValueError("its latent has the wrong shape")
+    batch, numbers = json.loads(metadata["batch"]), json.loads(metadata["numbers"])
+    if type(batch) is not int or batch < len(latents):
+        raise TypeError(f"its batch is {batch!r}")
+    if numbers is not None and not (isinstance(numbers, list) and all(type(number) is int for number in numbers)):
+        raise TypeError(f"its numbers are {numbers!r}")
+    positive, negative = (text(name) for name in TEXTS)
+    return Sitting(settings, positive, negative, latents, batch, numbers)
+
+
+def _name(site: AttentionSite) -> str:
+    return f"{site.block}.{site.depth}"
+
+
+def _site(name: str) -> AttentionSite:
+    part, number, depth = name.split(".")
+    if part not in ("input", "middle", "output"):
+        raise ValueError(f"it names a block called {part}")
+    return AttentionSite("self", part, int(number), int(depth))
+
+
+def _relative_error(stored: Tensor, exact: Tensor) -> float:
+    return ((stored.float() - exact.float()).norm() / exact.float().norm().clamp_min(1e-12)).item()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them."""
+    if count < 2**20:
+        return f"{count / 2**10:.0f} KB"
+    return f"{count / 2**20:.1f} MB" if count < 2**30 else f"{count / 2**30:.2f} GB"

@@ -1,0 +1,50 @@
+"""The node AdaIN Latent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..attention.engine.scope import finite
+from ..attention.functional.statistics import adain
+from ..host.inversion.runs import require_latents
+from ..host.latents import masked_latent, match_channels
+from .inputs import CATEGORY, share_input
+
+
+class AdaINLatent(io.ComfyNode):
+    """A latent with the statistics of another."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SemblanceAdaINLatent",
+            display_name="AdaIN Latent",
+            category=CATEGORY,
+            description="Gives a latent the mean and deviation, channel by channel, of a style latent: its colours "
+            "and contrast move over. Both must stand at the same noise level, e.g. both from VAE Encode or both from "
+            "Invert Image.",
+            search_aliases=["adain", "match colors", "color transfer", "latent statistics", "instance normalization"],
+            inputs=[
+                io.Latent.Input("content", tooltip="The latent to change."),
+                io.Latent.Input("style", tooltip="The latent whose statistics are taken; of any size."),
+                share_input(
+                    "strength", 1.0, "0 leaves the content as it is, 1 takes the style's statistics wholly.", step=0.05
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Where to change the content; white is where. Any size."),
+            ],
+            outputs=[io.Latent.Output("latent", tooltip="The content with the style's statistics.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, content: dict[str, Any], style: dict[str, Any], strength: float, mask: Tensor | None = None
+    ) -> io.NodeOutput:
+        samples, other = content["samples"], style["samples"]
+        require_latents(samples)
+        require_latents(other)
+        match_channels(samples, other)
+        moved = adain(samples, other, finite(strength, "The strength"))
+        return io.NodeOutput({**content, "samples": masked_latent(samples, moved, mask).to(samples.dtype)})

@@ -1,0 +1,248 @@
+"""One family's tiny model with all that is needed to try a patch on it through the real samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from semblance.attention.engine.guests import Guest
+from semblance.attention.engine.patch import AttentionPatch
+from semblance.attention.engine.scope import ImageMask, Scope
+from semblance.attention.methods.consistory.method import ConsiStory
+from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepWindow
+from semblance.attention.methods.instantstyle import InstantStyle
+from semblance.attention.methods.styleid import StyleID
+from semblance.attention.references.style import StyleReference
+from semblance.attention.references.trajectory import ReferenceTrajectory
+from semblance.attention.subjects.user_masks import UserMasks
+from semblance.attention.subjects.words import SubjectWords
+from semblance.host.binding.model import ModelMap, add_patch, map_model
+from semblance.host.identity import stamp_of
+from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
+from semblance.tests.tiny_models import (
+    CONTEXT_WIDTH,
+    Family,
+    adapter_state_dict,
+    empty_latent,
+    ksampler,
+    make_conditioning,
+    make_unet,
+)
+from semblance.tests.tiny_models.unets import SDXL_VECTOR_WIDTH
+
+from .toy_patches import Echo, LookAway, ShareKeys, Sharpen, Visit
+
+Conditioning = list[list[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Studio:
+    kind: Family
+    model: ModelPatcher
+    model_map: ModelMap
+    positive: Conditioning
+    negative: Conditioning
+    adapters: dict[str, LoadedAdapter] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: Family, dtype: torch.dtype = torch.float32) -> Studio:
+        model = make_unet(kind, dtype=dtype)
+        positive, negative = (make_conditioning(kind, seed=seed) for seed in (1, 2))
+        adapters = {variant: manage_adapter(variant, adapter_state_dict(kind, variant)) for variant in ("base", "plus")}
+        return cls(kind, model, map_model(model), positive, negative, adapters)
+
+    def everywhere(self, **settings: Any) -> Scope:
+        return Scope(self.model_map.family.preset("all"), **settings)
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """What the model samples without any patch."""
+        return self.sample()
+
+    def text(self, seed: int, rows: int = 1, tokens: int = 77) -> Conditioning:
+        return make_conditioning(self.kind, rows, tokens, seed)
+
+    def sample(
+        self, model: ModelPatcher | None = None, images: int = 2, size: Sequence[int] = (8, 8), **more: Any
+    ) -> Tensor:
+        """The KSampler node's result, of two steps unless more are asked for."""
+        settings = {"steps": 2, "scheduler": "simple", **more}
+        positive, negative = settings.pop("positive", self.positive), settings.pop("negative", self.negative)
+        return ksampler(model or self.model, positive, negative, empty_latent(images, *size), **settings)
+
+    def with_patch(
+        self,
+        name: str,
+        model: ModelPatcher | None = None,
+        strength: float = 1.0,
+        scope: Scope | None = None,
+        size: tuple[int, int] = (8, 8),
+    ) -> ModelPatcher:
+        """`model` with the patch of that name on it."""
+        patch, weights = PATCHES[name](self, strength, self.everywhere() if scope is None else scope, size)
+        return add_patch(model or self.model, patch, weights)
+
+    def instantstyle(
+        self,
+        strength: float = 1.0,
+        scope: Scope | None = None,
+        variant: str = "base",
+        pictures: int = 1,
+        shares: Sequence[float] = (),
+    ) -> InstantStyle:
+        adapter = self.adapters[variant]
+        tokens = adapter.image_tokens(style_reference(adapter, pictures, shares))
+        numbers = adapter.numbers_for(self.model_map)
+        return InstantStyle(tokens, adapter, numbers, self.everywhere() if scope is None else scope, strength, variant)
+
+    def guest(self, name: str, size: tuple[int, int] = (8, 8), rows: int = 1, tokens: int = 77, seed: int = 0) -> Guest:
+        generator = torch.Generator().manual_seed(seed)
+        vector = torch.randn(1, SDXL_VECTOR_WIDTH, generator=generator) if self.kind == "sdxl" else None
+        latent = torch.randn(rows, 4, *size, generator=generator)
+        return Guest(name, latent, torch.randn(1, tokens, CONTEXT_WIDTH[self.kind], generator=generator), vector)
+
+
+def style_reference(adapter: LoadedAdapter, pictures: int, shares: Sequence[float]) -> StyleReference:
+    """Pictures of noise as the image encoder might see them."""
+    layout = adapter.layout
+    shape = (1, layout.clip_width) if layout.is_global else (1, 17, layout.clip_width)
+    generator = torch.Generator().manual_seed(7)
+    seen = tuple(torch.randn(shape, generator=generator) for _ in range(pictures))
+    negative = torch.zeros(shape) if layout.is_global else torch.randn(shape, generator=generator)
+    return StyleReference(seen, negative, tuple(shares) or (1.0,) * pictures)
+
+
+def painted(masks: int, height: int, width: int, seed: int = 3) -> ImageMask:
+    """Masks with soft and hard parts all over."""
+    noise = torch.rand(masks, height, width, generator=torch.Generator().manual_seed(seed))
+    return ImageMask((1.5 * noise - 0.25).clamp(0, 1))
+
+
+Made = tuple[AttentionPatch, Sequence[Any]]
+Maker = Callable[[Studio, float, Scope, tuple[int, int]], Made]
+
+
+def instantstyle(variant: str, pictures: int = 1, shares: Sequence[float] = (), masks: int = 0) -> Maker:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+        mask = painted(masks, 40, 56) if masks else None
+        scope = Scope(scope.blocks, scope.window, mask)
+        patch = studio.instantstyle(strength, scope, variant, pictures, shares)
+        return patch, [studio.adapters[variant].patcher]
+
+    return make
+
+
+def visit(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+    visitors = (studio.guest("one", size, seed=1), studio.guest("two", size, rows=2, tokens=154, seed=2))
+    return Visit(scope, strength, visitors=visitors), ()
+
+
+def trajectory(studio: Studio, size: tuple[int, int], seed: int) -> ReferenceTrajectory:
+    """Latents of noise at every level that a test of the laws samples."""
+    schedule: Any = studio.model.get_model_object("model_sampling")
+    sigmas = tuple(sorted({*schedule.sigmas.tolist(), 1.0, 4.0}))
+    guest = studio.guest("any", size, rows=len(sigmas), seed=seed)
+    stamp = stamp_of(studio.model)
+    return ReferenceTrajectory(guest.latent[:, None], sigmas, 50, "styleid", stamp, guest.context, guest.vector)
+
+
+def styleid(masks: int = 0) -> Maker:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+        mask = painted(masks, 40, 56) if masks else None
+        scope = Scope(scope.blocks, scope.window, mask)
+        content, style = (trajectory(studio, size, seed) for seed in (1, 2))
+        return StyleID(content, style, scope, strength=strength), ()
+
+    return make
+
+
+def consistory(**settings: Any) -> Maker:
+    """A story of two scenes, which acts at both steps of a run of two."""
+
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+        sharing, injection = Sharing(strength), Injection(0.8 * strength, StepWindow(0.0, 1.0))
+        chosen = {"sharing": sharing, "injection": injection, "blend": QueryBlend(until=0.6)} | settings
+        if "anchors" in chosen:
+            chosen["sharing"] = replace(sharing, anchors=chosen.pop("anchors"))
+        return ConsiStory(STORY, studio.model_map.family.consistory, **chosen), ()
+
+    return make
+
+
+STORY = SubjectWords(("a fox",), ("a fox asleep", "snow on a fox"), (((2,),), ((4, 5),)), 77)
+PATCHES: dict[str, Maker] = {
+    "edits inputs": lambda studio, strength, scope, size: (Sharpen(scope, strength), ()),
+    "shares keys": lambda studio, strength, scope, size: (ShareKeys(scope, strength), ()),
+    "edits output": lambda studio, strength, scope, size: (LookAway(scope, strength), ()),
+    "remembers": lambda studio, strength, scope, size: (Echo(scope, strength), ()),
+    "brings guests": visit,
+    "instantstyle": instantstyle("base"),
+    "instantstyle plus": instantstyle("plus", pictures=2, shares=(1.0, 0.5)),
+    "instantstyle masked": instantstyle("base", pictures=3, masks=1),
+    "instantstyle regions": instantstyle("plus", pictures=2, shares=(1.0, 0.7), masks=2),
+    "styleid": styleid(),
+    "styleid masked": styleid(masks=1),
+    "consistory": consistory(),
+    "consistory fast": consistory(anchors=1, fast=True, masks=UserMasks(painted(2, 40, 56), limits=True)),
+}
+WITH_GUESTS = {name for name in PATCHES if name.startswith(("brings guests", "styleid"))}
+STORIES = {name for name in PATCHES if name.startswith("consistory")}
+"""Those that need a batch of two images, sample twice, and act everywhere at all times."""
+
+
+def wrap(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], first: bool = False) -> ModelPatcher:
+    """A clone of `model` that another pack wraps."""
+    wrapped = model.clone()
+    comfy.patcher_extension.add_wrapper_with_key(kind, "another pack", wrapper, wrapped.model_options, True)
+    return wrapped
+
+
+def record_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[dict[str, Any]]]:
+    """A clone of `model` whose calls of the UNet are written down, as the sampler asked for them."""
+    calls: list[dict[str, Any]] = []
+
+    def recorder(
+        executor: Any, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: Any, **more: Any
+    ) -> Tensor:
+        output = executor(x, t, c_concat, c_crossattn, control, options, **more)
+        calls.append(
+            {
+                "x": x,
+                "sigma": float(t[0]),
+                "context": c_crossattn,
+                "numbers": list(options["cond_or_uncond"]),
+                "control": control is not None,
+                "more": more,
+                "output": output,
+            }
+        )
+        return output
+
+    return wrap(model, WrappersMP.APPLY_MODEL, recorder), calls
+
+
+def run_guider(
+    guider: comfy.samplers.CFGGuider,
+    sigmas: Tensor,
+    images: int = 2,
+    size: Sequence[int] = (8, 8),
+    callback: Callable[..., None] | None = None,
+    sampler: str = "euler",
+) -> Tensor:
+    """What a guider samples from noise of seed 0, by the host's own sampler."""
+    noise = torch.randn(images, 4, *size, generator=torch.Generator().manual_seed(0))
+    chosen = comfy.samplers.sampler_object(sampler)
+    return guider.sample(noise, torch.zeros_like(noise), chosen, sigmas, callback=callback, disable_pbar=True, seed=0)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())

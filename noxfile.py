@@ -46,6 +46,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def package(session: nox.Session) -> None:
+    """Copies the checkout as an install, and says how large it is and how long ComfyUI takes to import it."""
+    prepare(session)
+    session.run("python", "-m", "harness.package", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint and types; the same three commands as the pre-commit hooks."""
     prepare(session)

@@ -55,11 +55,14 @@ class ComfyUIServer:
     def __init__(
         self,
         *,
+        pack: Path | None = ROOT,
         extra_nodes: Sequence[Path] = (),
         arguments: Sequence[str] = ("--cpu",),
         start_timeout: float = 300.0,
     ) -> None:
-        """`extra_nodes` are further custom node folders; `arguments` go to ComfyUI's command line."""
+        """`pack` may be None, for a host without it; `extra_nodes` are further custom node folders, each under its own
+        name; `arguments` go to ComfyUI's command line."""
+        self.pack = pack
         self.extra_nodes = extra_nodes
         self.arguments = arguments
         self.start_timeout = start_timeout
@@ -167,7 +170,8 @@ class ComfyUIServer:
     def _lay_out_base_directory(self) -> None:
         for name in BASE_FOLDERS:
             (self.base_directory / name).mkdir()
-        link(ROOT, self.base_directory / "custom_nodes" / PACK_NAME)
+        if self.pack is not None:
+            link(self.pack, self.base_directory / "custom_nodes" / PACK_NAME)
         for nodes in self.extra_nodes:
             link(nodes.resolve(), self.base_directory / "custom_nodes" / nodes.name)
 

@@ -1,1 +1,1 @@
-"""The methods on the small models that ship with the pack: the templates run on a real ComfyUI, pictures and figures."""
+"""The methods on the small models that ship with the pack: templates on a real ComfyUI, pictures and figures."""

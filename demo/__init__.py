@@ -1,1 +1,1 @@
-"""The main job in one command: the real ComfyUI, the InstantStyle template, a contact sheet."""
+"""The methods on the small models that ship with the pack: templates on a real ComfyUI, pictures and figures."""

@@ -1,28 +1,23 @@
-"""Every node explains itself: schemas, translations, help pages and README say the same, and the host finds them."""
+"""Every node explains itself: schemas, translations and help pages say the same, and the host finds them."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
-import torch
 from comfy_api.latest import io
 
 from semblance.harness.server import ComfyUIServer
 from semblance.nodes import NODES
-from semblance.tests.tiny_models import empty_latent, ksampler, make_conditioning, make_unet
+from semblance.tests.support.documents import links
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "web" / "docs"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 LANGUAGES = ("en", "zh")
 SCHEMAS = {schema.node_id: schema for schema in (node.define_schema() for node in NODES)}
 OTHERS_LISTS = {"file", "sampler_name", "scheduler"}
@@ -101,14 +96,6 @@ def texts(tree: Any) -> Iterator[str]:
         yield from texts(branch) if isinstance(branch, dict) else [branch]
 
 
-def links(markdown: str) -> list[str]:
-    return re.findall(r"\]\(([^)\s]+)\)", markdown)
-
-
-def code_blocks(markdown: str) -> list[str]:
-    return re.findall(r"^```py\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
-
-
 @each_node
 def test_schema_explains_every_input_and_output(schema: io.Schema) -> None:
     assert schema.display_name and schema.description and schema.search_aliases
@@ -167,16 +154,6 @@ def test_links_of_a_page_are_whole_addresses(schema: io.Schema, language: str) -
     assert [link for link in links(page(schema, language)) if not link.startswith("https://")] == []
 
 
-def test_links_of_the_readme_lead_to_files_of_the_checkout() -> None:
-    inside = [link.partition("#")[0] for link in links(README) if not link.startswith("https://")]
-    assert [link for link in inside if link and not (ROOT / link).exists()] == []
-
-
-@each_node
-def test_readme_names_every_node(schema: io.Schema) -> None:
-    assert f"`{schema.node_id}`" in README and schema.display_name in README
-
-
 def test_host_serves_pages_and_translations(comfyui: ComfyUIServer) -> None:
     served = comfyui.get("/i18n")
     for language in LANGUAGES:
@@ -184,29 +161,3 @@ def test_host_serves_pages_and_translations(comfyui: ComfyUIServer) -> None:
         for schema in SCHEMAS.values():
             with urlopen(f"{comfyui.url}/extensions/semblance/docs/{schema.node_id}/{language}.md") as answer:
                 assert answer.read().decode() == page(schema, language)
-
-
-def module_from(code: str, name: str, folder: Path) -> ModuleType:
-    """A module of the pack, from `code`, as if its file lay where the name says."""
-    path = folder / f"{name}.py"
-    path.write_text(code, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_method_of_the_readme_works(tmp_path: Path) -> None:
-    method, node = code_blocks(README.partition("## Add a method")[2])[:2]
-    module_from(method, "semblance.attention.methods.focus", tmp_path)
-    added = module_from(node, "semblance.nodes.focus", tmp_path)
-    model = make_unet("sd15")
-
-    def sampled(strength: float) -> torch.Tensor:
-        patched = added.Focus.execute(model, {"blocks": "style"}, strength)[0]
-        return ksampler(patched, make_conditioning(), make_conditioning(seed=1), empty_latent())
-
-    plain = ksampler(model, make_conditioning(), make_conditioning(seed=1), empty_latent())
-    assert torch.equal(sampled(0.0), plain)
-    assert not torch.equal(sampled(0.5), plain)

@@ -1,0 +1,130 @@
+"""The README's three strips, one a method, sampled on the demo models: `python -m demo.strips`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from harness.library import ROOT, use_library
+
+from .world import draw, single_shapes
+
+if TYPE_CHECKING:
+    from .study import Study
+
+SIDE, GAP, GROUP_GAP, LINE = 168, 8, 28, 22  # pixels
+INK = "#222222"
+DIMMED = 0.2
+"""How bright a picture stays outside a subject mask."""
+REFERENCES, REFERENCE_COUNT = (13, 12), 20
+"""Which of so many held-out drawings of REFERENCE_SEED: one in candy colours, one in night colours."""
+REFERENCE_SEED, NOISE_SEED = 77, 5
+PAIRS, PAIR_COUNT = (2, 6), 7
+"""Which of so many of StyleID's held-out pairs."""
+SCENES = 3
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture (3, height, width) in 0..1 and what is written under it."""
+
+    label: str
+    picture: Tensor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m demo.strips", description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "pictures", help="folder for the strips")
+    output: Path = parser.parse_args().output
+    output.mkdir(parents=True, exist_ok=True)
+    use_library()
+    from .study import Study
+
+    sdxl = Study.open("SDXL", torch.float32)
+    strips = {
+        "instantstyle": instantstyle_groups(Study.open("SD 1.5", torch.float32)),
+        "styleid": styleid_groups(sdxl),
+        "consistory": consistory_groups(sdxl),
+    }
+    for name, groups in strips.items():
+        strip(groups).save(output / f"{name}.jpg", quality=88)
+
+
+def instantstyle_groups(study: Study) -> list[list[Tile]]:
+    """Two references, and the same two prompts from the same noise in the style of each."""
+    from .study import Setting
+
+    prompts = ("a heart", "a star")
+    references = single_shapes(REFERENCE_COUNT, REFERENCE_SEED, "held_out")
+    groups = []
+    for number in REFERENCES:
+        reference = references.take(torch.tensor([number]))
+        made = study.sample(prompts, NOISE_SEED, study.styled(Setting("style blocks"), reference), steps=20)
+        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(prompts, made, strict=True)]
+        groups.append([Tile("reference", draw(reference, 256).pictures[0]), *tiles])
+    return groups
+
+
+def styleid_groups(study: Study) -> list[list[Tile]]:
+    """Two pairs: the content, the style, and the content painted in it."""
+    from . import styleid
+
+    pairs = styleid.pairs_of(PAIR_COUNT).take(torch.tensor(PAIRS))
+    way = styleid.Way("StyleID", gamma=0.3)
+    made = styleid.paint(study, pairs, [way])[way.name]
+    shown = (draw(pairs.asked, 256).pictures, draw(pairs.references, 256).pictures, made)
+    return [
+        [Tile(*tile) for tile in zip(("content", "style", "result"), row, strict=True)]
+        for row in zip(*shown, strict=True)
+    ]
+
+
+def consistory_groups(study: Study) -> list[list[Tile]]:
+    """A story's first scenes, each beside where the run found the subject."""
+    from .consistory import LORA, OFFICIAL, stories_of, tell
+
+    nodes: Any = import_module("nodes")
+    (story,) = stories_of(1)
+    (model,) = nodes.LoraLoaderModelOnly().load_lora_model_only(study.demo.model, LORA, 1.0)
+    pictures, masks = tell(study, model, story, OFFICIAL)
+    assert masks is not None
+    seen = torch.nn.functional.interpolate(masks[:, None].float(), pictures.shape[-2:])
+    dimmed = pictures * (DIMMED + (1 - DIMMED) * seen)
+    scenes = story.scenes.split("\n")[:SCENES]
+    return [
+        [Tile(scene, picture), Tile("subject mask", mask)]
+        for scene, picture, mask in zip(scenes, pictures, dimmed, strict=False)
+    ]
+
+
+def strip(groups: Sequence[Sequence[Tile]]) -> Image.Image:
+    """Tiles in a row, those of a group closer together, each over its label."""
+    tiles = sum(map(len, groups))
+    width = tiles * SIDE + (tiles - len(groups)) * GAP + (len(groups) + 1) * GROUP_GAP
+    image = Image.new("RGB", (width, SIDE + LINE + 2 * GAP), "white")
+    drawing, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
+    left = GROUP_GAP
+    for group in groups:
+        for tile in group:
+            image.paste(_shown(tile.picture), (left, GAP))
+            drawing.text((left + SIDE // 2, GAP + SIDE + 4), tile.label, fill=INK, font=font, anchor="ma")
+            left += SIDE + GAP
+        left += GROUP_GAP - GAP
+    return image
+
+
+def _shown(picture: Tensor) -> Image.Image:
+    levels = (picture.float().clamp(0, 1).movedim(0, -1) * 255).round().byte().numpy()
+    return Image.fromarray(levels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ def studio_of() -> Callable[[Family], Studio]:
     return studio
 
 
-@pytest.fixture(params=["sd15", "sdxl"], scope="session")
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.slow)], scope="session")
 def studio(request: pytest.FixtureRequest, studio_of: Callable[[Family], Studio]) -> Studio:
     """Each family in turn."""
     return studio_of(request.param)

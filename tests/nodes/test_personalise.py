@@ -15,8 +15,8 @@ from torch import Tensor
 from semblance.host.identity import stamp_of
 from semblance.nodes.edit_friendly import InvertEditFriendly
 from semblance.nodes.inspect import ShowPatches
-from semblance.tests.nodes.test_subject import applied, prompts, recorded, story_on
 from semblance.tests.support.graphs import relative_error, run
+from semblance.tests.support.subjects import applied, prompts, recorded, story_on
 from semblance.tests.tiny_models import (
     Family,
     empty_latent,

@@ -230,6 +230,17 @@ def record_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[dict[str, Any]
     return wrap(model, WrappersMP.APPLY_MODEL, recorder), calls
 
 
+def ladder(studio: Studio, steps: int, scheduler: str = "simple") -> Tensor:
+    return comfy.samplers.calculate_sigmas(studio.model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def guider_of(studio: Studio, model: ModelPatcher, cfg: float = 5.0) -> comfy.samplers.CFGGuider:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(studio.positive, studio.negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
 def run_guider(
     guider: comfy.samplers.CFGGuider,
     sigmas: Tensor,

@@ -33,10 +33,19 @@ from semblance.host.binding.conditionings import STORY as STORY_MARK
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.run import RUN
 from semblance.host.subjects.masks import subject_masks_of
-from semblance.tests.host.test_binding import Foreigner, Kernel
-from semblance.tests.host.test_memory import tensors_alive
-from semblance.tests.host.test_run import Fault, guider_of, ladder, one_tile_after_another, raise_fault
-from semblance.tests.support.studio import STORIES, STORY, Studio, painted, relative_error, run_guider, wrap
+from semblance.tests.support.endings import Fault, raise_fault, raise_interrupt, tensors_alive
+from semblance.tests.support.neighbours import Foreigner, Kernel, one_tile_after_another
+from semblance.tests.support.studio import (
+    STORIES,
+    STORY,
+    Studio,
+    guider_of,
+    ladder,
+    painted,
+    relative_error,
+    run_guider,
+    wrap,
+)
 from semblance.tests.tiny_models import ksampler
 
 every_story = pytest.mark.parametrize("name", sorted(STORIES))
@@ -250,13 +259,9 @@ def watched(
     return Watched(patch.words, patch.blocks, blend=patch.blend, injection=patch.injection, stop=stop)
 
 
-def interrupt(*_: Any) -> None:
-    raise InterruptProcessingException
-
-
 @pytest.mark.parametrize("where", ["call", "rehearsal", "attention"])
 @pytest.mark.parametrize("left", [1, 0], ids=["first sampling", "second sampling"])
-@pytest.mark.parametrize(("end", "raised"), [(raise_fault, Fault), (interrupt, InterruptProcessingException)])
+@pytest.mark.parametrize(("end", "raised"), [(raise_fault, Fault), (raise_interrupt, InterruptProcessingException)])
 def test_a_story_leaves_nothing_however_it_ends(
     sd15: Studio, where: str, left: int, end: Callable[..., None], raised: type[BaseException]
 ) -> None:

@@ -19,7 +19,8 @@ from semblance.host.binding.model import add_patch, map_model
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.instantstyle.vision import encode_crops, encode_nothing
 from semblance.host.pictures import fit_picture
-from semblance.tests.tiny_models import load_reference, oracle_clip_vision, oracle_unet
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.oracles import oracle_clip_vision, oracle_unet
 
 KINDS = ("sd15", "sdxl")
 CASES = [(kind, name) for kind in KINDS for name in load_reference(f"ip_adapter_{kind}")[1]["scales"]]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import comfy.model_management
-import psutil
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -19,20 +17,9 @@ from semblance.attention.engine.call import AttentionCall
 from semblance.attention.engine.patch import Attend
 from semblance.attention.engine.scope import Scope
 from semblance.host.binding.model import add_patch
-from semblance.tests.host.test_run import guider_of, ladder
-from semblance.tests.support.studio import PATCHES, STORIES, Studio, run_guider
+from semblance.tests.support.endings import resident, tensors_alive
+from semblance.tests.support.studio import PATCHES, STORIES, Studio, guider_of, ladder, run_guider
 from semblance.tests.support.toy_patches import Diary, ToyPatch
-
-
-def tensors_alive() -> int:
-    gc.collect()
-    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
-
-
-def resident() -> float:
-    """Megabytes of memory this process holds."""
-    gc.collect()
-    return psutil.Process(os.getpid()).memory_info().rss / 2**20
 
 
 class Hoard(ToyPatch):

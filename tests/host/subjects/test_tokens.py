@@ -17,7 +17,8 @@ import nodes as host_nodes
 from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.conditionings import STORY
 from semblance.host.subjects.tokens import Cast, encode_story
-from semblance.tests.tiny_models import CLIP_KINDS, ksampler, load_reference, make_clip, make_unet
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.tiny_models import CLIP_KINDS, ksampler, make_clip, make_unet
 from semblance.tests.tiny_models.encoders import TEXT_WIDTH
 
 LONG = ", ".join(["a very long list of trees and stones"] * 9)  # 80 tokens

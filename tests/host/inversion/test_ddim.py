@@ -26,8 +26,10 @@ from semblance.host.inversion.ddim import invert, sample_back, sampling_sigmas
 from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.runs import start_latent
 from semblance.host.inversion.styleid_start import require_pair, start_of
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.oracles import oracle_unet
 from semblance.tests.support.studio import Studio, record_calls, relative_error, trajectory
-from semblance.tests.tiny_models import load_reference, make_unet, oracle_unet, sampler_custom
+from semblance.tests.tiny_models import make_unet, sampler_custom
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 GRIDS = {name: table for name, table in load_reference("schedules")[1]["tables"].items() if name.isdigit()}

@@ -13,6 +13,7 @@ from torch import Tensor
 import nodes
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.oracles import oracle_clip_vision, oracle_unet
+from semblance.tests.support.speeds import one_family
 from semblance.tests.tiny_models import (
     CLIP_KINDS,
     CONTEXT_WIDTH,
@@ -39,7 +40,7 @@ from semblance.tests.tiny_models import (
 from semblance.tests.tiny_models.encoders import TEXT_WIDTH, VISION_WIDTH
 
 FAMILIES: tuple[Family, ...] = ("sd15", "sdxl")
-both_families = pytest.mark.parametrize("kind", FAMILIES)
+both_families = one_family()
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:

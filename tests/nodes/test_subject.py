@@ -21,6 +21,7 @@ from semblance.host.subjects.subject import Subject
 from semblance.nodes.masks import SubjectMasks
 from semblance.nodes.subject import LoadSubject, RecordSubject, SaveSubject
 from semblance.tests.support.graphs import relative_error, run
+from semblance.tests.support.speeds import FAMILIES, slow, slow_but
 from semblance.tests.support.subjects import SIDE, STEPS, applied, prompts, recorded, sampled, story_on
 from semblance.tests.tiny_models import (
     Family,
@@ -32,7 +33,7 @@ from semblance.tests.tiny_models import (
 )
 
 
-@pytest.fixture(params=["sd15", "sdxl"])
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def kind(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -87,7 +88,7 @@ def test_every_setting_of_apply_acts(fox: Any) -> None:
         assert relative_error(sampled(applied(model, subject, words, **changes), text), usual) > 1e-5, changes
 
 
-@pytest.mark.parametrize("mode", ["clean", "fast"])
+@pytest.mark.parametrize("mode", [slow("clean"), "fast"])
 def test_subjects_of_the_other_modes_serve_too(mode: str) -> None:
     model = make_unet("sd15")
     _, subject, _ = recorded(model, mode=mode, free_u=True)
@@ -275,7 +276,7 @@ def test_recording_needs_one_story_on_the_model(fox: Any) -> None:
         recorded(model, sampler_name="dpm_fast")
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", slow_but(["heun", "dpm_2", "euler_ancestral", "dpmpp_2m"], ("heun",)))
 def test_other_samplers_record_and_apply(fox: Any, sampler: str) -> None:
     model, _ = fox
     _, subject, _ = recorded(model, sampler_name=sampler)

@@ -25,6 +25,7 @@ from semblance.host.binding.run import RUN
 from semblance.host.binding.unet import BoundSite
 from semblance.tests.support.endings import Fault, raise_fault, raise_interrupt
 from semblance.tests.support.neighbours import one_tile_after_another
+from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import PATCHES, Studio, guider_of, ladder, record_calls, relative_error, run_guider
 from semblance.tests.support.toy_patches import Diary, Echo
 from semblance.tests.tiny_models import make_controlnet, random_latent, sampler_custom
@@ -98,7 +99,9 @@ PERCENTS = [(0.0, 0.5), (0.5, 1.0), (0.3, 0.7), (0.1, 0.2), (0.33, 0.9), (0.0, 1
 
 
 # With sgm_uniform, and with normal at 11 steps, the steps fall on whole tenths of the schedule, as people's windows do.
-@pytest.mark.parametrize(("scheduler", "steps"), [("sgm_uniform", 10), ("normal", 11), ("karras", 8), ("simple", 10)])
+@pytest.mark.parametrize(
+    ("scheduler", "steps"), [("sgm_uniform", 10), ("normal", 11), slow("karras", 8), slow("simple", 10)]
+)
 def test_the_window_is_that_of_a_controlnet_with_the_same_percentages(
     sd15: Studio, scheduler: str, steps: int, control: Any
 ) -> None:

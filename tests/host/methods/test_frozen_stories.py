@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +17,12 @@ from semblance.tests.support.frozen_cases import REFERENCES, load_reference
 from semblance.tests.support.frozen_stories import Replayed, samplings
 from semblance.tests.support.oracles import oracle_unet
 
-LARGEST = 64
-"""Latent side of the stories sampled here; those of 128 take a core a quarter of an hour each."""
 STORIES = sorted(
-    path.stem
-    for path in Path(REFERENCES).glob("consistory_*.safetensors")
-    if path.stem.split("_")[1].isdigit() and not path.stem.endswith("anchors")
-    if int(path.stem.split("_")[1]) <= LARGEST
+    path.stem for path in REFERENCES.glob("consistory_*.safetensors") if not path.stem.endswith(("units", "anchors"))
 )
 TOLERANCE = 1e-3
+
+pytestmark = pytest.mark.slow  # at every change the shortest story is tried, in test_frozen_subject.py
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,12 @@ from semblance.host.inversion.runs import Inversion
 from semblance.host.inversion.styleid_start import start_of
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.oracles import oracle_unet
+from semblance.tests.support.speeds import slow_but
 from semblance.tests.tiny_models import sampler_custom
 
 CASE, FACTS = load_reference("styleid")
 RUNS = FACTS["runs"]
+SHORTEST = min(RUNS, key=lambda name: RUNS[name]["N"])
 TOLERANCE = 1e-3
 
 
@@ -68,7 +70,7 @@ class Run:
         return model.model.process_latent_in(made) / (1 + sigmas[-1] ** 2) ** 0.5
 
 
-@pytest.fixture(scope="module", params=sorted(RUNS))
+@pytest.fixture(scope="module", params=slow_but(sorted(RUNS), (SHORTEST,)))
 def run(request: pytest.FixtureRequest, model: Any, text: Text) -> Iterator[Run]:
     yield Run(request.param, model, text)
 

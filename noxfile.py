@@ -19,16 +19,26 @@ BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Every test that needs no browser, those on the real ComfyUI included."""
-    prepare(session)
-    session.run("python", "-m", "pytest", *BESIDE, "--ignore=tests/browser", *session.posargs)
+    """What a change can break at once: every patch, node and refusal, in five minutes on two cores."""
+    run_tests(session, *BESIDE, "--ignore=tests/browser")
+
+
+@nox.session
+def laws(session: nox.Session) -> None:
+    """The long ones: every law on both families, whole stories, and diffusers at every number of steps."""
+    run_tests(session, *BESIDE, "-m", "slow", "--ignore=tests/browser")
+
+
+@nox.session
+def behaviour(session: nox.Session) -> None:
+    """What the methods do to pictures of the demo models, and how those are trained."""
+    run_tests(session, *BESIDE, "-m", "behaviour", "--ignore=tests/browser")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
     """The tests in ComfyUI's real frontend; needs Chromium."""
-    prepare(session)
-    session.run("python", "-m", "pytest", *(session.posargs or ["tests/browser"]))
+    run_tests(session, *(() if session.posargs else ("tests/browser",)))
 
 
 @nox.session
@@ -60,6 +70,16 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("pyright")
+
+
+def run_tests(session: nox.Session, *options: str) -> None:
+    """Runs tests; all of a session's are counted, so that none goes missing."""
+    prepare(session)
+    report = ROOT / ".nox" / "reports" / f"{session.name}.xml"
+    report.unlink(missing_ok=True)
+    session.run("python", "-m", "pytest", f"--junitxml={report}", *options, *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "harness.counts", session.name)
 
 
 def prepare(session: nox.Session) -> None:

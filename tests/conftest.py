@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: beside another job, two threads make these tiny models 20-100 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,8 +36,29 @@ class CheckoutIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
 
 
+class OneServer:
+    """Gives all files with tests on the server to one worker, so that it is started once; of the others each to any."""
+
+    @staticmethod
+    def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+        from xdist.scheduler import LoadFileScheduling
+
+        @cache
+        def on_the_server(file: str) -> bool:
+            return "comfyui: ComfyUIServer" in (config.rootpath / file).read_text(encoding="utf-8")
+
+        class Scheduling(LoadFileScheduling):
+            def _split_scope(self, nodeid: str) -> str:
+                file = nodeid.partition("::")[0]
+                return "on the server" if on_the_server(file) else file
+
+        return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CheckoutIsNoPackage())
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(OneServer())
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,12 @@ def test_nothing_shipped_evaluates_text() -> None:
     assert [call for call in calls if call.endswith((": eval", ": exec", ": compile"))] == []
 
 
+def test_what_computes_is_tested_without_comfyui() -> None:
+    """By folder; a method's runs on the host's sampler are tests of `host/`."""
+    hosted = ("host", "nodes", "harness", "demo", "tests.tiny_models")
+    assert offenders(sources("tests/attention"), *COMFYUI, *hosted, *(f"semblance.{room}" for room in hosted)) == []
+
+
 def test_no_test_imports_from_a_test() -> None:
     imported = [(path, module) for path in sources("tests") for module in imports_of(path)]
     assert [str(path) for path, module in imported if re.search(r"\btests\..*\btest_\w+$", module)] == []

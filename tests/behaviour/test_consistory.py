@@ -13,6 +13,8 @@ from semblance.demo.consistory import BARE, OFFICIAL, PLAIN, UNTAUGHT, Told, dra
 from semblance.demo.metrics import estimate
 from semblance.demo.study import Study
 
+pytestmark = pytest.mark.behaviour
+
 STORIES, FEWER = 32, 16
 
 

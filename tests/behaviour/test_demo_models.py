@@ -12,6 +12,8 @@ from semblance.demo.study import Study
 from semblance.demo.training.judge import judge_drawings
 from semblance.demo.world import draw, held_out, sample_scenes
 
+pytestmark = pytest.mark.behaviour
+
 
 @pytest.fixture(scope="module")
 def made(study: Study) -> Tensor:

@@ -10,6 +10,8 @@ from semblance.demo.metrics import estimate
 from semblance.demo.probe import leaked, style_gained
 from semblance.demo.study import ADAPTERS, PER_REFERENCE, Setting, Study
 
+pytestmark = pytest.mark.behaviour
+
 ALL = Setting("all blocks", "all")
 STYLE = Setting("style blocks", "style")
 SUBTRACTED = (0.25, 0.5, 1.0)

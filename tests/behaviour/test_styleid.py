@@ -26,6 +26,8 @@ from semblance.demo.styleid import (
 )
 from semblance.demo.world import draw
 
+pytestmark = pytest.mark.behaviour
+
 PAIRS = 64
 BOTH = tuple(Way(f"gamma {gamma}", gamma=gamma) for gamma in GAMMAS)
 

@@ -75,6 +75,7 @@ def test_the_rate_rises_and_falls_by_the_plan() -> None:
     assert plan.rate_at(550) == pytest.approx(1e-3 * 0.505) and plan.rate_at(1000) == pytest.approx(1e-5)
 
 
+@pytest.mark.behaviour
 def test_every_command_trains_from_nothing_and_writes_its_file(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step each, in the order of the model card; each stands on the files of those before."""
     monkeypatch.setattr(train, "use_library", lambda cpu: None)  # the tests have done so

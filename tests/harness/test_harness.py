@@ -160,6 +160,7 @@ def test_red_node_says_which_and_why(comfyui: ComfyUIServer, tmp_path: Path) -> 
     assert (failure.value.node_id, failure.value.node_type) == ("1", "LoadImage")
 
 
+@pytest.mark.slow
 def test_server_is_gone_after_a_failure_in_the_block() -> None:
     server = ComfyUIServer()
     with pytest.raises(ZeroDivisionError), server:

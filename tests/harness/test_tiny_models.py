@@ -11,6 +11,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 import nodes
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.oracles import oracle_clip_vision, oracle_unet
+from semblance.tests.support.speeds import one_family
 from semblance.tests.tiny_models import (
     CLIP_KINDS,
     CONTEXT_WIDTH,
@@ -21,15 +24,12 @@ from semblance.tests.tiny_models import (
     diffusers_unet,
     empty_latent,
     ksampler,
-    load_reference,
     make_clip,
     make_clip_vision,
     make_conditioning,
     make_controlnet,
     make_unet,
     make_vae,
-    oracle_clip_vision,
-    oracle_unet,
     random_latent,
     register_tiny_supported_models,
     sampler_custom,
@@ -40,7 +40,7 @@ from semblance.tests.tiny_models import (
 from semblance.tests.tiny_models.encoders import TEXT_WIDTH, VISION_WIDTH
 
 FAMILIES: tuple[Family, ...] = ("sd15", "sdxl")
-both_families = pytest.mark.parametrize("kind", FAMILIES)
+both_families = one_family()
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from semblance.tests.support.speeds import FAMILIES, slow_but
 from semblance.tests.support.studio import Studio
 from semblance.tests.tiny_models import Family
 
@@ -22,9 +23,9 @@ def studio_of() -> Callable[[Family], Studio]:
     return studio
 
 
-@pytest.fixture(params=["sd15", "sdxl"], scope="session")
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)), scope="session")
 def studio(request: pytest.FixtureRequest, studio_of: Callable[[Family], Studio]) -> Studio:
-    """Each family in turn."""
+    """Each family in turn, SDXL by `nox -s laws`."""
     return studio_of(request.param)
 
 

@@ -21,6 +21,7 @@ from semblance.nodes.inspect import ShowPatches
 from semblance.nodes.masks import SubjectMasks
 from semblance.nodes.prompts import StoryPrompts
 from semblance.tests.support.graphs import encode, load_adapter, picture, relative_error, run, styled
+from semblance.tests.support.speeds import FAMILIES, slow, slow_but
 from semblance.tests.tiny_models import (
     Family,
     empty_latent,
@@ -57,7 +58,7 @@ def telling(model: Any, words: SubjectWords, **settings: Any) -> Any:
     return run(ConsiStory, model, words, **(SETTINGS | settings))[0]
 
 
-@pytest.fixture(params=["sd15", "sdxl"])
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def kind(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -156,7 +157,7 @@ def test_lora_controlnet_and_instantstyle_act_beside_it(models: Path) -> None:
     assert relative_error(teller.sample(everything, **controlled), teller.sample(everything)) > CHANGED
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["both conditionings in a call", "each in its own"])
+@pytest.mark.parametrize("apart", [slow(False), True], ids=["both conditionings in a call", "each in its own"])
 def test_each_image_keeps_to_its_own_hint_of_a_controlnet(
     teller: Storyteller, monkeypatch: pytest.MonkeyPatch, apart: bool
 ) -> None:

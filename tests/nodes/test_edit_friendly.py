@@ -17,6 +17,7 @@ from semblance.nodes.edit_friendly import InvertEditFriendly
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from semblance.nodes.styleid import StyleID
 from semblance.tests.support.graphs import relative_error, run
+from semblance.tests.support.speeds import FAMILIES, slow_but
 from semblance.tests.tiny_models import (
     Family,
     make_clip,
@@ -36,7 +37,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "temp"
 
 
-@pytest.fixture(params=["sd15", "sdxl"])
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def kind(request: pytest.FixtureRequest) -> Family:
     return request.param
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from semblance.host.identity import stamp_of
 from semblance.nodes.edit_friendly import InvertEditFriendly
 from semblance.nodes.inspect import ShowPatches
-from semblance.tests.nodes.test_subject import applied, prompts, recorded, story_on
 from semblance.tests.support.graphs import relative_error, run
+from semblance.tests.support.speeds import FAMILIES, slow, slow_but
+from semblance.tests.support.subjects import applied, prompts, recorded, story_on
 from semblance.tests.tiny_models import (
     Family,
     empty_latent,
@@ -40,7 +41,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
 
 
-@pytest.fixture(params=["sd15", "sdxl"])
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def kind(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -63,7 +64,7 @@ def told(model: Any, trajectory: Any, kind: Family = "sd15", **settings: Any) ->
     return story_on(model, words, pictures=trajectory, **settings)
 
 
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("images", [slow(1), 2])
 def test_pictures_come_out_as_they_are_and_the_others_look_at_them(kind: Family, images: int) -> None:
     model, pictures = make_unet(kind), random_latent(images, SIDE, SIDE, seed=3)
     others = random_latent(images, SIDE, SIDE, seed=4)
@@ -78,7 +79,7 @@ def test_pictures_come_out_as_they_are_and_the_others_look_at_them(kind: Family,
     assert relative_error(made[2:], without[2:]) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", slow_but(["euler", "euler_ancestral", "heun", "dpmpp_2m"], ("euler_ancestral",)))
 def test_any_sampler_that_keeps_to_the_levels_brings_them_back(sampler: str) -> None:
     model, pictures = make_unet("sd15"), random_latent(2, SIDE, SIDE, seed=3)
     made = sampled(told(model, inverted(model, pictures)[0], mode="fast"), sampler=sampler)

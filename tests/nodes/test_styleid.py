@@ -21,6 +21,7 @@ from semblance.nodes.adain import AdaINLatent
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from semblance.nodes.styleid import PRESETS, StyleID
 from semblance.tests.support.graphs import encode, load_adapter, picture, relative_error, run, styled
+from semblance.tests.support.speeds import FAMILIES, slow, slow_but
 from semblance.tests.tiny_models import (
     Family,
     make_clip,
@@ -74,7 +75,7 @@ def sampled(model: Any, start: dict[str, Any], sigmas: Tensor, kind: Family = "s
     return sampler_custom(model, settings.pop("positive"), settings.pop("negative"), start, sigmas, **settings)
 
 
-@pytest.fixture(params=["sd15", "sdxl"])
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def kind(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -209,7 +210,7 @@ def test_lora_controlnet_and_instantstyle_act_beside_it(pair: Any, models: Path)
     assert relative_error(sampled(before, start, sigmas), sampled(after, start, sigmas)) < 1e-4
 
 
-@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+@pytest.mark.parametrize("sampler", ["euler", slow("ddim")])
 def test_the_plain_advanced_sampler_serves_as_documented(pair: Any, sampler: str) -> None:
     model = pair[0]
     content, _, style, _ = inverted(model, latent(1), latent(2), steps=10).result

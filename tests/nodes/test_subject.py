@@ -13,83 +13,29 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from semblance.attention.subjects.recording import RecordedSubject
 from semblance.host import files
 from semblance.host.files import UnreadableFile
 from semblance.host.subjects.subject import Subject
-from semblance.nodes.consistory import ConsiStory
 from semblance.nodes.masks import SubjectMasks
-from semblance.nodes.prompts import StoryPrompts
-from semblance.nodes.subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
+from semblance.nodes.subject import LoadSubject, RecordSubject, SaveSubject
 from semblance.tests.support.graphs import relative_error, run
+from semblance.tests.support.speeds import FAMILIES, slow, slow_but
+from semblance.tests.support.subjects import SIDE, STEPS, applied, prompts, recorded, sampled, story_on
 from semblance.tests.tiny_models import (
     Family,
     empty_latent,
-    ksampler,
-    make_clip,
     make_conditioning,
     make_unet,
     make_vae,
     with_lora,
 )
 
-STEPS = 6
-SIDE = 16
-STORY = {
-    "mode": "official",
-    "anchors": 2,
-    "sharing": 1.0,
-    "dropout": 0.5,
-    "query_blend": 1.0,
-    "injection": 0.8,
-    "blend_until": 0.2,
-    "inject_from": 0.1,
-    "inject_until": 0.7,
-    "free_u": False,
-    "dropout_seed": 0,
-    "mask_use": "replace",
-}
 
-
-@pytest.fixture(params=["sd15", "sdxl"])
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def kind(request: pytest.FixtureRequest) -> Family:
     return request.param
-
-
-def prompts(kind: Family, *scenes: str) -> tuple[Any, Any]:
-    """CONDITIONING and SUBJECT_WORDS of scenes with a fox."""
-    conditioning, words, *_ = run(StoryPrompts, make_clip(kind), "a red fox", "ink,", "\n".join(scenes)).result
-    return conditioning, words
-
-
-def story_on(model: Any, words: Any, **settings: Any) -> Any:
-    """MODEL with ConsiStory on it."""
-    return run(ConsiStory, model, words, **(STORY | settings))[0]
-
-
-def recorded(model: Any, kind: Family = "sd15", scenes: int = 2, vae: Any = None, **settings: Any) -> Any:
-    """The outputs of Record Subject: latent, subject, report."""
-    sampler = {"seed": 3, "steps": STEPS, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-    sampler |= {name: settings.pop(name) for name in list(settings) if name in sampler}
-    text, words = prompts(kind, *("asleep", "by a lake", "on a hill")[:scenes])
-    negative = settings.pop("negative", make_conditioning(kind, seed=2))
-    latent = settings.pop("latent", empty_latent(scenes, SIDE, SIDE))
-    story = story_on(model, words, **settings)
-    return run(RecordSubject, story, positive=text, negative=negative, latent_image=latent, vae=vae, **sampler).result
-
-
-def applied(model: Any, subject: Subject, words: Any, **settings: Any) -> Any:
-    settings = {"sharing": 1.0, "query_blend": 1.0, "injection": 0.8} | settings
-    return run(ApplySubject, model, subject, words, **settings)[0]
-
-
-def sampled(model: Any, text: Any, kind: Family = "sd15", side: int = SIDE, **settings: Any) -> Tensor:
-    """What KSampler makes of new scenes."""
-    settings = {"steps": STEPS, "cfg": 4.0, "scheduler": "simple", "seed": 8} | settings
-    images = len(text[0][0])
-    return ksampler(model, text, make_conditioning(kind, seed=2), empty_latent(images, side, side), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +88,7 @@ def test_every_setting_of_apply_acts(fox: Any) -> None:
         assert relative_error(sampled(applied(model, subject, words, **changes), text), usual) > 1e-5, changes
 
 
-@pytest.mark.parametrize("mode", ["clean", "fast"])
+@pytest.mark.parametrize("mode", [slow("clean"), "fast"])
 def test_subjects_of_the_other_modes_serve_too(mode: str) -> None:
     model = make_unet("sd15")
     _, subject, _ = recorded(model, mode=mode, free_u=True)
@@ -330,7 +276,7 @@ def test_recording_needs_one_story_on_the_model(fox: Any) -> None:
         recorded(model, sampler_name="dpm_fast")
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", slow_but(["heun", "dpm_2", "euler_ancestral", "dpmpp_2m"], ("heun",)))
 def test_other_samplers_record_and_apply(fox: Any, sampler: str) -> None:
     model, _ = fox
     _, subject, _ = recorded(model, sampler_name=sampler)

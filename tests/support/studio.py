@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import comfy.patcher_extension
 import comfy.samplers
+import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -28,6 +30,7 @@ from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.model import ModelMap, add_patch, map_model
 from semblance.host.identity import stamp_of
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
+from semblance.tests.support.speeds import FAMILIES, slow_but
 from semblance.tests.tiny_models import (
     CONTEXT_WIDTH,
     Family,
@@ -42,6 +45,8 @@ from semblance.tests.tiny_models.unets import SDXL_VECTOR_WIDTH
 from .toy_patches import Echo, LookAway, ShareKeys, Sharpen, Visit
 
 Conditioning = list[list[Any]]
+BOTH_AT_ONCE = [1, 0]
+"""The numbers that ComfyUI gives the conditionings of a call: the negative first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,8 @@ class Studio:
     positive: Conditioning
     negative: Conditioning
     adapters: dict[str, LoadedAdapter] = field(default_factory=dict)
+    sampled: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    """What was sampled once for all tests: by the patch on the model, none for the plain one, and the settings."""
 
     @classmethod
     def of(cls, kind: Family, dtype: torch.dtype = torch.float32) -> Studio:
@@ -66,7 +73,23 @@ class Studio:
     @cached_property
     def plain(self) -> Tensor:
         """What the model samples without any patch."""
-        return self.sample()
+        return self.without_patch()
+
+    def without_patch(self, **settings: Any) -> Tensor:
+        """What the model samples without any patch, once for all tests."""
+        return self._kept(None, settings)
+
+    def patched(self, name: str, **settings: Any) -> Tensor:
+        """What the model samples with the patch of that name, both conditionings in a call, once for all tests."""
+        return self._kept(name, settings)
+
+    def _kept(self, name: str | None, settings: dict[str, Any]) -> Tensor:
+        key = (name, *sorted(settings.items()))
+        if key not in self.sampled:
+            model, calls = record_calls(self.model if name is None else self.with_patch(name))
+            self.sampled[key] = self.sample(model, **settings)
+            assert calls[0]["numbers"] == BOTH_AT_ONCE
+        return self.sampled[key]
 
     def text(self, seed: int, rows: int = 1, tokens: int = 77) -> Conditioning:
         return make_conditioning(self.kind, rows, tokens, seed)
@@ -197,6 +220,14 @@ PATCHES: dict[str, Maker] = {
 WITH_GUESTS = {name for name in PATCHES if name.startswith(("brings guests", "styleid"))}
 STORIES = {name for name in PATCHES if name.startswith("consistory")}
 """Those that need a batch of two images, sample twice, and act everywhere at all times."""
+OF_EACH_KIND = ("edits inputs", "shares keys", "edits output", "remembers", "brings guests", "consistory")
+"""One patch for each thing of the engine that a method may use."""
+
+
+def on_both_families(names: Iterable[str]) -> Any:
+    """Every patch on SD 1.5 and one of each kind on SDXL; the rest of SDXL by `nox -s laws`."""
+    rows = slow_but(itertools.product(names, FAMILIES), lambda row: row[1] == "sd15" or row[0] in OF_EACH_KIND)
+    return pytest.mark.parametrize(("name", "studio"), rows, indirect=["studio"])
 
 
 def wrap(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], first: bool = False) -> ModelPatcher:
@@ -228,6 +259,17 @@ def record_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[dict[str, Any]
         return output
 
     return wrap(model, WrappersMP.APPLY_MODEL, recorder), calls
+
+
+def ladder(studio: Studio, steps: int, scheduler: str = "simple") -> Tensor:
+    return comfy.samplers.calculate_sigmas(studio.model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def guider_of(studio: Studio, model: ModelPatcher, cfg: float = 5.0) -> comfy.samplers.CFGGuider:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(studio.positive, studio.negative)
+    guider.set_cfg(cfg)
+    return guider
 
 
 def run_guider(

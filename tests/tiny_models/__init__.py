@@ -12,7 +12,6 @@ from typing import Any
 from .adapters import adapter_state_dict, controlnet_state_dict, lora_state_dict, make_controlnet, with_lora
 from .encoders import CLIP_KINDS, VISION_KINDS, make_clip, make_clip_vision, make_vae
 from .files import register_tiny_supported_models, write_checkpoint, write_clip_vision
-from .references import load_reference, oracle_clip_vision, oracle_unet
 from .sampling import empty_latent, ksampler, make_conditioning, random_latent, sampler_custom
 from .unets import CONTEXT_WIDTH, POOLED_WIDTH, UNET_CONFIGS, Family, diffusers_unet, make_unet
 
@@ -29,7 +28,6 @@ __all__ = [
     "diffusers_unet",
     "empty_latent",
     "ksampler",
-    "load_reference",
     "lora_state_dict",
     "make_clip",
     "make_clip_vision",
@@ -37,8 +35,6 @@ __all__ = [
     "make_controlnet",
     "make_unet",
     "make_vae",
-    "oracle_clip_vision",
-    "oracle_unet",
     "random_latent",
     "register_tiny_supported_models",
     "sampler_custom",

@@ -10,10 +10,8 @@ import torch
 from semblance.attention.engine.call import AttentionSite
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.scope import CURVES, ImageMask, ScheduleWindow, Scope, finite
-from semblance.nodes.parsing import parse_block_weights, parse_keyframes
 
 SITE = AttentionSite("cross", "output", 1, 4)
-KNOWN = ("input.8", "middle.0", "output.1")
 
 
 def sigma_at(percent: float) -> float:
@@ -73,7 +71,7 @@ def test_curves_run_from_the_windows_start_to_its_end(curve: str, weights: list[
 
 
 def test_a_curve_of_ones_own_holds_beyond_its_ends() -> None:
-    window = ScheduleWindow(curve=parse_keyframes("0.2:1, 0.6:-1"))
+    window = ScheduleWindow(curve=((0.2, 1.0), (0.6, -1.0)))
     found = [window.weight(moment(place)) for place in (0.0, 0.2, 0.4, 0.6, 1.0)]
     assert found == pytest.approx([1, 1, 0, -1, -1])
 
@@ -112,54 +110,6 @@ def test_a_window_that_cannot_be_is_refused_in_a_sentence(start: float, end: flo
 def test_a_mask_that_cannot_be_is_refused_in_a_sentence(values: torch.Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         ImageMask(values)
-
-
-def test_block_weights_are_read_with_or_without_a_number() -> None:
-    assert parse_block_weights(" output.1 = 1.0,input.8=0.4,\n middle.0, ", KNOWN) == {
-        "output.1": 1.0,
-        "input.8": 0.4,
-        "middle.0": 1.0,
-    }
-    assert parse_block_weights("output.1=-.5", KNOWN) == {"output.1": -0.5}
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("output.9=1", "no block called 'output.9'.*Its blocks are: input.8, middle.0, output.1"),
-        ("output.1=strong", "'strong' is not a number .the weight of 'output.1'."),
-        ("output.1=nan", "'nan' is not a number"),
-        ("output.1=inf", "'inf' is not a number"),
-        ("output.1=", "'' is not a number"),
-        ("", "No block is named. Write for example: input.8=1.0"),
-        (" ,\n, ", "No block is named"),
-        ("output.1:0.5", "no block called 'output.1:0.5'"),
-    ],
-)
-def test_block_weights_that_cannot_be_read_are_refused_in_a_sentence(text: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        parse_block_weights(text, KNOWN)
-
-
-def test_keyframes_are_read_in_any_order() -> None:
-    assert parse_keyframes("1:0, 0:1.0,\n 0.5:.3") == ((0.0, 1.0), (0.5, 0.3), (1.0, 0.0))
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("", "no points"),
-        ("0.5", "'0.5' is not a point of a curve"),
-        ("0:high", "'high' is not a number .the weight."),
-        ("start:1", "'start' is not a number .the place."),
-        ("1.2:1", "must lie between 0"),
-        ("-0.1:1", "must lie between 0"),
-        ("nan:1", "'nan' is not a number"),
-    ],
-)
-def test_keyframes_that_cannot_be_read_are_refused_in_a_sentence(text: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        parse_keyframes(text)
 
 
 def test_only_finite_numbers_pass() -> None:

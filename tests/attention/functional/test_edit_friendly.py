@@ -20,7 +20,7 @@ from semblance.attention.functional.edit_friendly import (
     without_last,
 )
 from semblance.attention.functional.inversion import inversion_timesteps
-from semblance.tests.tiny_models import load_reference
+from semblance.tests.support.frozen_cases import load_reference
 
 CASE, FACTS = load_reference("edit_friendly")
 CONV = {name.removeprefix("conv."): tensor for name, tensor in CASE.items() if name.startswith("conv.")}

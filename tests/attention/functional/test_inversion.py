@@ -15,7 +15,7 @@ from semblance.attention.functional.inversion import (
     step_by_own_level,
     step_by_target_level,
 )
-from semblance.tests.tiny_models import load_reference
+from semblance.tests.support.frozen_cases import load_reference
 
 CASE, FACTS = load_reference("schedules")
 SIGMAS = CASE["sigmas_f64"].tolist()

@@ -1,10 +1,6 @@
-"""ConsiStory on the real sampler equals the authors' code on every frozen story."""
+"""One layer of ConsiStory, and every formula of it, equals the authors' code on frozen units."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,22 +17,10 @@ from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.word_maps import subject_mask
 from semblance.attention.methods.consistory.batch_anchors import selected_name
 from semblance.attention.methods.consistory.method import ConsiStory
-from semblance.attention.methods.consistory.settings import FreeU, Injection, QueryBlend, Sharing, StepRange
+from semblance.attention.methods.consistory.settings import Injection, QueryBlend, StepRange
 from semblance.attention.subjects.words import SubjectWords
-from semblance.host.binding.model import add_patch
-from semblance.tests.support.frozen_stories import Replayed, samplings
-from semblance.tests.tiny_models import load_reference, oracle_unet
-from semblance.tests.tiny_models.references import REFERENCES
+from semblance.tests.support.frozen_cases import load_reference
 
-LARGEST = 64
-"""Latent side of the stories sampled here; those of 128 take a core a quarter of an hour each."""
-STORIES = sorted(
-    path.stem
-    for path in Path(REFERENCES).glob("consistory_*.safetensors")
-    if path.stem.split("_")[1].isdigit() and not path.stem.endswith("anchors")
-    if int(path.stem.split("_")[1]) <= LARGEST
-)
-TOLERANCE = 1e-3
 UNITS, FACTS = load_reference("consistory_units")
 SITE = AttentionSite("self", "output", 0)
 LAYOUT = BatchLayout((Chunk("negative"), Chunk("positive")), FACTS["config"]["B"], (8, 8))
@@ -72,48 +56,6 @@ def test_matches_equal_theirs() -> None:
                 place, distance = nearest_patches(patches[target], patches[source], UNITS[f"nn.mask{side}"][source])
                 assert (distance - UNITS[f"nn.dist{side}"][target, source]).abs().max() <= 1e-5
                 assert torch.equal(place.int(), UNITS[f"nn.map{side}"][target, source])
-
-
-@dataclass(frozen=True, eq=False)
-class Story:
-    name: str
-    case: dict[str, Tensor]
-    facts: dict[str, Any]
-    model: Any
-
-    @property
-    def words(self) -> SubjectWords:
-        indices = self.facts["token_indices"]
-        columns = tuple(tuple(() if i < 0 else (i,) for i in scene) for scene in zip(*indices, strict=True))
-        scenes = tuple(f"scene {number}" for number in range(len(columns)))
-        subjects = tuple(f"subject {number}" for number in range(len(indices)))
-        return SubjectWords(subjects, scenes, columns, self.case["in.prompt_embeds"].shape[1])
-
-    def patch(self, **settings: Any) -> ConsiStory:
-        sharing = Sharing(anchors=len(self.facts["anchors"]), dropout=Replayed.of(self.case, "dropout.drop"))
-        factors = self.facts["freeu"]
-        free_u = FreeU((factors["b1"], factors["b2"]), (factors["s1"], factors["s2"])) if factors else None
-        return ConsiStory(self.words, SDXL.consistory, sharing, free_u=free_u, **settings)
-
-    def samplings(self, patch: ConsiStory) -> list[Tensor]:
-        return samplings(add_patch(self.model, patch), self.case, self.facts)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return oracle_unet("sdxl")
-
-
-@pytest.fixture(scope="module", params=STORIES)
-def story(request: pytest.FixtureRequest, model: Any) -> Story:
-    return Story(request.param, *load_reference(request.param), model)
-
-
-def test_both_samplings_equal_theirs(story: Story) -> None:
-    first, second = story.samplings(story.patch())
-    assert (first - story.case["pass1.final"]).abs().max() <= TOLERANCE
-    assert (second - story.case["pass2.final"]).abs().max() <= TOLERANCE
-    assert (first - second).abs().mean() > 0.01
 
 
 def test_clean_mode_copies_from_images_as_they_were() -> None:

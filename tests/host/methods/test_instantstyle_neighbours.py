@@ -15,6 +15,7 @@ from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.references.style import StyleReference
 from semblance.host.binding.model import add_patch, map_model
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
+from semblance.tests.support.speeds import one_family
 from semblance.tests.tiny_models import (
     Family,
     adapter_state_dict,
@@ -25,8 +26,6 @@ from semblance.tests.tiny_models import (
     make_unet,
     with_lora,
 )
-
-KINDS: tuple[Family, ...] = ("sd15", "sdxl")
 
 
 def adapter_for(kind: Family) -> LoadedAdapter:
@@ -51,7 +50,7 @@ def sample(model: Any, kind: Family, control: comfy.controlnet.ControlNet | None
     return ksampler(model, positive, negative, empty_latent(2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@one_family()
 def test_a_lora_acts_under_a_style_and_the_order_of_the_nodes_does_not_matter(kind: Family) -> None:
     plain, adapter = make_unet(kind), adapter_for(kind)
     before = sample(plain, kind)
@@ -63,7 +62,7 @@ def test_a_lora_acts_under_a_style_and_the_order_of_the_nodes_does_not_matter(ki
     assert torch.equal(sample(plain, kind), before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@one_family()
 def test_a_lora_leaves_the_image_keys_of_an_adapter_alone(kind: Family) -> None:
     adapter = adapter_for(kind)
     tokens = torch.randn((1, 4, adapter.layout.text_width), generator=torch.Generator().manual_seed(2))
@@ -73,7 +72,7 @@ def test_a_lora_leaves_the_image_keys_of_an_adapter_alone(kind: Family) -> None:
         assert torch.equal(part, kept)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@one_family()
 def test_a_controlnet_acts_under_a_style_and_sees_none_of_it(kind: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, adapter = make_unet(kind), adapter_for(kind)
     control = make_controlnet(kind)

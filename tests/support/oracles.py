@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import comfy.clip_vision
 from comfy.model_patcher import ModelPatcher
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 
-from .unets import Family, base_model, patcher_around
-
-REFERENCES = Path(__file__).resolve().parent.parent / "references"
-
-
-def load_reference(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of one reference file; every parameter of a case stands in its metadata."""
-    path = REFERENCES / f"{name}.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["json"])
-    return load_file(path), metadata
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.tiny_models.unets import Family, base_model, patcher_around
 
 
 def oracle_unet(kind: Family) -> ModelPatcher:

@@ -30,6 +30,7 @@ from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.binding.noise_schedule import NoiseSchedule
 from semblance.host.binding.unet import BoundSite
 from semblance.host.subjects.subject import record
+from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import Studio, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
@@ -153,7 +154,7 @@ def test_strength_zero_leaves_the_model_untouched(studio: Studio, subject: Recor
     assert torch.equal(sample(studio, idle), sample(studio, studio.model))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, slow(torch.bfloat16)])
 def test_half_precision_is_recorded_and_applied_in_its_own_type(dtype: torch.dtype) -> None:
     studio = Studio.of("sd15", dtype)
     subject = recorded(studio)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
 import pytest
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from semblance.attention.engine.bank import FeatureBank
@@ -19,50 +17,12 @@ from semblance.attention.engine.patch import Attend
 from semblance.attention.engine.scope import Scope
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.unet import SLOT, attention_sites
-from semblance.tests.support.studio import PATCHES, STORIES, Studio, record_calls, relative_error
+from semblance.tests.support.neighbours import Foreigner, Kernel
+from semblance.tests.support.speeds import slow_but
+from semblance.tests.support.studio import OF_EACH_KIND, PATCHES, STORIES, Studio, record_calls, relative_error
 from semblance.tests.support.toy_patches import Blinker, Halve, Sharpen
 
 KINDS: tuple[AttentionKind, ...] = ("self", "cross")
-
-
-class Foreigner:
-    """Another pack's replacement, which scales attention's output and counts its calls by site."""
-
-    def __init__(self, scale: float = 0.8, hand_on_options: bool = True) -> None:
-        self.scale = scale
-        self.hand_on_options = hand_on_options
-        self.sites: Counter[tuple[Any, ...]] = Counter()
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        self.sites[(*extra["block"], extra["block_index"])] += 1
-        assert len(query) % len(extra["cond_or_uncond"]) == 0
-        options = {"transformer_options": extra} if self.hand_on_options else {}
-        return self.scale * host_attention.optimized_attention(query, key, value, extra["n_heads"], **options)
-
-    def on(self, model: ModelPatcher, kind: AttentionKind, parts: int) -> ModelPatcher:
-        """A clone of `model` with this in two or three attentions of `kind`, under keys of two or three parts."""
-        replaced = model.clone()
-        replace = {"self": replaced.set_model_attn1_replace, "cross": replaced.set_model_attn2_replace}[kind]
-        for part, number in (("input", 4), ("middle", 0), ("output", 5)):
-            replace(self, part, number, *([0] if parts == 3 else []))
-        return replaced
-
-
-class Kernel:
-    """Another pack's choice of attention kernel."""
-
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-        self.calls = 0
-
-    def __call__(self, attention: Callable[..., Tensor], *tensors: Any, **named: Any) -> Tensor:
-        self.calls += 1
-        return self.scale * attention(*tensors, **named)
-
-    def on(self, model: ModelPatcher) -> ModelPatcher:
-        chosen = model.clone()
-        chosen.model_options["transformer_options"]["optimized_attention_override"] = self
-        return chosen
 
 
 def foreign_sites(studio: Studio, kind: AttentionKind, parts: int) -> set[tuple[Any, ...]]:
@@ -85,7 +45,7 @@ def test_a_foreign_replacement_may_come_before_or_after(
     assert dict(before.sites) == dict(after.sites) == expected
     if name != "remembers":  # which has nothing to say in the first step
         assert relative_error(ours_last, sd15.sample(alone.on(sd15.model, kind, parts), steps=1)) > 1e-3
-        assert relative_error(ours_last, sd15.sample(sd15.with_patch(name), steps=1)) > 1e-3
+        assert relative_error(ours_last, sd15.patched(name, steps=1)) > 1e-3
 
 
 @pytest.mark.parametrize("parts", [2, 3])
@@ -133,7 +93,7 @@ def test_a_kernel_override_may_come_before_or_after(studio: Studio, name: str) -
     ours_first = studio.sample(after.on(studio.with_patch(name)), steps=1)
     assert torch.equal(ours_last, ours_first)
     assert before.calls == after.calls >= len(studio.model_map.sites)
-    assert relative_error(ours_last, studio.sample(studio.with_patch(name), steps=1)) > 1e-3
+    assert relative_error(ours_last, studio.patched(name, steps=1)) > 1e-3
 
 
 def test_every_attention_passes_the_kernel_override_and_each_picture_once_more(sd15: Studio) -> None:
@@ -141,7 +101,7 @@ def test_every_attention_passes_the_kernel_override_and_each_picture_once_more(s
     chosen = sd15.sample(sd15.with_patch("instantstyle regions", kernel.on(sd15.model)), steps=1)
     sites = sd15.model_map.sites
     assert kernel.calls == len(sites) + 2 * sum(site.kind == "cross" for site in sites)
-    assert relative_error(chosen, sd15.sample(sd15.with_patch("instantstyle regions"), steps=1)) < 1e-6
+    assert relative_error(chosen, sd15.patched("instantstyle regions", steps=1)) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["edits output", "instantstyle"])
@@ -174,7 +134,9 @@ def test_attention_rebound_by_another_pack_is_the_one_we_call(sd15: Studio, monk
     assert calls["rebound"] == len(sd15.model_map.sites) * len(recorded)
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(PATCHES, 2))
+@pytest.mark.parametrize(
+    ("first", "second"), slow_but(itertools.permutations(PATCHES, 2), lambda pair: pair[1] in OF_EACH_KIND)
+)
 def test_two_patches_chain_in_either_order(sd15: Studio, first: str, second: str) -> None:
     chained = sd15.sample(sd15.with_patch(second, sd15.with_patch(first)), steps=1)
     assert torch.isfinite(chained).all()
@@ -186,7 +148,7 @@ def test_patches_that_add_come_to_the_same_in_either_order(studio: Studio, first
         studio.sample(studio.with_patch(b, studio.with_patch(a))) for a, b in ((first, second), (second, first))
     )
     assert relative_error(one, other) < 1e-4
-    assert relative_error(one, studio.sample(studio.with_patch(first))) > 1e-2
+    assert relative_error(one, studio.patched(first)) > 1e-2
 
 
 def test_patches_edit_in_the_order_of_their_nodes(sd15: Studio) -> None:
@@ -248,7 +210,7 @@ def test_a_lora_on_the_model_is_kept(sd15: Studio) -> None:
     ours_last = sd15.sample(sd15.with_patch("instantstyle", with_lora(sd15.model)), steps=1)
     ours_first = sd15.sample(with_lora(sd15.with_patch("instantstyle")), steps=1)
     assert torch.equal(ours_last, ours_first)
-    assert relative_error(ours_last, sd15.sample(sd15.with_patch("instantstyle"), steps=1)) > 1e-3
+    assert relative_error(ours_last, sd15.patched("instantstyle", steps=1)) > 1e-3
     assert torch.equal(sd15.sample(), sd15.plain)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from semblance.attention.references.style import StyleReference
 from semblance.host.binding.model import add_patch, map_model
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.nodes.parsing import parse_block_weights
+from semblance.tests.support.speeds import FAMILIES, one_family, slow_but
 from semblance.tests.tiny_models import (
     CONTEXT_WIDTH,
     POOLED_WIDTH,
@@ -138,9 +140,13 @@ STYLE = {
 }
 
 
-@pytest.mark.parametrize("variant", ["base", "plus", "full-face"])
-@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
-@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "variant", "pictures"),
+    slow_but(
+        itertools.product(FAMILIES, ["base", "plus", "full-face"], [1, 3]),
+        [("sd15", "base", 1), ("sd15", "full-face", 3), ("sdxl", "plus", 3)],
+    ),
+)
 def test_every_block_and_the_style_block_equal_diffusers(kind: Family, variant: str, pictures: int, seed: int) -> None:
     scene = Scene(kind, seed)
     adapter = scene.adapter(variant)
@@ -159,7 +165,7 @@ def test_every_block_and_the_style_block_equal_diffusers(kind: Family, variant: 
         assert relative_error(plain, expected) > 1e-3  # the adapter does act here
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@one_family()
 def test_two_adapters_with_masked_pictures_equal_diffusers(kind: Family, seed: int) -> None:
     scene = Scene(kind, seed)
     adapters = [scene.adapter("plus"), scene.adapter("base")]

@@ -10,7 +10,9 @@ from semblance.attention.engine.call import AttentionSite
 from semblance.attention.families import FAMILIES, PRESETS, SD15, SDXL, ModelFamily, adapter_numbers, family_of
 from semblance.host.binding.model import map_model
 from semblance.host.binding.unet import attention_sites
-from semblance.tests.tiny_models import UNET_CONFIGS, Family, load_reference, make_unet, oracle_unet
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.oracles import oracle_unet
+from semblance.tests.tiny_models import UNET_CONFIGS, Family, make_unet
 
 FAMILY: dict[Family, ModelFamily] = {"sd15": SD15, "sdxl": SDXL}
 REAL_SITES = {"sd15": 32, "sdxl": 140}

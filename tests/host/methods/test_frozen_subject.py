@@ -16,8 +16,9 @@ from semblance.attention.subjects.recording import RecordedSubject
 from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.model import add_patch, attention_layer
 from semblance.host.subjects.subject import record
+from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.frozen_stories import Replayed, samplings
-from semblance.tests.tiny_models import load_reference, oracle_unet
+from semblance.tests.support.oracles import oracle_unet
 
 CASE, FACTS = load_reference("consistory_64_anchors")
 ANCHORS, EXTRA = slice(0, 2), slice(2, 3)

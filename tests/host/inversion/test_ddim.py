@@ -11,7 +11,6 @@ import comfy.model_management
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
-from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from semblance.attention.engine.scope import ScheduleWindow, Scope
@@ -26,12 +25,15 @@ from semblance.host.inversion.ddim import invert, sample_back, sampling_sigmas
 from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.runs import start_latent
 from semblance.host.inversion.styleid_start import require_pair, start_of
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.oracles import oracle_unet
+from semblance.tests.support.speeds import slow_but
 from semblance.tests.support.studio import Studio, record_calls, relative_error, trajectory
-from semblance.tests.tiny_models import load_reference, make_unet, oracle_unet, sampler_custom
+from semblance.tests.tiny_models import make_unet, sampler_custom
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 GRIDS = {name: table for name, table in load_reference("schedules")[1]["tables"].items() if name.isdigit()}
-STEPS = (4, 10, 20, 30, 50)
+STEPS = slow_but((4, 10, 20, 30, 50), (4,))
 
 
 def text_of(studio: Studio) -> Text:
@@ -76,6 +78,8 @@ def test_ladders_are_the_authors_and_diffusers(steps: int) -> None:
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_ddim_inversion_equals_diffusers(sd15: Studio, networks: dict[str, Any], prediction: str, steps: int) -> None:
+    from diffusers import DDIMInverseScheduler
+
     model = networks[prediction]
     theirs = DDIMInverseScheduler(
         **SCHEDULE,
@@ -100,6 +104,8 @@ def test_ddim_inversion_equals_diffusers(sd15: Studio, networks: dict[str, Any],
 def test_sampling_over_the_ladder_equals_diffusers_ddim(
     sd15: Studio, networks: dict[str, Any], prediction: str, steps: int
 ) -> None:
+    from diffusers import DDIMScheduler
+
     model = networks[prediction]
     theirs = DDIMScheduler(
         **SCHEDULE,
@@ -152,6 +158,7 @@ def test_prompts_of_the_contents_are_those_of_their_styles_too(studio: Studio) -
     assert relative_error(made.latents[:, 3], alone.latents[:, 0]) < 1e-2
 
 
+@pytest.mark.slow
 def test_the_way_back_gets_nearer_with_more_steps() -> None:
     """On a network that acts like a denoiser; random ones do not hold still."""
     case, _ = load_reference("styleid")
@@ -344,6 +351,7 @@ def test_the_start_follows_the_mode(sd15: Studio) -> None:
     assert several.latent.shape[0] == 2
 
 
+@pytest.mark.slow
 def test_the_cost_is_one_call_a_step_and_a_row_for_each_picture(sd15: Studio) -> None:
     """50 + 49 calls; the inversion of both pictures holds two rows, each step of the sampling three."""
     rows: list[int] = []

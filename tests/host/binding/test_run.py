@@ -13,7 +13,6 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
-from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,22 +23,14 @@ from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.run import RUN
 from semblance.host.binding.unet import BoundSite
-from semblance.tests.support.studio import PATCHES, Studio, record_calls, relative_error, run_guider
+from semblance.tests.support.endings import Fault, raise_fault, raise_interrupt
+from semblance.tests.support.neighbours import one_tile_after_another
+from semblance.tests.support.speeds import slow
+from semblance.tests.support.studio import PATCHES, Studio, guider_of, ladder, record_calls, relative_error, run_guider
 from semblance.tests.support.toy_patches import Diary, Echo
 from semblance.tests.tiny_models import make_controlnet, random_latent, sampler_custom
 
 ONE_BLOCK = {"output.5": 1.0}
-
-
-def ladder(studio: Studio, steps: int, scheduler: str = "simple") -> Tensor:
-    return comfy.samplers.calculate_sigmas(studio.model.get_model_object("model_sampling"), scheduler, steps)
-
-
-def guider_of(studio: Studio, model: ModelPatcher, cfg: float = 5.0) -> comfy.samplers.CFGGuider:
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(studio.positive, studio.negative)
-    guider.set_cfg(cfg)
-    return guider
 
 
 @pytest.mark.parametrize(
@@ -108,7 +99,9 @@ PERCENTS = [(0.0, 0.5), (0.5, 1.0), (0.3, 0.7), (0.1, 0.2), (0.33, 0.9), (0.0, 1
 
 
 # With sgm_uniform, and with normal at 11 steps, the steps fall on whole tenths of the schedule, as people's windows do.
-@pytest.mark.parametrize(("scheduler", "steps"), [("sgm_uniform", 10), ("normal", 11), ("karras", 8), ("simple", 10)])
+@pytest.mark.parametrize(
+    ("scheduler", "steps"), [("sgm_uniform", 10), ("normal", 11), slow("karras", 8), slow("simple", 10)]
+)
 def test_the_window_is_that_of_a_controlnet_with_the_same_percentages(
     sd15: Studio, scheduler: str, steps: int, control: Any
 ) -> None:
@@ -145,20 +138,8 @@ def test_a_later_change_of_the_noise_schedule_moves_the_window_too(sd15: Studio)
     assert [moment.step for moment in diary.moments] == [1, 2]
 
 
-class Fault(Exception):
-    pass
-
-
-def raise_fault(*_: Any) -> None:
-    raise Fault
-
-
 def press_interrupt(*_: Any) -> None:
     comfy.model_management.interrupt_current_processing(True)
-
-
-def raise_interrupt(*_: Any) -> None:
-    raise InterruptProcessingException
 
 
 @pytest.mark.parametrize(
@@ -294,11 +275,6 @@ def test_a_pack_that_puts_tiles_into_one_batch_is_refused_in_a_sentence(sd15: St
     model.set_model_unet_function_wrapper(tile)
     with pytest.raises(ValueError, match="8 rows for 2 conditionings of 2 images.*bypass it"):
         sd15.sample(model)
-
-
-def one_tile_after_another(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-    tiles = [apply_model(tile, args["timestep"], **args["c"]) for tile in args["input"].chunk(2, dim=2)]
-    return torch.cat(tiles, dim=2)
 
 
 def test_tiles_one_after_another_are_each_a_picture(sd15: Studio) -> None:

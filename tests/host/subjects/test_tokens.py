@@ -17,7 +17,9 @@ import nodes as host_nodes
 from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.conditionings import TAG
 from semblance.host.subjects.tokens import Cast, encode_story
-from semblance.tests.tiny_models import CLIP_KINDS, ksampler, load_reference, make_clip, make_unet
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.speeds import one_family
+from semblance.tests.tiny_models import CLIP_KINDS, ksampler, make_clip, make_unet
 from semblance.tests.tiny_models.encoders import TEXT_WIDTH
 
 LONG = ", ".join(["a very long list of trees and stones"] * 9)  # 80 tokens
@@ -206,7 +208,7 @@ def test_rows_of_unequal_length_repeat_and_read_the_same(kind: str) -> None:
         torch.testing.assert_close(share, share_alone)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@one_family()
 def test_sampler_makes_of_each_scene_what_it_makes_of_the_prompt(kind: str) -> None:
     """Prompts of one block and of two, in one batch through the stock KSampler."""
     clip, model = clip_of(kind), make_unet(kind)

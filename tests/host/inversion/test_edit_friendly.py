@@ -26,8 +26,10 @@ from semblance.host.inversion.edit_friendly import (
 )
 from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.styleid_start import require_pair
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.oracles import oracle_unet
 from semblance.tests.support.studio import Studio, record_calls, relative_error
-from semblance.tests.tiny_models import load_reference, make_unet, oracle_unet
+from semblance.tests.tiny_models import make_unet
 
 CASE, FACTS = load_reference("edit_friendly")
 UNET = {name.removeprefix("unet."): tensor for name, tensor in CASE.items() if name.startswith("unet.")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,20 @@ from semblance.host.binding.conditionings import TAG as STORY_MARK
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.run import RUN
 from semblance.host.subjects.masks import subject_masks_of
-from semblance.tests.host.test_binding import Foreigner, Kernel
-from semblance.tests.host.test_memory import tensors_alive
-from semblance.tests.host.test_run import Fault, guider_of, ladder, one_tile_after_another, raise_fault
-from semblance.tests.support.studio import STORIES, STORY, Studio, painted, relative_error, run_guider, wrap
+from semblance.tests.support.endings import Fault, raise_fault, raise_interrupt, tensors_alive
+from semblance.tests.support.neighbours import Foreigner, Kernel, one_tile_after_another
+from semblance.tests.support.speeds import slow, slow_but
+from semblance.tests.support.studio import (
+    STORIES,
+    STORY,
+    Studio,
+    guider_of,
+    ladder,
+    painted,
+    relative_error,
+    run_guider,
+    wrap,
+)
 from semblance.tests.tiny_models import ksampler
 
 every_story = pytest.mark.parametrize("name", sorted(STORIES))
@@ -83,7 +94,7 @@ def test_the_order_of_the_conditionings_in_a_call_does_not_matter(studio: Studio
         named = {name: turned(part, len(x)) for name, part in named.items()}
         return turned(executor(turned(x, len(x)), *given, options, **named), len(x))
 
-    given = studio.sample(studio.with_patch("consistory"))
+    given = studio.patched("consistory")
     other = studio.sample(wrap(studio.with_patch("consistory"), WrappersMP.APPLY_MODEL, turn))
     assert orders and orders[0] == [0, 1]
     assert relative_error(other, given) < 1e-4
@@ -113,8 +124,13 @@ def test_without_anchors_and_with_more_than_there_are_images_all_look_at_all(sd1
     assert relative_error(one, everyone) > 1e-4
 
 
-@pytest.mark.parametrize("size", [(9, 13), (24, 8), (7, 5)])
-@every_story
+@pytest.mark.parametrize(
+    ("name", "size"),
+    slow_but(
+        itertools.product(sorted(STORIES), [(9, 13), (24, 8), (7, 5)]),
+        [("consistory", (9, 13)), ("consistory fast", (7, 5))],
+    ),
+)
 def test_any_size_is_told_and_marked(studio: Studio, name: str, size: tuple[int, int]) -> None:
     patched = studio.with_patch(name, size=size)
     made = studio.sample(patched, size=size)
@@ -128,8 +144,16 @@ def test_any_size_is_told_and_marked(studio: Studio, name: str, size: tuple[int,
 # The steps
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_sde", "ddim", "lcm"])
-@every_story
+SAMPLERS = ["euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_sde", "ddim", "lcm"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    slow_but(
+        itertools.product(sorted(STORIES), SAMPLERS),
+        [("consistory", "euler_ancestral"), ("consistory", "dpm_2"), ("consistory fast", "heun")],
+    ),
+)
 def test_any_sampler_tells_it_the_same_way_every_time(sd15: Studio, name: str, sampler: str) -> None:
     patched = sd15.with_patch(name)
     first, second = (sd15.sample(patched, steps=3, sampler=sampler) for _ in range(2))
@@ -250,21 +274,24 @@ def watched(
     return Watched(patch.words, patch.blocks, blend=patch.blend, injection=patch.injection, stop=stop)
 
 
-def interrupt(*_: Any) -> None:
-    raise InterruptProcessingException
+ENDS = {Fault: raise_fault, InterruptProcessingException: raise_interrupt}
 
 
-@pytest.mark.parametrize("where", ["call", "rehearsal", "attention"])
-@pytest.mark.parametrize("number", [1, 2], ids=["first pass", "second pass"])
-@pytest.mark.parametrize(("end", "raised"), [(raise_fault, Fault), (interrupt, InterruptProcessingException)])
+@pytest.mark.parametrize(
+    ("where", "number", "raised"),
+    slow_but(
+        itertools.product(["call", "rehearsal", "attention"], [1, 2], ENDS),
+        [("call", 1, Fault), ("rehearsal", 2, InterruptProcessingException), ("attention", 2, Fault)],
+    ),
+)
 def test_a_story_leaves_nothing_however_it_ends(
-    sd15: Studio, where: str, number: int, end: Callable[..., None], raised: type[BaseException]
+    sd15: Studio, where: str, number: int, raised: type[BaseException]
 ) -> None:
     armed: list[bool] = []
 
     def stop(moment: Moment, here: str) -> None:
         if armed and here == where and moment.pass_number == number and moment.step == 1:
-            end()
+            ENDS[raised]()
 
     patch = watched(sd15, stop)
     model = add_patch(sd15.model, patch)
@@ -313,7 +340,7 @@ def test_story_after_story_keeps_no_tensor(sd15: Studio) -> None:
 # Half precision
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, slow(torch.bfloat16)])
 def test_half_precision_is_kept_and_costs_no_more_where_no_threshold_decides(sd15: Studio, dtype: torch.dtype) -> None:
     """On a random network, masks and matches lie at the edge: rounding alone makes other ones."""
     half, seen = Studio.of("sd15", dtype), set()
@@ -332,15 +359,16 @@ def test_half_precision_is_kept_and_costs_no_more_where_no_threshold_decides(sd1
 # Neighbours
 
 
-@pytest.mark.parametrize("parts", [2, 3])
-@pytest.mark.parametrize("kind", ["self", "cross"])
+@pytest.mark.parametrize(
+    ("kind", "parts"), slow_but(itertools.product(["self", "cross"], [2, 3]), [("self", 3), ("cross", 2)])
+)
 def test_another_packs_attention_may_come_before_or_after(sd15: Studio, kind: Any, parts: int) -> None:
     before, after, alone = Foreigner(), Foreigner(), Foreigner()
     ours_last = sd15.sample(sd15.with_patch("consistory", before.on(sd15.model, kind, parts)))
     ours_first = sd15.sample(after.on(sd15.with_patch("consistory"), kind, parts))
     assert torch.equal(ours_last, ours_first) and before.sites == after.sites
     assert relative_error(ours_last, sd15.sample(alone.on(sd15.model, kind, parts))) > 1e-3
-    assert relative_error(ours_last, sd15.sample(sd15.with_patch("consistory"))) > 1e-3
+    assert relative_error(ours_last, sd15.patched("consistory")) > 1e-3
     assert set(alone.sites) == set(before.sites)
 
 
@@ -348,7 +376,7 @@ def test_another_packs_kernel_may_come_before_or_after(sd15: Studio) -> None:
     ours_last = sd15.sample(sd15.with_patch("consistory", Kernel(0.9).on(sd15.model)))
     ours_first = sd15.sample(Kernel(0.9).on(sd15.with_patch("consistory")))
     assert torch.equal(ours_last, ours_first)
-    assert relative_error(ours_last, sd15.sample(sd15.with_patch("consistory"))) > 1e-3
+    assert relative_error(ours_last, sd15.patched("consistory")) > 1e-3
 
 
 def hypertile(model: ModelPatcher) -> ModelPatcher:
@@ -459,7 +487,9 @@ def test_the_masks_found_come_along_with_the_latent_of_their_run(studio: Studio)
     assert torch.equal(subject_masks_of({"samples": studio.sample(model, seed=1, size=(16, 16))}), masks)
 
 
-@pytest.mark.parametrize("settings", [{"sharing": Sharing(0.0)}, {"injection": Injection(0.0)}, {"fast": True}])
+@pytest.mark.parametrize(
+    "settings", [slow({"sharing": Sharing(0.0)}), {"injection": Injection(0.0)}, slow({"fast": True})]
+)
 def test_masks_come_along_whichever_half_of_the_method_acts(sd15: Studio, settings: Any) -> None:
     masks = subject_masks_of({"samples": told(sd15, story(sd15, **settings), size=(16, 16))})
     assert 0 < masks.mean() < 1
@@ -477,8 +507,11 @@ def test_masks_of_the_users_replace_or_limit_those_found(sd15: Studio) -> None:
     assert limited.any() and (limited <= given).all() and not torch.equal(limited, given)
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["story first", "story last"])
-@pytest.mark.parametrize("apart", [False, True], ids=["batched", "apart"])
+@pytest.mark.parametrize(
+    ("first", "apart"),
+    [slow(True, False), (True, True), (False, False), slow(False, True)],
+    ids=["first, batched", "first, apart", "last, batched", "last, apart"],
+)
 def test_a_prompt_combined_with_the_storys_does_not_change_where_subjects_are_seen(
     sd15: Studio, apart: bool, first: bool, request: pytest.FixtureRequest
 ) -> None:

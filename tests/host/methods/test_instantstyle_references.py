@@ -19,10 +19,14 @@ from semblance.host.binding.model import add_patch, map_model
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.instantstyle.vision import encode_crops, encode_nothing
 from semblance.host.pictures import fit_picture
-from semblance.tests.tiny_models import load_reference, oracle_clip_vision, oracle_unet
+from semblance.tests.support.frozen_cases import load_reference
+from semblance.tests.support.oracles import oracle_clip_vision, oracle_unet
+from semblance.tests.support.speeds import one_family, slow_but
 
 KINDS = ("sd15", "sdxl")
 CASES = [(kind, name) for kind in KINDS for name in load_reference(f"ip_adapter_{kind}")[1]["scales"]]
+SDXL_CASES = CASES[-1:]
+"""Those tried at every change."""
 FAMILY = {"sd15": SD15, "sdxl": SDXL}
 
 
@@ -107,7 +111,7 @@ def predicted_noise(
     return (x - clean) / sigma
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
+@pytest.mark.parametrize(("kind", "name"), slow_but(CASES, lambda case: case[0] == "sd15" or case in SDXL_CASES))
 def test_equals_diffusers_and_the_authors_code(kind: str, name: str) -> None:
     case, metadata = load_reference(f"ip_adapter_{kind}")
     model = oracle_unet(kind)
@@ -117,7 +121,7 @@ def test_equals_diffusers_and_the_authors_code(kind: str, name: str) -> None:
     assert relative_error(found, case[f"out.{name}"]) <= 1e-4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@one_family()
 def test_one_patch_with_a_mask_for_each_picture_equals_diffusers(kind: str) -> None:
     case, metadata = load_reference(f"ip_adapter_{kind}")
     model, adapter = oracle_unet(kind), adapter_of(kind, "base")

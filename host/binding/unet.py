@@ -64,7 +64,7 @@ class BoundSite:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         height, width = extra["activations_shape"][-2:]
-        self._require_whole_picture(query, height, width)
+        self._check_whole_picture(query, height, width)
         call = AttentionCall(self.site, self.layout, self.moment, height, width, extra["n_heads"], query, key, value)
         if self.site.kind == "self":
             states, project = self.inputs.take(self.site), partial(self.inputs.project, self.site)
@@ -102,7 +102,7 @@ class BoundSite:
             query, key, value, {**extra, "activations_shape": [len(query), *extra["activations_shape"][1:]]}
         )
 
-    def _require_whole_picture(self, query: Tensor, height: int, width: int) -> None:
+    def _check_whole_picture(self, query: Tensor, height: int, width: int) -> None:
         rows, tokens, _ = query.shape
         if rows != self.layout.rows or tokens != height * width:
             raise ValueError(

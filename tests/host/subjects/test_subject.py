@@ -24,6 +24,7 @@ from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection, Sharing, StepRange
 from semblance.attention.subjects.recording import RecordedFeatures, RecordedStates, RecordedSubject
+from semblance.attention.subjects.user_masks import UserMasks
 from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch, patches_on
@@ -31,7 +32,7 @@ from semblance.host.binding.noise_schedule import NoiseSchedule
 from semblance.host.binding.unet import BoundSite
 from semblance.host.subjects.subject import record
 from semblance.tests.support.speeds import slow
-from semblance.tests.support.studio import Studio, record_calls, relative_error
+from semblance.tests.support.studio import Studio, painted, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 SIGMAS = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0])
@@ -102,10 +103,13 @@ def test_recording_changes_nothing_of_what_is_sampled(studio: Studio) -> None:
     assert subject.sigmas == tuple(SIGMAS[:-1].tolist()) and subject.size == SIZE
 
 
-def test_further_scenes_of_the_batch_are_not_recorded(studio: Studio, subject: RecordedSubject) -> None:
-    _, among_four = record(story(studio, 4), lambda model: sample(studio, model, 4))
+def test_further_scenes_of_the_batch_are_not_recorded(studio: Studio) -> None:
+    # Where the mask is found by attention, a token at the threshold may go either way in a batch of another size.
+    drawn = UserMasks(painted(1, 40, 56))
+    _, of_two = record(story(studio, masks=drawn), lambda model: sample(studio, model))
+    _, among_four = record(story(studio, 4, masks=drawn), lambda model: sample(studio, model, 4))
     assert among_four.anchors == 2
-    for found, expected in zip(among_four.tensors, subject.tensors, strict=True):
+    for found, expected in zip(among_four.tensors, of_two.tensors, strict=True):
         assert found.shape == expected.shape and relative_error(found, expected) < 1e-3
 
 

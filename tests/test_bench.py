@@ -47,6 +47,7 @@ def test_official_calls_are_as_many_as_the_authors_and_rows_grow_with_images(sha
         assert rows == [2 * images] * (2 * (STEPS + 6))
 
 
+@pytest.mark.slow
 def test_queries_kept_are_foretold_by_the_widths_of_sdxl() -> None:
     kept = on_sdxl(most_kept(consistory.stand_in(), modes(IMAGES)["official"]))
     coarse, fine = 30 * 32 * 32 * 1280, 6 * 64 * 64 * 640
@@ -54,7 +55,7 @@ def test_queries_kept_are_foretold_by_the_widths_of_sdxl() -> None:
     assert all(kept[part] > 0 for part in consistory.PARTS.values())
 
 
-@pytest.mark.parametrize("injection", [True, False])
+@pytest.mark.parametrize("injection", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_size_foretold_for_a_recording_is_that_of_a_real_one(injection: bool) -> None:
     """Of a subject that covers all of the picture, none of it dropped, so that no mask has to be guessed."""
     everywhere = UserMasks(ImageMask(torch.ones(1, 128, 128)))

@@ -45,6 +45,7 @@ def test_texture_is_told_apart_by_its_direction_and_not_by_its_place() -> None:
     assert texture_distance(stripes, stripes.roll(9, dims=-1)).item() < 0.1
 
 
+@pytest.mark.behaviour
 def test_a_drawing_is_its_own_ideal(judge: Judge) -> None:
     scenes = single_shapes(32, 5, "held_out")
     found = measure(draw(scenes).pictures, scenes, scenes, judge)
@@ -54,6 +55,7 @@ def test_a_drawing_is_its_own_ideal(judge: Judge) -> None:
     assert found["shape_leaked"].sum() == 0
 
 
+@pytest.mark.behaviour
 def test_another_style_is_far_and_another_content_leaks(judge: Judge) -> None:
     asked, shown = single_shapes(32, 5, "any"), single_shapes(32, 6, "any")
     found = measure(draw(shown).pictures, asked, shown, judge)

@@ -129,6 +129,7 @@ def test_the_fast_mode_changes_little_of_what_is_found(teller: Storyteller) -> N
     assert torch.isfinite(fast).all() and relative_error(fast, clean) < 0.5
 
 
+@pytest.mark.slow
 def test_lora_controlnet_and_instantstyle_act_beside_it(models: Path) -> None:
     teller = Storyteller()
     masks = {"mask": torch.ones(1, 64, 64)}  # so that no mask hides what another patch changes

@@ -19,3 +19,9 @@ def load_reference(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["json"])
     return load_file(path), metadata
+
+
+def furthest(found: Tensor, expected: Tensor) -> float:
+    """The largest absolute error, which is what the authors' cases are given a tolerance of."""
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max())

@@ -15,11 +15,23 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from semblance.harness.server import ComfyUIServer
+from semblance.tests.support.speeds import slow_but
 from semblance.tests.tiny_models import adapter_state_dict, controlnet_state_dict, write_checkpoint, write_clip_vision
 
 HERE = Path(__file__).parent
 TEMPLATES = sorted(path.stem for path in HERE.glob("*.json"))
 SIDE = 64
+QUICK = (
+    "adain_latent",
+    "consistory",
+    "consistory_personalise",
+    "consistory_reuse",
+    "instantstyle_content_subtraction",
+    "instantstyle_demo",
+    "instantstyle_sd15",
+    "styleid",
+)
+"""The templates that are run at every change."""
 ADAPTERS: dict[str, tuple[Any, ...]] = {
     "ip-adapter_sd15.safetensors": ("sd15", "base"),
     "ip-adapter_sdxl.safetensors": ("sdxl", "base"),
@@ -123,7 +135,13 @@ def test_comfyui_offers_the_templates_with_their_pictures(comfyui: ComfyUIServer
             assert Image.open(io.BytesIO(answer.read())).format == "JPEG"
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_node_of_the_pack_is_in_a_template_that_is_run_at_every_change() -> None:
+    ours = {node["class_type"] for name in TEMPLATES for node in template(name).values()}
+    quick = {node["class_type"] for name in QUICK for node in template(name).values()}
+    assert {node for node in ours if node.startswith("Semblance")} <= quick
+
+
+@pytest.mark.parametrize("name", slow_but(TEMPLATES, QUICK))
 def test_the_template_makes_pictures_that_strength_zero_does_not(stocked: ComfyUIServer, name: str) -> None:
     styled = pictures_of(stocked, small(template(name)))
     assert styled.shape == (PICTURES.get(name, 1), SIDE, SIDE, 3)

@@ -48,6 +48,7 @@ def test_runs_keep_no_tensor_and_no_memory(sd15: Studio, times: int) -> None:
     assert resident() - megabytes < 32  # of 40 or 200 remembered; malloc keeps a few for itself
 
 
+@pytest.mark.slow
 def test_fifty_models_patched_and_dropped_keep_no_tensor(sd15: Studio) -> None:
     def patch_and_run() -> None:
         for name in PATCHES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from semblance.attention.engine.call import AttentionSite
@@ -16,8 +17,8 @@ from semblance.attention.subjects.recording import RecordedSubject
 from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.model import add_patch, attention_layer
 from semblance.host.subjects.subject import record
-from semblance.tests.support.frozen_cases import load_reference
-from semblance.tests.support.frozen_stories import Replayed, samplings
+from semblance.tests.support.frozen_cases import furthest, load_reference
+from semblance.tests.support.frozen_stories import FIRST, Between, Replayed, passes_of
 from semblance.tests.support.oracles import oracle_unet
 
 CASE, FACTS = load_reference("consistory_64_anchors")
@@ -47,25 +48,55 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def recorded(model: Any) -> tuple[list[Tensor], RecordedSubject]:
-    """Both anchors as the authors' run made them, after each sampling, and what was written down of them."""
+def recorded(model: Any) -> tuple[list[Tensor], RecordedSubject, Between]:
+    """Both anchors as the authors' run made them, after each pass, and what was written down of them."""
     sharing = Sharing(anchors=0, dropout=Replayed.of(CASE, "dropout.anchors.drop"))
     story = add_patch(model, ConsiStory(words_of("anchors"), SDXL.consistory, sharing))
-    return record(story, lambda recording: samplings(recording, CASE, FACTS, ANCHORS))
+    between = Between()
+    return *record(story, lambda recording: passes_of(recording, CASE, FACTS, ANCHORS, between)), between
 
 
-def test_anchors_and_the_image_that_looks_at_them_equal_theirs(model: Any, recorded: Any) -> None:
-    anchors, subject = recorded
-    applied = add_patch(model, applied_subject(words_of("extra"), SDXL.consistory, subject))
-    extra = samplings(applied, CASE, FACTS, EXTRA)
-    for name, anchor, image in zip(PASSES, anchors, extra, strict=True):
-        assert (anchor - CASE[f"anchors.{name}.final"]).abs().max() <= TOLERANCE
-        assert (image - CASE[f"extra.{name}.final"]).abs().max() <= TOLERANCE
-    assert (extra[0] - extra[1]).abs().mean() > 1e-3
+@pytest.fixture(scope="module")
+def extra(model: Any, recorded: Any) -> tuple[list[Tensor], Between]:
+    """The image that looks at them, after each pass."""
+    between = Between()
+    applied = add_patch(model, applied_subject(words_of("extra"), SDXL.consistory, recorded[1]))
+    return passes_of(applied, CASE, FACTS, EXTRA, between), between
+
+
+def test_anchors_and_the_image_that_looks_at_them_equal_theirs(recorded: Any, extra: Any) -> None:
+    for name, anchor, image in zip(PASSES, recorded[0], extra[0], strict=True):
+        assert furthest(anchor, CASE[f"anchors.{name}.final"]) <= TOLERANCE
+        assert furthest(image, CASE[f"extra.{name}.final"]) <= TOLERANCE
+    assert (extra[0][0] - extra[0][1]).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("who", ["anchors", "extra"])
+def test_masks_and_features_equal_theirs(recorded: Any, extra: Any, who: str) -> None:
+    """The masks after the first pass's last step, to the token."""
+    between: Between = {"anchors": recorded[2], "extra": extra[1]}[who]
+    last = FACTS["n_steps"] - 1
+    compared = 0
+    for (number, step, tokens), found in between.masks.items():
+        if (number, step) == (FIRST, last):
+            assert torch.equal(found, CASE[f"{who}.mask{int(tokens**0.5)}"]), tokens
+            compared += 1
+    assert compared
+    assert furthest(between.features, CASE[f"{who}.dift_raw"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("side", FACTS["resolutions"])
+def test_matches_with_the_anchors_equal_theirs(recorded: Any, extra: Any, side: int) -> None:
+    features = torch.cat([extra[1].features, recorded[2].features])
+    masks = torch.cat([CASE[f"{who}.mask{side}"] for who in ("extra", "anchors")])
+    for anchor in range(2):
+        place, distance = Between(features=features).matches(masks, 0, 1 + anchor)
+        assert torch.equal(place.int(), CASE[f"extra.nn_map{side}"][0, anchor].int())
+        assert furthest(distance, CASE[f"extra.nn_dist{side}"][0, anchor]) <= 1e-4
 
 
 def test_what_is_recorded_equals_their_cache(model: Any, recorded: Any) -> None:
-    _, subject = recorded
+    _, subject, _ = recorded
     for name, site in (("up_12", AttentionSite("self", "output", 0)), ("up_28", AttentionSite("self", "output", 5))):
         expected = CASE[f"cache1.input_h.{name}.step2"]
         assert subject.passes[0].sides == ("negative", "positive")

@@ -29,7 +29,7 @@ def stamp_of(model: Any) -> ModelStamp:
     return ModelStamp(known.name, prediction, digest_of(model))
 
 
-def require_family(trajectory: ReferenceTrajectory, family: str, name: str) -> None:
+def check_family(trajectory: ReferenceTrajectory, family: str, name: str) -> None:
     """Refuses a trajectory of another family of models, with a ValueError."""
     if trajectory.stamp.family != family:
         raise ValueError(
@@ -73,7 +73,7 @@ def subject_stamp(model: Any) -> ModelStamp:
     return ModelStamp(map_model(model).name, kinds, digest_of(model))
 
 
-def require_model(stamp: ModelStamp, model: Any) -> None:
+def check_model(stamp: ModelStamp, model: Any) -> None:
     """Refuses, with a ValueError, a MODEL other than the one that a subject was recorded with."""
     here = subject_stamp(model)
     if stamp.family != here.family:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attention.engine.scope import finite
 from ..attention.functional.statistics import adain
-from ..host.inversion.runs import require_latents
+from ..host.inversion.runs import check_latents
 from ..host.latents import masked_latent, match_channels
 from .inputs import CATEGORY, share_input
 
@@ -43,8 +43,8 @@ class AdaINLatent(io.ComfyNode):
         cls, content: dict[str, Any], style: dict[str, Any], strength: float, mask: Tensor | None = None
     ) -> io.NodeOutput:
         samples, other = content["samples"], style["samples"]
-        require_latents(samples)
-        require_latents(other)
+        check_latents(samples)
+        check_latents(other)
         match_channels(samples, other)
         moved = adain(samples, other, finite(strength, "The strength"))
         return io.NodeOutput({**content, "samples": masked_latent(samples, moved, mask).to(samples.dtype)})

@@ -14,7 +14,7 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..attention.subjects.user_masks import UserMasks
 from ..attention.subjects.words import SubjectWords
 from ..host.binding.model import add_patch, map_model
-from ..host.identity import require_family
+from ..host.identity import check_family
 from . import sockets
 from .inputs import CATEGORY, share_input
 
@@ -114,7 +114,7 @@ class ConsiStory(io.ComfyNode):
     ) -> io.NodeOutput:
         known = map_model(model)
         if pictures is not None:
-            require_family(pictures, known.name, "trajectory of the pictures")
+            check_family(pictures, known.name, "trajectory of the pictures")
         window = StepWindow(inject_from, inject_until)
         patch = ConsiStoryPatch(
             subject_words,

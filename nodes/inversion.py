@@ -14,10 +14,10 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.conditioning import text_for
 from ..host.display import show_text
 from ..host.files import TRAJECTORIES
-from ..host.inversion.cache import made_before
+from ..host.inversion.cache import cached_inversion
 from ..host.inversion.ddim import invert, sample_back
 from ..host.inversion.report import NOT_CHECKED, reconstruction_report
-from ..host.inversion.runs import Inversion, require_latents
+from ..host.inversion.runs import Inversion, check_latents
 from ..host.inversion.trajectory_files import load_trajectory, save_trajectory
 from ..version import VERSION
 from . import sockets
@@ -104,7 +104,7 @@ class InvertImage(io.ComfyNode):
         def make() -> Inversion:
             return invert(model, pictures, steps, convention, conditioning)
 
-        inversion = made_before(model, pictures, (steps, convention), conditioning, make, VERSION)
+        inversion = cached_inversion(model, pictures, (steps, convention), conditioning, make, VERSION)
         whole, report = inversion.trajectory, NOT_CHECKED
         if check:
             report = reconstruction_report(model, whole, sample_back(model, whole, conditioning), vae)
@@ -194,10 +194,10 @@ class LoadTrajectory(io.ComfyNode):
 
 def _together(content: dict[str, Any], style: dict[str, Any] | None) -> Tensor:
     """Both batches in a row, content first."""
-    require_latents(content["samples"])
+    check_latents(content["samples"])
     if style is None:
         return content["samples"]
-    require_latents(style["samples"])
+    check_latents(style["samples"])
     ours, theirs = content["samples"], style["samples"]
     if ours.shape[1:] != theirs.shape[1:]:
         raise ValueError(

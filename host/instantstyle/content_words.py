@@ -95,9 +95,9 @@ def load_text_tower(name: str) -> TextTower:
 
 
 def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
-    _require_space(tower.width, width, f"the text tower '{tower.name}'")
+    _check_space(tower.width, width, f"the text tower '{tower.name}'")
     tokens = comfy.sd1_clip.SD1Tokenizer().tokenize_with_weights(words)["l"]
-    _require_one_block(tokens, words)
+    _check_one_block(tokens, words)
     ids = [token for token, _ in tokens[0]]
     # The causal tower reads the embedding off the first end mark; what pads the block after it has no effect.
     ids = ids[: ids.index(END_MARK) + 1]
@@ -106,11 +106,11 @@ def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
 
 def _embed_with_clip(clip: Any, words: str, width: int) -> Tensor:
     name, tower = _pooled_tower(clip)
-    _require_space(tower.transformer.text_projection.out_features, width, f"the text encoder connected ({name})")
-    _require_whole(clip, tower.transformer, name)
+    _check_space(tower.transformer.text_projection.out_features, width, f"the text encoder connected ({name})")
+    _check_whole(clip, tower.transformer, name)
     tokens = clip.tokenize(words)
     own_tokens = tokens[name.removeprefix("clip_")]
-    _require_one_block(own_tokens, words)
+    _check_one_block(own_tokens, words)
     clip.cond_stage_model.reset_clip_options()
     tower.set_clip_options({"projected_pooled": True})
     clip.load_model(tokens)
@@ -134,7 +134,7 @@ def _pooled_tower(clip: Any) -> tuple[str, Any]:
     )
 
 
-def _require_space(found: int, width: int, what: str) -> None:
+def _check_space(found: int, width: int, what: str) -> None:
     if found == width:
         return
     remedy = REMEDIES.get(width, "Connect the text encoder that was trained with the adapter's image encoder")
@@ -144,7 +144,7 @@ def _require_space(found: int, width: int, what: str) -> None:
     )
 
 
-def _require_one_block(blocks: Sequence[Any], words: str) -> None:
+def _check_one_block(blocks: Sequence[Any], words: str) -> None:
     if len(blocks) > 1:
         raise ValueError(
             f"The content words '{words[:40]}...' are too long: CLIP reads {LONGEST - 2} tokens. "
@@ -152,7 +152,7 @@ def _require_one_block(blocks: Sequence[Any], words: str) -> None:
         )
 
 
-def _require_whole(clip: Any, tower: Any, name: str) -> None:
+def _check_whole(clip: Any, tower: Any, name: str) -> None:
     """Refuses an encoder whose file ends early: ComfyUI leaves what is missing as raw memory and says nothing."""
     parts = {
         "projection (text_projection)": (r"text_projection(\.weight)?$", tower.text_projection.weight),

@@ -14,21 +14,21 @@ from torch import Tensor
 
 from ...attention.functional.inversion import (
     DDIMConvention,
+    ddim_inverse_input,
+    ddim_inverse_step,
+    ddim_step,
     inversion_timesteps,
     sampling_timesteps,
-    seen_at_target,
-    step_by_own_level,
-    step_by_target_level,
 )
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..conditioning import Text, shown_text
 from ..identity import stamp_of
 from .runs import (
     Inversion,
+    check_latents,
+    check_steps,
     denoise_at,
     noise_levels,
-    require_latents,
-    require_steps,
     sample_without_noise,
     start_latent,
 )
@@ -40,8 +40,8 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention,
     The model is called once a step. Raises ValueError for a model or a latent that cannot be inverted.
     """
     stamp = stamp_of(model)
-    require_latents(pictures)
-    require_steps(steps)
+    check_latents(pictures)
+    check_steps(steps)
     sigmas = noise_levels(model, inversion_timesteps(steps, convention))
     recorder = _Recorder(convention, stamp.prediction == "v")
     noise = sample_without_noise(model, pictures, sigmas, text, comfy.samplers.KSAMPLER(recorder))
@@ -91,11 +91,11 @@ class _Recorder:
             denoise = partial(denoise_at, model, extra_args)
             if self._convention == "styleid":
                 denoised = denoise(x, sigma)
-                x = step_by_own_level(x, denoised, sigma, target)
+                x = ddim_step(x, denoised, sigma, target)
             else:
-                seen = seen_at_target(x, sigma, target)
+                seen = ddim_inverse_input(x, sigma, target)
                 denoised = denoise(seen, target)
-                x = step_by_target_level(x, seen, denoised, sigma, target, self._predicts_v)
+                x = ddim_inverse_step(x, seen, denoised, sigma, target, self._predicts_v)
             self._keep(x, target)
             if callback is not None:
                 callback({"x": x, "i": place, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
@@ -110,7 +110,7 @@ def _euler(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], ca
     levels: list[float] = sigmas.tolist()
     for place, (sigma, target) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         denoised = denoise_at(model, extra_args, x, sigma)
-        x = step_by_own_level(x, denoised, sigma, target)
+        x = ddim_step(x, denoised, sigma, target)
         if callback is not None:
             callback({"x": x, "i": place, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
     return x

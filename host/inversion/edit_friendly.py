@@ -10,19 +10,26 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...attention.functional.edit_friendly import ReverseStep, explained, noised_states, replayed, size_at, without_last
+from ...attention.functional.edit_friendly import (
+    ReverseStep,
+    ddpm_inversion,
+    ddpm_replay,
+    noised_states,
+    state_scale,
+    with_noiseless_last_step,
+)
 from ...attention.functional.inversion import inversion_timesteps
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..binding.model import map_model
 from ..conditioning import Text, shown_text
-from ..identity import require_family, stamp_of
+from ..identity import check_family, stamp_of
 from .runs import (
     Inversion,
     Start,
+    check_latents,
+    check_steps,
     denoise_at,
     noise_levels,
-    require_latents,
-    require_steps,
     sample_without_noise,
     start_latent,
 )
@@ -53,9 +60,9 @@ def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, n
     once a step. Raises ValueError for a model or a latent that cannot be inverted.
     """
     stamp = stamp_of(model)
-    require_latents(pictures)
-    require_steps(steps)
-    _require_prompts(text, len(pictures))
+    check_latents(pictures)
+    check_steps(steps)
+    _check_prompts(text, len(pictures))
     sigmas = noise_levels(model, inversion_timesteps(steps, "edit-friendly"))
     explainer = _Explainer(noises)
     sample_without_noise(model, pictures, sigmas.flip(0), text, comfy.samplers.KSAMPLER(explainer))
@@ -69,7 +76,7 @@ def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, n
         context=context,
         vector=vector,
         guidance=text.guidance,
-        noises=without_last(torch.stack(explainer.noises[::-1])),
+        noises=with_noiseless_last_step(torch.stack(explainer.noises[::-1])),
     )
     return Inversion(trajectory, start_after(model, trajectory).latent)
 
@@ -108,11 +115,11 @@ def sample_replay(
     top, bottom = _span(trajectory, sigmas.tolist())
     noises = noises[bottom:top].repeat(1, len(x) // trajectory.images, 1, 1, 1).to(x)
     ladder = trajectory.sigmas[bottom : top + 1]
-    x = _recorded(trajectory.latents[top].to(x), x / size_at(ladder[-1]))
-    for place, step in enumerate(replayed(x, noises, ladder, partial(_denoised, model, extra_args))):
+    x = _recorded(trajectory.latents[top].to(x), x / state_scale(ladder[-1]))
+    for place, step in enumerate(ddpm_replay(x, noises, ladder, partial(_denoised, model, extra_args))):
         x = step.state
         _announce(callback, place, step)
-    return x * size_at(ladder[0]) if bottom else x
+    return x * state_scale(ladder[0]) if bottom else x
 
 
 class _Explainer:
@@ -136,14 +143,14 @@ class _Explainer:
         ladder: list[float] = sigmas.flip(0).tolist()
         states = noised_states(x, self._drawn.to(x), ladder)
         self.states.append(states[-1].cpu())
-        for place, step in enumerate(explained(states, ladder, partial(_denoised, model, extra_args))):
+        for place, step in enumerate(ddpm_inversion(states, ladder, partial(_denoised, model, extra_args))):
             self.states.append(step.state.cpu())
             self.noises.append(step.noise.cpu())
             _announce(callback, place, step)
         return x
 
 
-def _require_prompts(text: Text, pictures: int) -> None:
+def _check_prompts(text: Text, pictures: int) -> None:
     for prompts, _ in text.positive:
         if len(prompts) not in (1, pictures):
             raise ValueError(
@@ -155,12 +162,12 @@ def _require_prompts(text: Text, pictures: int) -> None:
 def _announce(callback: Callable[[dict[str, Any]], None] | None, place: int, step: ReverseStep) -> None:
     """Progress and preview."""
     if callback is not None:
-        x, sigma = step.state * size_at(step.target), step.sigma
+        x, sigma = step.state * state_scale(step.target), step.sigma
         callback({"x": x, "i": place, "sigma": sigma, "sigma_hat": sigma, "denoised": step.denoised})
 
 
 def _denoised(model: Callable[..., Tensor], extra_args: dict[str, Any], x: Tensor, sigma: float) -> Tensor:
-    return denoise_at(model, extra_args, x * size_at(sigma), sigma)
+    return denoise_at(model, extra_args, x * state_scale(sigma), sigma)
 
 
 def _recorded(latent: Tensor, x: Tensor) -> Tensor:
@@ -180,7 +187,7 @@ def _noises_for(model: Any, x: Tensor, extra_args: dict[str, Any], trajectory: R
             f"This trajectory ({trajectory.convention}) holds no noises to replay. Invert the picture with Invert "
             "Image (edit-friendly)."
         )
-    require_family(trajectory, map_model(model.inner_model.model_patcher).name, "trajectory")
+    check_family(trajectory, map_model(model.inner_model.model_patcher).name, "trajectory")
     if model.noise.any():
         raise ValueError(
             "The sampler node adds fresh noise, but this sampler brings the picture's own. Turn add_noise off, or "

@@ -47,7 +47,7 @@ def start_latent(model: Any, latent: Tensor, sigma: float) -> Tensor:
     return model.model.process_latent_out(latent * math.sqrt(1 + sigma**2))
 
 
-def require_latents(latents: Tensor) -> None:
+def check_latents(latents: Tensor) -> None:
     """Refuses latents that no inversion can start from, with a ValueError."""
     if latents.ndim != 4 or 0 in latents.shape:
         raise ValueError(
@@ -65,7 +65,7 @@ def require_latents(latents: Tensor) -> None:
         )
 
 
-def require_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
     """Refuses a number of steps that no ladder can be made of, with a ValueError."""
     if not 1 < steps <= MOST_STEPS:
         raise ValueError(f"{steps} steps cannot be inverted; choose a number from 2 to {MOST_STEPS}, such as 50.")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ...attention.functional.statistics import adain
 from ...attention.references.trajectory import ReferenceTrajectory
-from ..identity import require_family, stamp_of
+from ..identity import check_family, stamp_of
 from .ddim import sampling_sigmas
 from .runs import Start, start_latent
 
@@ -39,12 +39,12 @@ def start_of(
     return Start(start_latent(model, noise.expand(images, -1, -1, -1), sigmas[0].item()), sigmas)
 
 
-def require_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory) -> None:
+def check_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory) -> None:
     """Refuses trajectories that do not fit each other or the MODEL, with a ValueError that says what differs."""
     stamp = stamp_of(model)
     for name, trajectory in (("content", content), ("style", style)):
         found = trajectory.stamp
-        require_family(trajectory, stamp.family, f"{name} trajectory")
+        check_family(trajectory, stamp.family, f"{name} trajectory")
         if found.prediction != stamp.prediction:
             raise ValueError(
                 f"The {name} trajectory was made with a model that predicts {found.prediction}, but this one predicts "

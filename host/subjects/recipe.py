@@ -108,7 +108,7 @@ class SamplerSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Sitting:
+class AnchorRun:
     """All that an ordinary sampler is given to make the anchors."""
 
     settings: SamplerSettings
@@ -124,7 +124,7 @@ class Sitting:
     @classmethod
     def of_latent(
         cls, settings: SamplerSettings, positive: Conditioning, negative: Conditioning, latent: Mapping[str, Any]
-    ) -> Sitting:
+    ) -> AnchorRun:
         latents: Tensor = latent["samples"]
         numbers, mask = latent.get("batch_index"), latent.get("noise_mask")
         return cls(settings, positive, negative, latents, len(latents), numbers, mask)

@@ -48,26 +48,26 @@ class Token:
 
 
 Phrase = list[Token]
-Reading = dict[str, Phrase]
+TokensByTower = dict[str, Phrase]
 """A text by tower: an embedding has vectors of its own in each, and may differ in length."""
 
 
 @dataclass(frozen=True, eq=False)
-class Cast:
+class SubjectTokens:
     """The subjects of a story as a CLIP reads them."""
 
     clip: Any
     subjects: tuple[str, ...]
-    readings: tuple[Reading, ...]
+    readings: tuple[TokensByTower, ...]
 
     @classmethod
-    def read(cls, clip: Any, subjects: Sequence[str]) -> Cast:
+    def read(cls, clip: Any, subjects: Sequence[str]) -> SubjectTokens:
         """Raises ValueError for a subject without words, and for two of the same."""
         readings = tuple(
             {tower: _bare(phrase) for tower, phrase in _read(clip, subject).items()} for subject in subjects
         )
-        _require_words(subjects, readings)
-        _require_distinct(subjects, readings)
+        _check_words(subjects, readings)
+        _check_distinct(subjects, readings)
         return cls(clip, tuple(subjects), readings)
 
     def columns_in(self, prompt: str) -> tuple[tuple[int, ...], ...]:
@@ -91,8 +91,8 @@ def encode_story(
     smallest common length (6 blocks for 2 and 3), and their columns with them, because cross-attention over copies is
     that over one. Blocks of empty text would draw attention away from the shorter prompts.
     """
-    _require_clip(clip)
-    cast = Cast.read(clip, subjects)
+    _check_clip(clip)
+    cast = SubjectTokens.read(clip, subjects)
     prompts = story_prompts(subjects, style, scenes, cast.named_in)
     columns = [cast.columns_in(prompt) for prompt in prompts]
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in prompts]
@@ -121,7 +121,7 @@ def _in_every_copy(columns: Sequence[int], length: int, tokens: int) -> tuple[in
     return tuple(start + column for start in range(0, tokens, length) for column in columns if column < length)
 
 
-def _read(clip: Any, text: str) -> Reading:
+def _read(clip: Any, text: str) -> TokensByTower:
     towers = clip.tokenize(text, return_word_ids=True)
     return {tower: list(_own_tokens(clip, blocks)) for tower, blocks in towers.items()}
 
@@ -173,7 +173,7 @@ def _same(words: Phrase, others: Phrase) -> bool:
     return len(words) == len(others) and all(map(Token.equals, words, others))
 
 
-def _require_clip(clip: Any) -> None:
+def _check_clip(clip: Any) -> None:
     if clip is None:
         raise ValueError(
             "There is no CLIP: the checkpoint holds no text encoder. Connect the CLIP of a whole checkpoint, or Load "
@@ -186,7 +186,7 @@ def _require_clip(clip: Any) -> None:
         )
 
 
-def _require_words(subjects: Sequence[str], readings: Sequence[Reading]) -> None:
+def _check_words(subjects: Sequence[str], readings: Sequence[TokensByTower]) -> None:
     for subject, reading in zip(subjects, readings, strict=True):
         if not all(reading.values()):
             raise ValueError(
@@ -195,7 +195,7 @@ def _require_words(subjects: Sequence[str], readings: Sequence[Reading]) -> None
             )
 
 
-def _require_distinct(subjects: Sequence[str], readings: Sequence[Reading]) -> None:
+def _check_distinct(subjects: Sequence[str], readings: Sequence[TokensByTower]) -> None:
     for (first, words), (second, others) in combinations(zip(subjects, readings, strict=True), 2):
         if all(_same(words[tower], others[tower]) for tower in words):
             raise ValueError(

@@ -25,7 +25,7 @@ from semblance.host.inversion.edit_friendly import (
     start_after,
 )
 from semblance.host.inversion.report import reconstruction_error
-from semblance.host.inversion.styleid_start import require_pair
+from semblance.host.inversion.styleid_start import check_pair
 from semblance.tests.support.studio import Studio, record_calls, relative_error
 from semblance.tests.tiny_models import load_reference, make_unet, oracle_unet
 
@@ -272,7 +272,7 @@ def test_styleid_refuses_it(sd15: Studio) -> None:
     ddim = invert(sd15.model, pictures(), 4, "ddim", text_of(sd15, 1.0)).trajectory
     for content, style, which in ((made, made, "content"), (ddim, made, "style")):
         with pytest.raises(ValueError, match=f"The {which} was inverted by Invert Image .edit-friendly"):
-            require_pair(sd15.model, content, style)
+            check_pair(sd15.model, content, style)
 
 
 def test_noises_of_another_shape_or_not_numbers_are_refused(sd15: Studio) -> None:

@@ -25,7 +25,7 @@ from semblance.host.identity import stamp_of
 from semblance.host.inversion.ddim import invert, sample_back, sampling_sigmas
 from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.runs import start_latent
-from semblance.host.inversion.styleid_start import require_pair, start_of
+from semblance.host.inversion.styleid_start import check_pair, start_of
 from semblance.tests.support.studio import Studio, record_calls, relative_error, trajectory
 from semblance.tests.tiny_models import load_reference, make_unet, oracle_unet, sampler_custom
 
@@ -224,7 +224,7 @@ def pair(studio: Studio, **changes: Any) -> tuple[ReferenceTrajectory, Reference
 
 def test_trajectories_that_do_not_belong_together_are_refused_before_sampling(sd15: Studio) -> None:
     content, style = pair(sd15)
-    require_pair(sd15.model, content, style)
+    check_pair(sd15.model, content, style)
     stamp = stamp_of(sd15.model)
     wrong: dict[str, dict[str, Any]] = {
         "an SDXL model": {"stamp": replace(stamp, family="SDXL")},
@@ -236,11 +236,11 @@ def test_trajectories_that_do_not_belong_together_are_refused_before_sampling(sd
     }
     for words, changes in wrong.items():
         with pytest.raises(ValueError, match=words):
-            require_pair(sd15.model, content, replace(style, **changes))
+            check_pair(sd15.model, content, replace(style, **changes))
     two = replace(content, latents=content.latents.expand(-1, 2, -1, -1, -1))
     three = replace(style, latents=style.latents.expand(-1, 3, -1, -1, -1))
     with pytest.raises(ValueError, match="2 contents and 3 styles"):
-        require_pair(sd15.model, two, three)
+        check_pair(sd15.model, two, three)
     with pytest.raises(ValueError, match="not numbers"):
         replace(style, latents=style.latents * float("nan"))
 

@@ -505,8 +505,8 @@ def test_a_prompt_combined_with_the_storys_does_not_change_where_subjects_are_se
 def test_masks_of_the_users_go_where_the_model_is(limits: bool) -> None:
     """ComfyUI keeps them on the CPU; what is selected by them indexes tensors of the model's device."""
     masks, found = UserMasks(ImageMask(torch.ones(1, 64, 64)), limits), torch.ones(2, 16, dtype=torch.bool)
-    joined = masks.joined(masks.laid((8, 8), (4, 4)), found.to("meta"), 2)
-    assert joined is not None and joined.shape == (2, 16) and joined.device.type == "meta"
+    combined = masks.combined(masks.on_grid((8, 8), (4, 4)), found.to("meta"), 2)
+    assert combined is not None and combined.shape == (2, 16) and combined.device.type == "meta"
 
 
 def test_masks_of_the_users_are_fitted_once_a_run(sd15: Studio) -> None:
@@ -515,9 +515,9 @@ def test_masks_of_the_users_are_fitted_once_a_run(sd15: Studio) -> None:
 
     @dataclass(frozen=True, eq=False)
     class Counted(UserMasks):
-        def laid(self, size: tuple[int, int], grid: Grid) -> Tensor:
+        def on_grid(self, size: tuple[int, int], grid: Grid) -> Tensor:
             fitted.append(grid)
-            return super().laid(size, grid)
+            return super().on_grid(size, grid)
 
     masks = Counted(ImageMask(torch.ones(1, 64, 64)))
     told(sd15, story(sd15, masks=masks, injection=Injection(0.0)), steps=4, size=(4, 4), cfg=1.0)

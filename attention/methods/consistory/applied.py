@@ -14,7 +14,7 @@ from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.sharing import taken
 from ...engine.token_masks import PIXELS_PER_LATENT
-from ...functional.correspondence import matched, nearest_patches
+from ...functional.correspondence import near_enough, nearest_patches
 from ...subjects.recording import RecordedStates, RecordedSubject, side_of
 from .method import ConsiStory
 
@@ -105,7 +105,7 @@ class AppliedSubject(ConsiStory):
         assert self.subject.features is not None
         recorded = self.subject.features.patches.to(patches)
         place, distance = nearest_patches(patches[image], recorded, torch.ones_like(recorded[:, 0], dtype=torch.bool))
-        return place, matched(distance)
+        return place, near_enough(distance)
 
     def _copied_from(self, call: AttentionCall, images: Tensor, bank: FeatureBank) -> Tensor:
         return bank.recall(_brought("recorded outputs", call.moment, call.site)).to(images)

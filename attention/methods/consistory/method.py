@@ -29,7 +29,7 @@ from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend, AttentionPatch
 from ...engine.sharing import see_all
-from ...functional.correspondence import matched, nearest_patches, patches_of, smooth
+from ...functional.correspondence import near_enough, nearest_patches, patches_of, smooth
 from ...functional.free_u import damp_low_frequencies, strengthen
 from ...references.trajectory import ReferenceTrajectory
 from ...subjects.blocks import StoryBlocks
@@ -262,8 +262,8 @@ class ConsiStory(AttentionPatch):
         found, masks = self._maps(bank, samplings_left).mask(step, grid), self.masks
         if masks is None:
             return found
-        laid = bank.once(("user masks", grid), lambda: masks.laid(_whole_picture(layout), grid))
-        return masks.joined(laid, found, layout.images)
+        drawn = bank.once(("user masks", grid), lambda: masks.on_grid(_whole_picture(layout), grid))
+        return masks.combined(drawn, found, layout.images)
 
     def _prepare_sharing(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         """Selects what is shared at this step, unless an earlier call of it has."""
@@ -331,7 +331,7 @@ class ConsiStory(AttentionPatch):
         distances = torch.stack([distance for _, distance in found])
         best = distances.min(dim=0)
         places = torch.stack([source * count + place for source, (place, _) in zip(sources, found, strict=True)])
-        return places.gather(0, best.indices[None])[0], matched(best.values)
+        return places.gather(0, best.indices[None])[0], near_enough(best.values)
 
     def _injected(self, call: AttentionCall, output: Tensor, bank: FeatureBank) -> Tensor:
         """The conditional rows with features of their matches mixed in."""

@@ -16,7 +16,7 @@ from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import attend_in_groups
 from semblance.attention.families import SDXL
-from semblance.attention.functional.correspondence import matched, nearest_patches, patches_of, smooth
+from semblance.attention.functional.correspondence import near_enough, nearest_patches, patches_of, smooth
 from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.word_maps import subject_mask
 from semblance.attention.methods.consistory.method import ConsiStory, selected_name
@@ -170,7 +170,7 @@ def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
         places = torch.stack([s * tokens + UNITS[f"nn.map{facts['res']}"][image, s].long() for s in sources])
         best = distances.min(dim=0)
         matches.append(places.gather(0, best.indices[None])[0])
-        wanted.append(matched(best.values) & UNITS[f"nn.mask{facts['res']}"][image])
+        wanted.append(near_enough(best.values) & UNITS[f"nn.mask{facts['res']}"][image])
     assert torch.equal(torch.stack(wanted), UNITS["inject.final_masks"])
     bank = FeatureBank()
     bank.remember("matches", (torch.stack(matches), torch.stack(wanted)))

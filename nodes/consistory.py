@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.engine.scope import ImageMask
+from ..attention.families import CONSISTORY
 from ..attention.methods.consistory.method import ConsiStory as ConsiStoryPatch
 from ..attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow
 from ..attention.references.trajectory import ReferenceTrajectory
@@ -118,7 +119,7 @@ class ConsiStory(io.ComfyNode):
         window = StepWindow(inject_from, inject_until)
         patch = ConsiStoryPatch(
             subject_words,
-            known.family.consistory,
+            known.family.choice(CONSISTORY),
             Sharing(sharing, anchors, MaskDropout(dropout, dropout_seed)),
             QueryBlend(query_blend, until=blend_until),
             Injection(injection, window, in_turn=mode == "official"),

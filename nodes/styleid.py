@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.engine.scope import ImageMask, Scope, Window, finite
+from ..attention.families import STYLEID
 from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
@@ -128,7 +129,7 @@ class StyleID(io.ComfyNode):
         check_pair(model, content, style)
         gamma, temperature = PRESETS.get(preset["preset"]) or (preset["gamma"], preset["temperature"])
         family = map_model(model).family
-        weights = dict.fromkeys(family.styleid, 1.0)
+        weights = family.weights(STYLEID)
         if blocks["blocks"] == CUSTOM:
             weights = parse_block_weights(blocks["weights"], family.blocks)
         scope = Scope(weights, Window(start, end), None if mask is None else ImageMask(mask))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ...attention.families import CONSISTORY
 from ...attention.methods.consistory.applied import AppliedSubject
 from ...attention.methods.consistory.method import ConsiStory
 from ...attention.references.trajectory import ModelStamp
@@ -82,7 +83,7 @@ def apply_subject(
     made = subject.story
     patch = AppliedSubject(
         words,
-        map_model(model).family.consistory,
+        map_model(model).family.choice(CONSISTORY),
         replace(made.sharing, strength=sharing),
         replace(made.blend, strength=query_blend),
         replace(made.injection, strength=injection),

@@ -15,7 +15,7 @@ from semblance.attention.engine.call import AttentionCall, AttentionSite
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import attend_in_groups
-from semblance.attention.families import SDXL
+from semblance.attention.families import CONSISTORY, SDXL
 from semblance.attention.functional.correspondence import near_enough, nearest_patches, patches_of, smooth
 from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.word_maps import subject_mask
@@ -92,7 +92,7 @@ class Story:
         sharing = Sharing(anchors=len(self.facts["anchors"]), dropout=Replayed.of(self.case, "dropout.drop"))
         factors = self.facts["freeu"]
         free_u = FreeU((factors["b1"], factors["b2"]), (factors["s1"], factors["s2"])) if factors else None
-        return ConsiStory(self.words, SDXL.consistory, sharing, free_u=free_u, **settings)
+        return ConsiStory(self.words, SDXL.choice(CONSISTORY), sharing, free_u=free_u, **settings)
 
     def samplings(self, patch: ConsiStory) -> list[Tensor]:
         return samplings(add_patch(self.model, patch), self.case, self.facts)
@@ -128,7 +128,7 @@ def test_official_mode_copies_from_images_as_they_have_become() -> None:
 
 @pytest.mark.parametrize(("step", "name"), [(7, "sdsa.out"), (2, "sdsa.out_with_query_blending_step2")])
 def test_one_attention_equals_theirs(step: int, name: str) -> None:
-    patch, bank, moment = ConsiStory(WORDS, SDXL.consistory), FeatureBank(), moment_of(step)
+    patch, bank, moment = ConsiStory(WORDS, SDXL.choice(CONSISTORY)), FeatureBank(), moment_of(step)
     heads = FACTS["config"]["heads"]
     project = {part: UNITS[f"sdsa.w.to_{part}.weight"] for part in "qkv"}
     query, key, value = (nn.functional.linear(UNITS["sdsa.x"], project[part]) for part in "qkv")
@@ -175,7 +175,7 @@ def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
     bank = FeatureBank()
     bank.remember("matches", (torch.stack(matches), torch.stack(wanted)))
     window = StepWindow(facts["window"][0] / 10, facts["window"][1] / 10)
-    patch = ConsiStory(WORDS, SDXL.consistory, injection=Injection(facts["alpha"], window, in_turn))
+    patch = ConsiStory(WORDS, SDXL.choice(CONSISTORY), injection=Injection(facts["alpha"], window, in_turn))
     site, moment = AttentionSite("self", "input", 4), moment_of(facts["curr_iter"], 10, left=0)
     layout = BatchLayout((Chunk("positive"),), images, (16, 16))
     call = AttentionCall(site, layout, moment, 16, 16, 1, before, before, before)

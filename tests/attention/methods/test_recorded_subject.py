@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from semblance.attention.engine.call import AttentionSite
-from semblance.attention.families import SDXL
+from semblance.attention.families import CONSISTORY, SDXL
 from semblance.attention.methods.consistory.applied import AppliedSubject
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Sharing
@@ -49,13 +49,13 @@ def model() -> Any:
 def recorded(model: Any) -> tuple[list[Tensor], RecordedSubject]:
     """Both anchors as the authors' run made them, after each sampling, and what was written down of them."""
     sharing = Sharing(anchors=0, dropout=Replayed.of(CASE, "dropout.anchors.drop"))
-    story = add_patch(model, ConsiStory(words_of("anchors"), SDXL.consistory, sharing))
+    story = add_patch(model, ConsiStory(words_of("anchors"), SDXL.choice(CONSISTORY), sharing))
     return record(story, lambda recording: samplings(recording, CASE, FACTS, ANCHORS))
 
 
 def test_anchors_and_the_image_that_looks_at_them_equal_theirs(model: Any, recorded: Any) -> None:
     anchors, subject = recorded
-    applied = add_patch(model, AppliedSubject(words_of("extra"), SDXL.consistory, subject=subject))
+    applied = add_patch(model, AppliedSubject(words_of("extra"), SDXL.choice(CONSISTORY), subject=subject))
     extra = samplings(applied, CASE, FACTS, EXTRA)
     for name, anchor, image in zip(PASSES, anchors, extra, strict=True):
         assert (anchor - CASE[f"anchors.{name}.final"]).abs().max() <= TOLERANCE

@@ -15,7 +15,7 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..attention.subjects.user_masks import UserMasks
 from ..attention.subjects.words import SubjectWords
 from ..host.binding.model import add_patch, map_model
-from ..host.identity import check_family
+from ..host.identity import INVERT_AGAIN, check_family
 from . import sockets
 from .inputs import CATEGORY, share_input
 
@@ -115,7 +115,7 @@ class ConsiStory(io.ComfyNode):
     ) -> io.NodeOutput:
         known = map_model(model)
         if pictures is not None:
-            check_family(pictures, known.name, "trajectory of the pictures")
+            check_family(pictures.stamp, known.name, "The trajectory of the pictures was made", INVERT_AGAIN)
         window = StepWindow(inject_from, inject_until)
         patch = ConsiStoryPatch(
             subject_words,

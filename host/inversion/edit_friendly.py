@@ -22,7 +22,7 @@ from ...attention.functional.inversion import inversion_timesteps
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..binding.model import map_model
 from ..conditioning import Text, shown_text
-from ..identity import check_family, stamp_of
+from ..identity import INVERT_AGAIN, check_family, stamp_of
 from .runs import (
     Inversion,
     Start,
@@ -187,7 +187,8 @@ def _noises_for(model: Any, x: Tensor, extra_args: dict[str, Any], trajectory: R
             f"This trajectory ({trajectory.convention}) holds no noises to replay. Invert the picture with Invert "
             "Image (edit-friendly)."
         )
-    check_family(trajectory, map_model(model.inner_model.model_patcher).name, "trajectory")
+    family = map_model(model.inner_model.model_patcher).name
+    check_family(trajectory.stamp, family, "The trajectory was made", INVERT_AGAIN)
     if model.noise.any():
         raise ValueError(
             "The sampler node adds fresh noise, but this sampler brings the picture's own. Turn add_noise off, or "
@@ -210,10 +211,10 @@ def _noises_for(model: Any, x: Tensor, extra_args: dict[str, Any], trajectory: R
 
 def _span(trajectory: ReferenceTrajectory, falling: Sequence[float]) -> tuple[int, int]:
     """The first and the last point of the trajectory's ladder that a run passes, which leaves out none between."""
-    places = [trajectory.place(sigma) for sigma in falling]
-    if places != list(range(places[0], places[-1] - 1, -1)):
+    indices = [trajectory.index(sigma) for sigma in falling]
+    if indices != list(range(indices[0], indices[-1] - 1, -1)):
         raise ValueError(
             f"The sampler leaves out points of the trajectory's {trajectory.steps} steps, so their noises cannot be "
             "replayed. Connect the SIGMAS of Invert Image (edit-friendly)."
         )
-    return places[0], places[-1]
+    return indices[0], indices[-1]

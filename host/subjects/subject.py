@@ -79,7 +79,7 @@ def apply_subject(
 
     Raises ValueError for another model than the subject's, and where there are no features to copy.
     """
-    check_model(subject.stamp, model)
+    check_recorded_with(subject.stamp, model)
     made = subject.story
     patch = AppliedSubject(
         words,
@@ -92,6 +92,15 @@ def apply_subject(
         subject=subject.recorded,
     )
     return add_patch(model, patch)
+
+
+def check_recorded_with(stamp: ModelStamp, model: Any) -> None:
+    """Raises ValueError if a subject with this stamp was recorded with another model. A LoRA does not count."""
+    remedy = (
+        "Load the model that it was recorded with, with the same ModelSampling node if there was one, or record the "
+        "subject anew; a LoRA may be added to either."
+    )
+    check_model(stamp, subject_stamp(model), "The subject was recorded", remedy)
 
 
 Sampled = TypeVar("Sampled")

@@ -16,9 +16,8 @@ from ...attention.references.trajectory import ModelStamp
 from ...attention.subjects.recording import RecordedFeatures, RecordedStates, RecordedSubject
 from ..conditioning import Conditioning
 from ..files import SUBJECTS, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
-from ..identity import check_model
 from .recipe import AnchorRun, SamplerSettings, StorySettings, read_settings
-from .subject import Subject, recreate_subject
+from .subject import Subject, check_recorded_with, recreate_subject
 
 FORMAT = "semblance.subject.1"
 Form = Literal["everything", "without injection", "recipe"]
@@ -85,7 +84,7 @@ def load_subject(name: str, model: Any = None) -> Subject:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as fault:
         raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the subject again.") from fault
     if model is not None:
-        check_model(stamp, model)
+        check_recorded_with(stamp, model)
     if recorded is not None:
         return Subject(recorded, story, sampler, stamp, thumbnail)
     if model is None:

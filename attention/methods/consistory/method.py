@@ -118,7 +118,7 @@ class ConsiStory(AttentionPatch):
                 "Make both of one size."
             )
         for moment in plan.moments:
-            self.pictures.place(moment.sigma)  # refuses what lies between its points
+            self.pictures.index(moment.sigma)  # refuses what lies between its points
 
     def samplings(self, plan: RunPlan) -> int:
         return 2 if self.injection.strength else 1

@@ -26,6 +26,7 @@ from semblance.host.inversion.edit_friendly import (
 )
 from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.styleid_start import check_pair
+from semblance.host.latents import picture_latents
 from semblance.tests.support.studio import Studio, record_calls, relative_error
 from semblance.tests.tiny_models import load_reference, make_unet, oracle_unet
 
@@ -241,7 +242,7 @@ def test_what_is_no_picture_and_no_number_of_steps_is_refused(sd15: Studio) -> N
         (pictures(), 501, "choose a number"),
     ):
         with pytest.raises(ValueError, match=words):
-            inverted(sd15.model, latent, text_of(sd15), steps)
+            inverted(sd15.model, picture_latents({"samples": latent}), text_of(sd15), steps)
 
 
 def test_runs_that_the_noises_do_not_belong_to_are_refused(sd15: Studio) -> None:

@@ -26,6 +26,7 @@ from semblance.host.inversion.ddim import invert, sample_back, sampling_sigmas
 from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.runs import start_latent
 from semblance.host.inversion.styleid_start import check_pair, start_of
+from semblance.host.latents import picture_latents
 from semblance.tests.support.studio import Studio, record_calls, relative_error, trajectory
 from semblance.tests.tiny_models import load_reference, make_unet, oracle_unet, sampler_custom
 
@@ -200,7 +201,7 @@ def test_a_latent_that_is_no_picture_is_refused(sd15: Studio) -> None:
     broken[0, 0, 0, 0] = float("nan")
     for latent, words in ((torch.zeros(1, 4, 8, 8), "Connect VAE Encode"), (broken, "not numbers")):
         with pytest.raises(ValueError, match=words):
-            invert(sd15.model, latent, 4, "styleid", text_of(sd15))
+            picture_latents({"samples": latent})
     with pytest.raises(ValueError, match="choose a number"):
         invert(sd15.model, pictures(), 1, "styleid", text_of(sd15))
 

@@ -22,7 +22,7 @@ from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionSite
 from semblance.attention.engine.layout import BatchLayout
 from semblance.attention.engine.moment import Moment, RunPlan
-from semblance.attention.families import SDXL
+from semblance.attention.families import CONSISTORY, SDXL
 from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.recorded_anchors import RecordedAnchors
@@ -81,7 +81,7 @@ def shallow_stand_in() -> Any:
 
 def modes(images: int) -> dict[str, ConsiStory]:
     """The stories that are measured, by the names of the node's modes."""
-    official = ConsiStory(words(images), SDXL.consistory)
+    official = ConsiStory(words(images), SDXL.choice(CONSISTORY))
     clean = replace(official, injection=Injection(in_turn=False))
     return {
         "official": official,
@@ -178,7 +178,7 @@ def recorded_bytes(
     At every step but the first the states of both sides of the guidance, at the tokens that others see; and with
     injection those of two passes, the patches to match, and the outputs to copy, all of the subject.
     """
-    blocks, size = SDXL.consistory, (side, side)
+    blocks, size = SDXL.choice(CONSISTORY), (side, side)
 
     def numbers(site: AttentionSite, width: int) -> int:
         return prod(blocks.grid(site.block, size)) * width * wider
@@ -205,14 +205,14 @@ class AnyLadder(ConsiStory):
 
 def recorded_subject(model: Any) -> RecordedSubject:
     """Two anchors of the stand-in."""
-    story = add_patch(model, ConsiStory(words(2), SDXL.consistory))
+    story = add_patch(model, ConsiStory(words(2), SDXL.choice(CONSISTORY)))
     return record(story, lambda recording: sample(recording, 2))[1]
 
 
 def applied(subject: RecordedSubject, images: int) -> dict[str, ConsiStory]:
     injections = {"Apply Subject": Injection(), "Apply Subject, injection 0": Injection(0.0)}
     return {
-        name: applied_subject(words(images), SDXL.consistory, subject, injection)
+        name: applied_subject(words(images), SDXL.choice(CONSISTORY), subject, injection)
         for name, injection in injections.items()
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from semblance.attention.engine.scope import Scope
+from semblance.attention.families import STYLEID
 from semblance.attention.methods.styleid import StyleID
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.host.binding.model import add_patch, map_model
@@ -25,7 +26,7 @@ def styleid_runs(model: Any, kind: Family, pixels: int) -> dict[str, Run]:
     side = pixels // 8
     content, style = (trajectory(model, kind, side, seed) for seed in (1, 2))
     family = map_model(model).family
-    painted = add_patch(model, StyleID(content, style, Scope(dict.fromkeys(family.styleid, 1.0))))
+    painted = add_patch(model, StyleID(content, style, Scope(family.weights(STYLEID))))
     runs = {"plain, CFG 1": model, "StyleID, CFG 1": painted}
     return {name: partial(sample, patched, kind, side, STEPS, cfg=1.0) for name, patched in runs.items()}
 

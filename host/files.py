@@ -126,7 +126,7 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
         with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             # A foreign file may be a checkpoint of many gigabytes.
-            _require_format(what, name, metadata, written_as)
+            _check_format(what, name, metadata, written_as)
             # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as fault:
@@ -146,7 +146,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         unfinished.unlink(missing_ok=True)
 
 
-def _require_format(what: str, name: str, metadata: dict[str, str], written_as: str) -> None:
+def _check_format(what: str, name: str, metadata: dict[str, str], written_as: str) -> None:
     if metadata.get("format") != written_as:
         raise UnreadableFile(
             f"'{name}' is not a {what} saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "

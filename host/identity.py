@@ -1,4 +1,12 @@
-"""Which model this is: what must agree before something made with one model is used on another."""
+"""Which model this is, and whether something made with one model may be used on another.
+
+A ModelStamp has two notions of prediction, and files of both kinds exist:
+
+- `stamp_of`, for trajectories: `eps` or `v`. Models that DDIM cannot invert have no such stamp and are refused.
+- `subject_stamp`, for subjects: the names of the classes that ComfyUI samples by. Every model has one.
+
+Neither counts a LoRA.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +14,20 @@ import hashlib
 from typing import Any
 
 import comfy.model_sampling
-import comfy.sample
-import comfy.samplers
-import comfy.utils
 
 from ..attention.functional.inversion import TRAINING_STEPS
-from ..attention.references.trajectory import ModelStamp, ReferenceTrajectory
+from ..attention.references.trajectory import ModelStamp
 from .binding.model import map_model
+
+INVERT_AGAIN = "Invert the picture with the model you sample with; a LoRA may be added afterwards."
+"""What to do about a trajectory of another model."""
 
 
 def stamp_of(model: Any) -> ModelStamp:
-    """What tells this model from others. Raises ValueError for families and predictions that are not known."""
+    """The stamp of a MODEL for trajectories.
+
+    Raises ValueError for an unknown family, a prediction other than noise or v, and another noise schedule.
+    """
     known = map_model(model)
     model_sampling = model.get_model_object("model_sampling")
     prediction = _prediction(model_sampling)
@@ -26,21 +37,42 @@ def stamp_of(model: Any) -> ModelStamp:
             f"This model's noise schedule has {len(schedule)} steps where {TRAINING_STEPS} are expected. Remove "
             "ModelSampling nodes before Invert Image."
         )
-    return ModelStamp(known.name, prediction, digest_of(model))
+    return ModelStamp(known.name, prediction, _digest(model))
 
 
-def require_family(trajectory: ReferenceTrajectory, family: str, name: str) -> None:
-    """Refuses a trajectory of another family of models, with a ValueError."""
-    if trajectory.stamp.family != family:
-        raise ValueError(
-            f"The {name} was made with an {trajectory.stamp.family} model, but this one is {family}. Invert the "
-            "picture with the model you sample with."
-        )
+def subject_stamp(model: Any) -> ModelStamp:
+    """The stamp of a MODEL for recorded subjects. Raises ValueError for an unknown family."""
+    sampling = model.get_model_object("model_sampling")
+    kinds = "/".join(base.__name__ for base in type(sampling).__bases__)
+    return ModelStamp(map_model(model).name, kinds, _digest(model))
+
+
+def check_model(stamp: ModelStamp, here: ModelStamp, made: str, remedy: str) -> None:
+    """Refuses, with a ValueError, what was made with a model other than the one `here`.
+
+    `made` begins the sentence, such as "The subject was recorded"; `remedy` is the sentence after it.
+    """
+    check_family(stamp, here.family, made, remedy)
+    if stamp.prediction != here.prediction:
+        found = f"a model that predicts {stamp.prediction}, but this one predicts {here.prediction}"
+        raise _other_model(made, found, remedy)
+    if stamp.weights != here.weights:
+        raise _other_model(made, f"another {stamp.family} model, whose weights are not those of this one", remedy)
+
+
+def check_family(stamp: ModelStamp, family: str, made: str, remedy: str) -> None:
+    """Like `check_model`, for what any model of its family may use."""
+    if stamp.family != family:
+        raise _other_model(made, f"an {stamp.family} model, but this one is {family}", remedy)
+
+
+def _other_model(made: str, found: str, remedy: str) -> ValueError:
+    return ValueError(f"{made} with {found}. {remedy}")
 
 
 def _prediction(model_sampling: Any) -> str:
     """What the network predicts; a ModelSampling node may have changed it."""
-    kinds = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "eps"}  # the first is one of the second
+    kinds = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "eps"}  # V_PREDICTION is a subclass
     others = (comfy.model_sampling.X0, comfy.model_sampling.EDM)
     for kind, name in kinds.items():
         if isinstance(model_sampling, kind) and not isinstance(model_sampling, others):
@@ -52,8 +84,8 @@ def _prediction(model_sampling: Any) -> str:
     )
 
 
-def digest_of(model: Any) -> str:
-    """Noise schedule, shapes of all weights and samples of some, before any LoRA."""
+def _digest(model: Any) -> str:
+    """A digest of the noise schedule, the shapes of all weights and samples of some, before any LoRA."""
     schedule = model.get_model_object("model_sampling").sigmas
     digest = hashlib.sha256(schedule.float().cpu().numpy().tobytes())
     weights = model.model.diffusion_model.state_dict()
@@ -64,30 +96,3 @@ def digest_of(model: Any) -> str:
         weight = weights[name] if kept is None else kept.weight
         digest.update(weight.flatten()[:64].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def subject_stamp(model: Any) -> ModelStamp:
-    """What tells this model from others on which a subject cannot be used; a LoRA does not count."""
-    sampling = model.get_model_object("model_sampling")
-    kinds = "/".join(base.__name__ for base in type(sampling).__bases__)
-    return ModelStamp(map_model(model).name, kinds, digest_of(model))
-
-
-def require_model(stamp: ModelStamp, model: Any) -> None:
-    """Refuses, with a ValueError, a MODEL other than the one that a subject was recorded with."""
-    here = subject_stamp(model)
-    if stamp.family != here.family:
-        raise ValueError(
-            f"The subject was recorded with an {stamp.family} model, but this one is {here.family}. Load the model it "
-            "was recorded with, or record it anew."
-        )
-    if stamp.prediction != here.prediction:
-        raise ValueError(
-            f"The subject was recorded on a model that samples by {stamp.prediction}, but this one samples by "
-            f"{here.prediction}. Give the model the same ModelSampling node, or record the subject anew."
-        )
-    if stamp.weights != here.weights:
-        raise ValueError(
-            f"The subject was recorded with another {stamp.family} checkpoint. Load that one, or record the subject "
-            "anew; a LoRA may be added to either."
-        )

@@ -1,15 +1,66 @@
-"""LATENTs given as content and style: made fit for each other, and blended by a mask."""
+"""LATENTs that nodes receive: checked, joined, and given the statistics of another."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..attention.functional.masks import fit_mask
+from ..attention.functional.statistics import adain
 
 
-def match_channels(content: Tensor, style: Tensor) -> None:
-    """Refuses latents of two kinds of models, and batches that do not pair, with a ValueError."""
+def picture_latents(latent: Mapping[str, Any]) -> Tensor:
+    """The samples of a LATENT, (images, channels, height, width). Raises ValueError if they are no pictures."""
+    samples: Tensor = latent["samples"]
+    if samples.ndim != 4 or 0 in samples.shape:
+        raise ValueError(
+            f"The latent has shape {tuple(samples.shape)}; expected (images, channels, height, width), none of them 0. "
+            "Connect a VAE Encode node."
+        )
+    if not torch.isfinite(samples).all():
+        raise ValueError(
+            "The latent holds values that are not numbers (NaN or infinite). The VAE may have overflowed in fp16; "
+            "encode with --fp32-vae."
+        )
+    if not samples.any():
+        raise ValueError(
+            "The latent is empty (all zeros): there is no picture to invert. Connect VAE Encode, not Empty Latent."
+        )
+    return samples
+
+
+def joined_latents(content: Mapping[str, Any], style: Mapping[str, Any] | None) -> Tensor:
+    """The pictures of both LATENTs as one batch, content first. Raises ValueError if they differ in size."""
+    ours = picture_latents(content)
+    if style is None:
+        return ours
+    theirs = picture_latents(style)
+    if ours.shape[1:] != theirs.shape[1:]:
+        raise ValueError(
+            f"The content latent is {tuple(ours.shape[1:])} and the style latent {tuple(theirs.shape[1:])} (channels, "
+            "height, width). Scale the style picture to the content's size before VAE Encode."
+        )
+    return torch.cat([ours, theirs])
+
+
+def adain_latent(
+    content: Mapping[str, Any], style: Mapping[str, Any], strength: float, mask: Tensor | None = None
+) -> dict[str, Any]:
+    """The LATENT `content` with the statistics of `style` (AdaIN), where the mask (masks, height, width) is white.
+
+    `strength` is from 0 to 1. Raises ValueError for latents without pictures, and for channels, numbers of latents or
+    numbers of masks that do not fit.
+    """
+    ours, theirs = picture_latents(content), picture_latents(style)
+    _check_pair(ours, theirs)
+    return {**content, "samples": _masked(ours, adain(ours, theirs, strength), mask).to(ours.dtype)}
+
+
+def _check_pair(content: Tensor, style: Tensor) -> None:
+    """Refuses latents of two kinds of models, and batches that do not pair."""
     if content.shape[1] != style.shape[1]:
         raise ValueError(
             f"The content latent has {content.shape[1]} channels and the style latent {style.shape[1]}: they come "
@@ -22,8 +73,8 @@ def match_channels(content: Tensor, style: Tensor) -> None:
         )
 
 
-def masked_latent(content: Tensor, moved: Tensor, mask: Tensor | None) -> Tensor:
-    """`moved` where the mask (masks, height, width) is white, the content elsewhere."""
+def _masked(content: Tensor, moved: Tensor, mask: Tensor | None) -> Tensor:
+    """`moved` where the mask is white, the content elsewhere."""
     if mask is None:
         return moved
     if len(mask) not in (1, len(moved)):

@@ -19,7 +19,7 @@ SMALLEST = 16
 """Pixels a side; less than this holds no style."""
 
 
-def require_picture(images: Tensor, name: str) -> None:
+def check_picture(images: Tensor, name: str) -> None:
     """Raises ValueError unless `images` (images, height, width, 3) can be looked at."""
     shape = tuple(images.shape)
     if len(shape) != 4 or 0 in shape:

@@ -8,9 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.engine.scope import finite
-from ..attention.functional.statistics import adain
-from ..host.inversion.runs import require_latents
-from ..host.latents import masked_latent, match_channels
+from ..host.latents import adain_latent
 from .inputs import CATEGORY, share_input
 
 
@@ -45,9 +43,4 @@ class AdaINLatent(io.ComfyNode):
     def execute(
         cls, content: dict[str, Any], style: dict[str, Any], strength: float, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        samples, other = content["samples"], style["samples"]
-        require_latents(samples)
-        require_latents(other)
-        match_channels(samples, other)
-        moved = adain(samples, other, finite(strength, "The strength"))
-        return io.NodeOutput({**content, "samples": masked_latent(samples, moved, mask).to(samples.dtype)})
+        return io.NodeOutput(adain_latent(content, style, finite(strength, "The strength"), mask))

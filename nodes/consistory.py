@@ -8,13 +8,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.engine.scope import ImageMask
+from ..attention.families import CONSISTORY
 from ..attention.methods.consistory.method import ConsiStory as ConsiStoryPatch
 from ..attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepRange
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..attention.subjects.user_masks import UserMasks
 from ..attention.subjects.words import SubjectWords
 from ..host.binding.model import add_patch, map_model
-from ..host.identity import require_family
+from ..host.identity import INVERT_AGAIN, check_family
 from . import sockets
 from .inputs import CATEGORY, share_input
 
@@ -120,11 +121,11 @@ class ConsiStory(io.ComfyNode):
     ) -> io.NodeOutput:
         known = map_model(model)
         if pictures is not None:
-            require_family(pictures, known.name, "trajectory of the pictures")
+            check_family(pictures.stamp, known.name, "The trajectory of the pictures was made", INVERT_AGAIN)
         window = StepRange(inject_from, inject_until)
         patch = ConsiStoryPatch(
             subject_words,
-            known.family.consistory,
+            known.family.choice(CONSISTORY),
             Sharing(sharing, anchors, MaskDropout(dropout, dropout_seed)),
             QueryBlend(query_blend, until=blend_until),
             Injection(injection, window, in_turn=mode == "official"),

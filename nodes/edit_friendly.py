@@ -9,10 +9,11 @@ from comfy_api.latest import io, ui
 from ..attention.engine.scope import finite
 from ..host.conditioning import Conditioning, text_for
 from ..host.display import show_text
-from ..host.inversion.cache import made_before
+from ..host.inversion.cache import cached_inversion
 from ..host.inversion.edit_friendly import draw_noises, invert_edit_friendly, replay, replay_sampler, start_after
 from ..host.inversion.report import NOT_CHECKED, reconstruction_report
-from ..host.inversion.runs import Inversion, require_latents
+from ..host.inversion.runs import Inversion
+from ..host.latents import picture_latents
 from ..version import VERSION
 from . import sockets
 from .inputs import (
@@ -120,15 +121,14 @@ class InvertEditFriendly(io.ComfyNode):
         negative: Conditioning | None = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        latents, numbers = pictures["samples"], pictures.get("batch_index")
-        require_latents(latents)
+        latents, indices = picture_latents(pictures), pictures.get("batch_index")
         conditioning = text_for(model, text, finite(guidance, "The guidance"), negative)
 
         def make() -> Inversion:
-            return invert_edit_friendly(model, latents, steps, conditioning, draw_noises(latents, steps, seed, numbers))
+            return invert_edit_friendly(model, latents, steps, conditioning, draw_noises(latents, steps, seed, indices))
 
-        settings = ("edit-friendly", steps, seed, numbers)
-        trajectory = made_before(model, latents, settings, conditioning, make, VERSION).trajectory
+        settings = ("edit-friendly", steps, seed, indices)
+        trajectory = cached_inversion(model, latents, settings, conditioning, make, VERSION).trajectory
         skipped = min(round(steps * finite(skip, "The share to skip")), steps - 1)
         report = NOT_CHECKED
         if check:

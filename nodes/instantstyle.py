@@ -10,7 +10,7 @@ from torch import Tensor
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
 from ..host.binding.model import add_patch, map_model
-from ..host.instantstyle.encoding import Style
+from ..host.instantstyle.encoding import EncodedStyle
 from . import sockets
 from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve, share_input
 
@@ -82,7 +82,7 @@ class InstantStyle(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        reference: Style,
+        reference: EncodedStyle,
         blocks: dict[str, Any],
         strength: float,
         start: float,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..attention.engine.scope import finite
 from ..attention.functional.inversion import DDIM_CONVENTIONS, DDIMConvention
@@ -14,11 +12,12 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.conditioning import text_for
 from ..host.display import show_text
 from ..host.files import TRAJECTORIES
-from ..host.inversion.cache import made_before
+from ..host.inversion.cache import cached_inversion
 from ..host.inversion.ddim import invert, sample_back
 from ..host.inversion.report import NOT_CHECKED, reconstruction_report
-from ..host.inversion.runs import Inversion, require_latents
+from ..host.inversion.runs import Inversion
 from ..host.inversion.trajectory_files import load_trajectory, save_trajectory
+from ..host.latents import joined_latents
 from ..version import VERSION
 from . import sockets
 from .inputs import (
@@ -105,13 +104,13 @@ class InvertImage(io.ComfyNode):
         text: Any = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        pictures = _together(content, style)
+        pictures = joined_latents(content, style)
         conditioning = text_for(model, text, finite(guidance, "The guidance"))
 
         def make() -> Inversion:
             return invert(model, pictures, steps, convention, conditioning)
 
-        inversion = made_before(model, pictures, (steps, convention), conditioning, make, VERSION)
+        inversion = cached_inversion(model, pictures, (steps, convention), conditioning, make, VERSION)
         whole, report = inversion.trajectory, NOT_CHECKED
         if check:
             report = reconstruction_report(model, whole, sample_back(model, whole, conditioning), vae)
@@ -199,18 +198,3 @@ class LoadTrajectory(io.ComfyNode):
         trajectory = load_trajectory(file)
         show_text(cls.hidden.unique_id, repr(trajectory))
         return io.NodeOutput(trajectory, repr(trajectory), ui=ui.PreviewText(repr(trajectory)))
-
-
-def _together(content: dict[str, Any], style: dict[str, Any] | None) -> Tensor:
-    """Both batches in a row, content first."""
-    require_latents(content["samples"])
-    if style is None:
-        return content["samples"]
-    require_latents(style["samples"])
-    ours, theirs = content["samples"], style["samples"]
-    if ours.shape[1:] != theirs.shape[1:]:
-        raise ValueError(
-            f"The content latent is {tuple(ours.shape[1:])} and the style latent {tuple(theirs.shape[1:])} (channels, "
-            "height, width). Scale the style picture to the content's size before VAE Encode."
-        )
-    return torch.cat([ours, theirs])

@@ -7,8 +7,7 @@ from comfy_api.latest import io, ui
 from ..host.display import show_text
 from ..host.files import ADAPTERS, CLIP_VISION, DEMO_ADAPTERS, TEXT_ENCODERS
 from ..host.instantstyle.adapter import PUBLISHED, load_adapter
-from ..host.instantstyle.content_words import PUBLISHED as PUBLISHED_CLIP
-from ..host.instantstyle.content_words import load_text_tower
+from ..host.instantstyle.content_words import TOWER_PUBLISHED, load_text_tower
 from . import sockets
 from .inputs import CATEGORY, file_options, missing_file
 
@@ -79,7 +78,7 @@ class LoadTextTower(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        return missing_file(file, CLIP_VISION, TEXT_ENCODERS, published=PUBLISHED_CLIP)
+        return missing_file(file, CLIP_VISION, TEXT_ENCODERS, published=TOWER_PUBLISHED)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

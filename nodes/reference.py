@@ -13,7 +13,7 @@ from ..attention.functional.embeddings import COMBINATIONS, Combination
 from ..host.files import STYLES
 from ..host.instantstyle.adapter import LoadedAdapter
 from ..host.instantstyle.content_words import embed_phrases, parse_phrases
-from ..host.instantstyle.encoding import Style, encode_style
+from ..host.instantstyle.encoding import EncodedStyle, encode_style
 from ..host.instantstyle.style_files import load_style, save_style, thumbnail_picture
 from ..host.pictures import FITS, Fit
 from ..version import VERSION
@@ -145,9 +145,9 @@ class SubtractContent(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, reference: Style, text_encoder: Any, text: str, strength: float) -> io.NodeOutput:
+    def execute(cls, reference: EncodedStyle, text_encoder: Any, text: str, strength: float) -> io.NodeOutput:
         phrases = parse_phrases(text)
-        words = embed_phrases(text_encoder, phrases, reference.reference.require_global().width)
+        words = embed_phrases(text_encoder, phrases, reference.reference.check_global().width)
         freed = reference.reference.without(words, "; ".join(map(str, phrases)), finite(strength, "The strength"))
         return io.NodeOutput(replace(reference, reference=freed))
 
@@ -173,7 +173,7 @@ class SaveReference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, reference: Style, name: str) -> io.NodeOutput:
+    def execute(cls, reference: EncodedStyle, name: str) -> io.NodeOutput:
         file = save_style(reference, name, VERSION)
         return io.NodeOutput(file, ui=ui.PreviewImage(thumbnail_picture(reference), cls=cls))
 

@@ -8,10 +8,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
+from ..attention.families import STYLEID
 from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
-from ..host.inversion.styleid_start import START_MODES, StartMode, require_pair, start_of
+from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of
 from . import sockets
 from .inputs import CATEGORY, CUSTOM, missing_choice, share_input
 from .parsing import parse_block_weights
@@ -147,10 +148,10 @@ class StyleID(io.ComfyNode):
         end: float,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        require_pair(model, content, style)
+        check_pair(model, content, style)
         gamma, temperature = PRESETS.get(preset["preset"]) or (preset["gamma"], preset["temperature"])
         family = map_model(model).family
-        weights = dict.fromkeys(family.styleid, 1.0)
+        weights = family.weights(STYLEID)
         if blocks["blocks"] == CUSTOM:
             weights = parse_block_weights(blocks["weights"], family.blocks)
         scope = Scope(weights, ScheduleWindow(start, end), None if mask is None else ImageMask(mask))

@@ -11,7 +11,7 @@ from ..attention.subjects.words import SubjectWords
 from ..host.conditioning import Conditioning
 from ..host.display import show_text
 from ..host.files import SUBJECTS
-from ..host.subjects.recipe import SamplerSettings, Sitting, sampler_names, scheduler_names
+from ..host.subjects.recipe import AnchorRun, SamplerSettings, sampler_names, scheduler_names
 from ..host.subjects.subject import Subject, apply_subject, record_subject
 from ..host.subjects.subject_files import FORMS, Form, load_subject, save_subject, sizes
 from ..host.thumbnails import picture_of
@@ -109,7 +109,7 @@ class RecordSubject(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         settings = SamplerSettings(seed, steps, finite(cfg, "The CFG"), sampler_name, scheduler, denoise)
-        latents, subject = record_subject(model, Sitting.of_latent(settings, positive, negative, latent_image), vae)
+        latents, subject = record_subject(model, AnchorRun.of_latent(settings, positive, negative, latent_image), vae)
         report = f"{subject!r}\n{sizes(subject)}"
         show_text(cls.hidden.unique_id, report)
         return io.NodeOutput({**latent_image, "samples": latents}, subject, report, ui=ui.PreviewText(report))

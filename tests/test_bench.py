@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from semblance.attention.engine.scope import ImageMask
-from semblance.attention.families import SDXL
+from semblance.attention.families import CONSISTORY, SDXL
 from semblance.attention.methods.consistory.settings import MaskDropout, Sharing
 from semblance.attention.subjects.user_masks import UserMasks
 from semblance.bench import consistory
@@ -64,5 +64,5 @@ def test_size_foretold_for_a_recording_is_that_of_a_real_one(injection: bool) ->
     model = add_patch(consistory.stand_in(), story)
     _, subject = record(model, lambda recording: sample(recording, 2))
     measures = {"side": consistory.SIDE, "wider": 1, "steps": consistory.TIMED_STEPS, "number_bytes": 4}
-    assert subject.anchors == 2 and story.blocks == SDXL.consistory
+    assert subject.anchors == 2 and story.blocks == SDXL.choice(CONSISTORY)
     assert subject.bytes == 2 * recorded_bytes(1.0, 0.0, injection, **measures)

@@ -1,7 +1,8 @@
-"""The small models that come with the pack: blocks of SDXL and SD 1.5, told from those by the width of their text."""
+"""The small models that come with the pack: the blocks of SDXL and SD 1.5, distinguished by the width of their text."""
 
 from dataclasses import replace
 
+from .family import LAYOUT, STYLE, BlockChoice
 from .sd15 import SD15
 from .sdxl import SDXL
 
@@ -12,10 +13,17 @@ DEMO_SDXL = replace(
     SDXL,
     name="Semblance demo (SDXL)",
     text_width=128,
-    style=("output.4",),
-    layout=("output.5",),
-    source=_SOURCE,
+    choices={
+        **SDXL.choices,
+        STYLE: BlockChoice(("output.4",), _SOURCE),
+        LAYOUT: BlockChoice(("output.5",), _SOURCE),
+    },
 )
-"""One block brings nearly all of the colours, and the next the place of the figure."""
-DEMO_SD15 = replace(SD15, name="Semblance demo (SD 1.5)", text_width=64, style=_FINE, source=_SOURCE)
-"""Its style is in the blocks of full resolution: together they gain what all blocks gain."""
+"""output.4 transfers nearly all of the colours, output.5 the position of the figure."""
+DEMO_SD15 = replace(
+    SD15,
+    name="Semblance demo (SD 1.5)",
+    text_width=64,
+    choices={**SD15.choices, STYLE: BlockChoice(_FINE, _SOURCE)},
+)
+"""Style is in the blocks of full resolution: together they transfer as much as all blocks."""

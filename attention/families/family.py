@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from ..engine.call import AttentionSite
 from ..subjects.blocks import StoryBlocks
@@ -11,56 +12,99 @@ from ..subjects.blocks import StoryBlocks
 PRESETS = ("style", "layout", "style + layout", "all")
 
 
+class Choice(Protocol):
+    """A method's choice of blocks in a family, in the form that the method needs."""
+
+    @property
+    def source(self) -> str:
+        """Where the choice comes from: a paper, its authors' code, or a measurement."""
+        ...
+
+
+@dataclass(frozen=True)
+class BlockChoice:
+    """The blocks in which a method acts."""
+
+    blocks: tuple[str, ...]
+    source: str
+
+
+Form = TypeVar("Form", bound=Choice, covariant=True)
+
+
+@dataclass(frozen=True)
+class ChoiceKey(Generic[Form]):
+    """Whose choice of blocks is meant, and its form."""
+
+    name: str
+    form: type[Form]
+
+
+STYLE = ChoiceKey("style", BlockChoice)
+"""InstantStyle's blocks of style."""
+LAYOUT = ChoiceKey("layout", BlockChoice)
+"""InstantStyle's blocks of layout."""
+STYLEID = ChoiceKey("StyleID", BlockChoice)
+CONSISTORY = ChoiceKey("ConsiStory", StoryBlocks)
+
+
 @dataclass(frozen=True)
 class ModelFamily:
-    """The map of a family: which blocks hold attention, and which of them carry style and layout."""
+    """A family of models: its blocks with attention, and what each method chooses of them."""
 
     name: str
     blocks: tuple[str, ...]
-    """Blocks with attention in the order the model runs them."""
-    style: tuple[str, ...]
-    layout: tuple[str, ...]
-    source: str
-    """Where the choice of style and layout blocks comes from."""
-    styleid: tuple[str, ...]
-    """Blocks in whose self-attention StyleID acts."""
-    styleid_source: str
-    consistory: StoryBlocks
-
+    """Blocks with attention, in the order the model runs them."""
+    choices: Mapping[ChoiceKey[Choice], Choice]
+    """By key, such as STYLEID. A new method adds a key, and an entry in each family it supports."""
     text_width: int | None = None
-    """Channels of the text it reads, where only that tells it from a family of the same blocks."""
+    """Channels of the text, if only they distinguish this family from another with the same blocks."""
+
+    def choice(self, key: ChoiceKey[Form]) -> Form:
+        """The choice under `key`. Raises ValueError if the family has none."""
+        if key not in self.choices:
+            known = ", ".join(other.name for other in self.choices)
+            raise ValueError(
+                f"Semblance knows no blocks for {key.name} in {self.name} models, only for {known}. Load a model of "
+                "another family."
+            )
+        found = self.choices[key]
+        assert isinstance(found, key.form)
+        return found
+
+    def weights(self, key: ChoiceKey[BlockChoice]) -> dict[str, float]:
+        """Weight 1 for every block of the choice under `key`. Raises like `choice`."""
+        return dict.fromkeys(self.choice(key).blocks, 1.0)
 
     def preset(self, name: str) -> dict[str, float]:
-        """Weight 1 for every block of the preset `style`, `layout`, `style + layout` or `all`."""
-        chosen: Mapping[str, tuple[str, ...]] = {
-            "style": self.style,
-            "layout": self.layout,
-            "style + layout": (*self.layout, *self.style),
-            "all": self.blocks,
-        }
-        if name not in chosen:
+        """Weight 1 for every block of a preset of InstantStyle. Raises ValueError for a name not in PRESETS."""
+        if name not in PRESETS:
             raise ValueError(f"There is no preset called '{name}'. The presets are: {', '.join(PRESETS)}.")
-        return dict.fromkeys(chosen[name], 1.0)
+        if name == "all":
+            return dict.fromkeys(self.blocks, 1.0)
+        if name == "style + layout":
+            return {**self.weights(LAYOUT), **self.weights(STYLE)}
+        return self.weights(STYLE if name == "style" else LAYOUT)
 
 
 def family_of(
     sites: Iterable[AttentionSite], known: Sequence[ModelFamily], text_width: int | None = None
 ) -> ModelFamily | None:
-    """The first family whose blocks are exactly those of `sites`, and whose text is `text_width` wide if it says so."""
+    """The first family of `known` with exactly the blocks of `sites` and, if it states one, this `text_width`."""
     blocks = {site.block for site in sites}
     fitting = (family for family in known if family.text_width in (None, text_width))
     return next((family for family in fitting if set(family.blocks) == blocks), None)
 
 
 def adapter_numbers(sites: Iterable[AttentionSite]) -> dict[AttentionSite, int]:
-    """The number under which IP-Adapter files keep each cross-attention's weights.
+    """The number under which IP-Adapter files keep the weights of each cross-attention.
 
-    Files count diffusers' attention processors: down blocks, up blocks, the middle block last, with
-    self-attentions on the even numbers and cross-attentions on the odd ones.
+    Files count diffusers' attention processors: down blocks, up blocks, then the middle block. Self-attentions have
+    even numbers, cross-attentions odd ones.
     """
     order = ("input", "output", "middle")
     cross = sorted(
         (site for site in sites if site.kind == "cross"),
         key=lambda site: (order.index(site.part), site.number, site.depth),
     )
-    return {site: 2 * place + 1 for place, site in enumerate(cross)}
+    return {site: 2 * index + 1 for index, site in enumerate(cross)}

@@ -1,7 +1,12 @@
 """Stable Diffusion 1.x: attention on three of four levels, one transformer block each."""
 
 from ..subjects.blocks import StoryBlocks
-from .family import ModelFamily
+from .family import CONSISTORY, LAYOUT, STYLE, STYLEID, BlockChoice, ModelFamily
+
+_INSTANTSTYLE = (
+    "InstantStyle's infer_style_sd15.py, which its authors call experimental: style is up_blocks.1, "
+    "style + layout adds down_blocks.2 and mid_block."
+)
 
 SD15 = ModelFamily(
     name="SD 1.5",
@@ -11,18 +16,20 @@ SD15 = ModelFamily(
         *("output.3", "output.4", "output.5", "output.6", "output.7", "output.8"),
         *("output.9", "output.10", "output.11"),
     ),
-    style=("output.3", "output.4", "output.5"),
-    layout=("input.7", "input.8", "middle.0"),
-    source="InstantStyle's infer_style_sd15.py, which its authors call experimental: style is up_blocks.1, "
-    "style + layout adds down_blocks.2 and mid_block.",
-    styleid=("output.6", "output.7", "output.8", "output.9", "output.10", "output.11"),
-    styleid_source="run_styleid.py of StyleID's authors: decoder layers 6 to 11.",
-    consistory=StoryBlocks(
-        words=("input.7", "input.8", "output.3", "output.4", "output.5"),
-        shared=tuple(f"output.{number}" for number in range(3, 12)),
-        injected=("input.4", "input.5", "output.6", "output.7", "output.8"),
-        features="output.6",
-        levels=4,
-        source="Semblance's own: ConsiStory's authors wrote for SDXL alone. The same roles at the same resolutions.",
-    ),
+    choices={
+        STYLE: BlockChoice(("output.3", "output.4", "output.5"), _INSTANTSTYLE),
+        LAYOUT: BlockChoice(("input.7", "input.8", "middle.0"), _INSTANTSTYLE),
+        STYLEID: BlockChoice(
+            ("output.6", "output.7", "output.8", "output.9", "output.10", "output.11"),
+            "run_styleid.py of StyleID's authors: decoder layers 6 to 11.",
+        ),
+        CONSISTORY: StoryBlocks(
+            words=("input.7", "input.8", "output.3", "output.4", "output.5"),
+            shared=tuple(f"output.{number}" for number in range(3, 12)),
+            injected=("input.4", "input.5", "output.6", "output.7", "output.8"),
+            features="output.6",
+            levels=4,
+            source="Semblance's own: ConsiStory's authors wrote for SDXL alone. The same roles, by resolution.",
+        ),
+    },
 )

@@ -1,1 +1,1 @@
-"""Formulas: tensors in, tensors out. Nothing here knows of models, sites or ComfyUI."""
+"""Formulas: tensors in, tensors out. Nothing here refers to models, sites or ComfyUI."""

@@ -15,15 +15,16 @@ COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
 def combine_pictures(
     pictures: Sequence[Tensor], weights: Sequence[float], combination: Combination
 ) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
-    """Joins the embeddings of several pictures into what one reference holds, with the share of attention of each.
+    """The pictures and weights of one reference made of several encoded pictures.
 
-    Each picture is (crops, channels) or (crops, patches, channels).
+    A picture is (crops, channels) or (crops, patches, channels). All but `concatenate` return one picture with one crop
+    and weight 1; crops are averaged.
 
-    - concatenate: every picture keeps its own tokens; a weight is the number of copies attention counts.
+    - concatenate: each picture keeps its own tokens; a weight is the number of copies that attention counts.
     - average: the weighted mean.
-    - norm average: the weighted mean of directions, at the weighted mean length, so that no picture drowns another.
+    - norm average: the weighted mean of directions with the weighted mean length; lengths do not weigh.
     - add: the weighted sum.
-    - subtract: the first picture, less the weighted mean of the others.
+    - subtract: the first picture minus the weighted mean of the others.
     """
     if combination == "concatenate":
         return tuple(pictures), tuple(weights)
@@ -52,9 +53,9 @@ def _length(embeddings: Tensor) -> Tensor:
 
 
 def subtract_text(embedding: Tensor, text: Tensor, strength: float) -> Tensor:
-    """`embedding` without `strength` of `text`, both projected and un-normalised (InstantStyle, arXiv:2404.02733).
+    """`embedding - strength * text`, (..., channels) each (InstantStyle, arXiv:2404.02733).
 
-    The lengths of the embeddings matter: neither side is normalised in the authors' code.
+    Both are projected and not normalised, as in the authors' code.
     """
     return embedding - strength * text
 
@@ -62,8 +63,8 @@ def subtract_text(embedding: Tensor, text: Tensor, strength: float) -> Tensor:
 def mean_phrase(phrases: Tensor, weights: Sequence[float]) -> Tensor:
     """One text embedding for several weighted phrases, (phrases, channels) -> (channels,).
 
-    Divided by the number of phrases, not by the sum of weights: one phrase of weight 1 is itself, and the
-    subtraction's strength keeps the authors' scale however many phrases there are.
+    The weighted sum is divided by the number of phrases, not by the sum of weights. So the strength of the subtraction
+    keeps the authors' scale for any number of phrases.
     """
     weight = torch.tensor(weights, dtype=phrases.dtype, device=phrases.device)
     return (weight[:, None] * phrases).mean(dim=0)

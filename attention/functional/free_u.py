@@ -1,4 +1,4 @@
-"""FreeU (arXiv:2309.11497): stronger backbone features, skip connections with less of their low frequencies."""
+"""FreeU (arXiv:2309.11497): amplified backbone features, skip connections with damped low frequencies."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 _fft: Any = torch.fft  # has no types
 
 CUT = 1
-"""Frequencies up to this many periods a picture, in each direction, count as low."""
+"""Frequencies up to this many periods per picture, in each direction, count as low."""
 
 
 def strengthen(hidden: Tensor, factor: float) -> Tensor:
-    """The first half of the channels times `factor`: (rows, channels, height, width)."""
+    """`hidden` (rows, channels, height, width) with the first half of its channels multiplied by `factor`."""
     half = hidden.shape[1] // 2
     return torch.cat([hidden[:, :half] * factor, hidden[:, half:]], dim=1)
 
 
 def damp_low_frequencies(skip: Tensor, factor: float) -> Tensor:
-    """The lowest frequencies of each channel times `factor`, in float32: (rows, channels, height, width)."""
+    """`skip` (rows, channels, height, width) with its lowest frequencies times `factor`, computed in float32."""
     height, width = skip.shape[-2:]
     spectrum: Tensor = _fft.fftshift(_fft.fftn(skip.float(), dim=(-2, -1)), dim=(-2, -1))
     rows = slice(height // 2 - CUT, height // 2 + CUT)

@@ -1,7 +1,7 @@
-"""Image masks, from the size a person painted them in to the token grid of an attention layer.
+"""Image masks, resized from any size to the token grid of an attention layer.
 
-The arithmetic is that of diffusers' IPAdapterMaskProcessor: Lanczos to the picture's size in 8 bits, binarised at
-one half, then bicubic without antialiasing to the grid, which may overshoot [0, 1] a little at the edges.
+As in diffusers' IPAdapterMaskProcessor: Lanczos to the picture's size in 8 bits, binarised at one half, then bicubic
+without antialiasing to the grid, which may overshoot [0, 1] a little at edges.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from torch.nn import functional
 def fit_mask(mask: Tensor, height: int, width: int, feather: bool) -> Tensor:
     """`mask` (masks, any height, any width) in [0, 1], resized to (masks, height, width).
 
-    Without `feather` every pixel becomes 0 or 1, as in diffusers.
+    Without `feather` each pixel becomes 0 or 1, as in diffusers.
     """
     levels = lanczos_8bit((mask.float().clamp(0, 1) * 255).round(), height, width)
     return levels / 255 if feather else (levels / 255 >= 0.5).float()
 
 
 def mask_on_grid(mask: Tensor, height: int, width: int) -> Tensor:
-    """`mask` (masks, height, width) for an attention layer's tokens, -> (masks, height * width)."""
+    """`mask` (masks, any height, any width) on a token grid, -> (masks, height * width)."""
     grid = functional.interpolate(mask.unsqueeze(0), size=(height, width), mode="bicubic", align_corners=False)
     return grid.squeeze(0).flatten(1)
 
 
 def lanczos_8bit(levels: Tensor, height: int, width: int) -> Tensor:
-    """Resizes grey levels 0..255, (masks, rows, columns), as Pillow's LANCZOS does: across, round, down, round.
+    """Resizes grey levels 0..255 (masks, rows, columns) as Pillow's LANCZOS does, with rounding after each direction.
 
-    Pillow goes across first in every version up to 12; since 13, down first where the height shrinks far more.
+    Horizontal first, as in Pillow up to version 12. Version 13 starts with the vertical if the height shrinks far more.
     """
     across = _lanczos_weights(levels.shape[2], width).to(levels.device)
     down = _lanczos_weights(levels.shape[1], height).to(levels.device)
@@ -38,7 +38,7 @@ def lanczos_8bit(levels: Tensor, height: int, width: int) -> Tensor:
 
 
 def _lanczos_weights(size: int, target: int) -> Tensor:
-    """The share of each of `size` pixels in each of `target` pixels, (target, size)."""
+    """The weight of each of `size` source pixels in each of `target` pixels, (target, size)."""
     if size == target:
         return torch.eye(size, dtype=torch.float64)
     scale = size / target
@@ -51,19 +51,19 @@ def _lanczos_weights(size: int, target: int) -> Tensor:
         distance = (torch.arange(first, last, dtype=torch.float64) - center + 0.5) / stretch
         window = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
         weights[pixel, first:last] = window / window.sum()
-    # Pillow keeps 22 bits of them, which shows where a level falls just between two.
+    # Pillow rounds weights to 22 bits, which decides levels that fall exactly between two.
     return (weights * 2**22).round() / 2**22
 
 
 def enlarge(masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks on a token grid (masks, rows, columns) as pixels (masks, height, width); every token keeps its edges."""
+    """Masks on a token grid (masks, rows, columns) as pixels (masks, height, width), each token a sharp rectangle."""
     return functional.interpolate(masks.unsqueeze(1), size=(height, width), mode="nearest-exact").squeeze(1)
 
 
 def darken_outside(pictures: Tensor, masks: Tensor, light: float = 0.25) -> Tensor:
-    """Pictures (images, height, width, channels) with this much light left outside their masks (images, height, width).
+    """Pictures (images, height, width, channels), multiplied by `light` outside their masks (images, height, width).
 
-    Raises ValueError for another number of masks than pictures.
+    Raises ValueError if the numbers of pictures and masks differ.
     """
     if len(pictures) != len(masks):
         raise ValueError(

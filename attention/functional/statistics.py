@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 def adain(content: Tensor, style: Tensor, strength: float = 1.0) -> Tensor:
-    """Adaptive instance normalisation (arXiv:1703.06868) of latents: the style's mean and deviation a channel.
+    """Adaptive instance normalisation (arXiv:1703.06868): `content` with the mean and deviation of `style` per channel.
 
-    Both are (images or 1, channels, height, width) and may differ in size. Deviations are unbiased, without an
-    epsilon, as StyleID computes them; a constant channel keeps its values about the style's mean.
+    Both are (images or 1, channels, height, width) and may differ in size; the result is float32. `strength` 0 returns
+    the content, 1 the whole change. Deviations are unbiased and have no epsilon, as in StyleID; a constant channel is
+    only moved to the style's mean.
     """
     content, style = content.float(), style.float()
     own_mean, own_deviation = _mean_and_deviation(content)
@@ -25,9 +26,9 @@ def _mean_and_deviation(latent: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def otsu_threshold(values: Tensor, bins: int = 256) -> Tensor:
-    """Otsu's threshold (1979) of every row: (rows, values) -> (rows,), the middle of a bin, as scikit-image finds it.
+    """Otsu's threshold (1979) of each row, (rows, values) -> (rows,): the centre of a bin, as in scikit-image.
 
-    A row of one value has that value as its threshold.
+    If all values of a row are equal, the threshold is that value.
     """
     values = values.float()
     low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
@@ -41,15 +42,15 @@ def otsu_threshold(values: Tensor, bins: int = 256) -> Tensor:
 
 
 def _histogram(values: Tensor, edges: Tensor) -> Tensor:
-    """How many of each row's values (rows, values) lie between its edges (rows, bins + 1); the last bin is closed."""
-    places = torch.searchsorted(edges, values.contiguous(), right=True) - 1
+    """Counts (rows, bins) of the values (rows, values) between the edges (rows, bins + 1); the last bin is closed."""
+    indices = torch.searchsorted(edges, values.contiguous(), right=True) - 1
     bins = edges.shape[1] - 1
     counts = values.new_zeros(len(values), bins)
-    return counts.scatter_add(1, places.clamp(0, bins - 1), torch.ones_like(values))
+    return counts.scatter_add(1, indices.clamp(0, bins - 1), torch.ones_like(values))
 
 
 def _between_classes(counts: Tensor, centers: Tensor) -> Tensor:
-    """The variance between what lies up to each bin and what lies beyond it, (rows, bins - 1)."""
+    """The variance between the two classes of each split, (rows, bins - 1)."""
     weighted = counts * centers
     below, sum_below = counts.cumsum(dim=1), weighted.cumsum(dim=1)
     above, sum_above = (part.flip(1).cumsum(dim=1).flip(1) for part in (counts, weighted))

@@ -26,7 +26,7 @@ from ..engine.moment import Moment
 from ..engine.patch import Attend, AttentionPatch
 from ..engine.scope import ImageMask, Scope
 from ..engine.token_masks import mask_per_image, masks_on_tokens
-from ..functional.attention import token_shares
+from ..functional.attention import token_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class ImageTokens:
     conditional: tuple[Tensor, ...]  # for each picture (crops * tokens, channels)
     unconditional: Tensor  # (tokens, channels)
     weights: tuple[float, ...]
-    """For each picture: its share of attention, or with a mask of its own, its strength there."""
+    """By picture: how many copies of it attention counts or, if it has a mask of its own, its strength there."""
 
     def both_sides(self, picture: int | None) -> Tensor:
         """Tokens of one picture or, with None, of all in a row, (2, tokens, channels), unconditional side first."""
@@ -45,14 +45,14 @@ class ImageTokens:
         return torch.stack([self.unconditional.repeat(len(tokens) // len(self.unconditional), 1), tokens])
 
     @cached_property
-    def shares(self) -> Tensor | None:
-        """The attention mask that gives each picture its share, or None where all weigh alike."""
+    def weight_mask(self) -> Tensor | None:
+        """The additive attention mask (1, 1, 1, tokens) of the pictures' weights, or None if all are equal."""
         # A picture cut into several crops counts as one.
         each = [
             weight * len(self.unconditional) / len(tokens)
             for weight, tokens in zip(self.weights, self.conditional, strict=True)
         ]
-        return token_shares(each, [len(tokens) for tokens in self.conditional])
+        return token_weights(each, [len(tokens) for tokens in self.conditional])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,20 +105,20 @@ class InstantStyle(AttentionPatch):
     ) -> Tensor:
         """Attention to one picture's tokens or, with None, to those of all pictures in one softmax."""
         key, value = self._keys_values(picture, call, query, bank)
-        shares = self._shares(picture, query, bank)
+        weight_mask = self._weight_mask(picture, query, bank)
         # The images of a chunk share their keys, so they queue up as one long query and no key is copied.
         queue = query.reshape(len(call.layout.chunks), -1, query.shape[-1])
-        return attend(queue, key, value, shares).reshape(query.shape)
+        return attend(queue, key, value, weight_mask).reshape(query.shape)
 
-    def _shares(self, picture: int | None, query: Tensor, bank: FeatureBank) -> Tensor | None:
-        shares = self.tokens.shares if picture is None else None
-        return None if shares is None else bank.once(("shares", query.device, query.dtype), partial(shares.to, query))
+    def _weight_mask(self, picture: int | None, query: Tensor, bank: FeatureBank) -> Tensor | None:
+        mask = self.tokens.weight_mask if picture is None else None
+        return None if mask is None else bank.once(("weight mask", query.device, query.dtype), partial(mask.to, query))
 
     def _keys_values(
         self, picture: int | None, call: AttentionCall, query: Tensor, bank: FeatureBank
     ) -> tuple[Tensor, Tensor]:
         """Image keys and values of each chunk's side, (chunks, tokens, channels): projected once a run."""
-        place = (call.site, picture, query.device, query.dtype)
+        name = (call.site, picture, query.device, query.dtype)
 
         def project() -> tuple[Tensor, Tensor]:
             tokens = self.tokens.both_sides(picture).to(query.device)
@@ -126,11 +126,11 @@ class InstantStyle(AttentionPatch):
             return key.to(query.dtype), value.to(query.dtype)
 
         def line_up() -> tuple[Tensor, Tensor]:
-            key, value = bank.once(place, project)
+            key, value = bank.once(name, project)
             sides = [int(conditional) for conditional in call.layout.conditional]
             return key[sides], value[sides]
 
-        return bank.once((*place, call.layout.conditional), line_up)
+        return bank.once((*name, call.layout.conditional), line_up)
 
     def _mask_per_picture(self, mask: ImageMask) -> bool:
         return 1 < len(mask.values) == len(self.tokens.conditional)

@@ -27,13 +27,13 @@ class StyleReference:
 
     pictures: tuple[Tensor, ...]  # each (crops, channels) or (crops, patches, channels)
     negative: Tensor  # the same for the unconditional side: (1, channels) or (1, patches, channels)
-    shares: tuple[float, ...]
+    weights: tuple[float, ...]
     """For each picture, how many copies of it attention counts: 1 is a plain picture, 2 the same picture twice."""
     subtracted: tuple[Subtraction, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.shares) != len(self.pictures):
-            raise ValueError(f"There are {len(self.pictures)} pictures but {len(self.shares)} weights.")
+        if len(self.weights) != len(self.pictures):
+            raise ValueError(f"There are {len(self.pictures)} pictures but {len(self.weights)} weights.")
 
     @property
     def is_global(self) -> bool:
@@ -44,7 +44,7 @@ class StyleReference:
     def width(self) -> int:
         return self.negative.shape[-1]
 
-    def require_global(self) -> StyleReference:
+    def check_global(self) -> StyleReference:
         """This reference, refused with a ValueError when it holds patch states, where words cannot be subtracted."""
         if not self.is_global:
             raise ValueError(

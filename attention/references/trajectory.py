@@ -1,4 +1,4 @@
-"""Pictures on their way to noise, one latent for each noise level, and the model they belong to."""
+"""Inverted pictures: their latents at each noise level, and the model they were inverted with."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from ..functional.inversion import Convention
 
 
 class OffLadder(ValueError):
-    """A noise level at which a trajectory holds no latent."""
+    """A noise level for which a trajectory has no latent."""
 
 
 @dataclass(frozen=True)
 class ModelStamp:
-    """What must agree before a trajectory of one model is used on another."""
+    """What identifies a model. It must agree before a trajectory or a recorded subject is used."""
 
     family: str
     prediction: str
-    """What the network predicts: `eps` or `v`."""
+    """What the network predicts. Trajectories have `eps` or `v`, subjects the names of ComfyUI's sampling classes."""
     weights: str
-    """A digest of the network's shape and of samples of its weights, without any LoRA."""
+    """A digest of the noise schedule, the weights' shapes and samples of the weights, without any LoRA."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceTrajectory:
-    """Pictures on their way from the clean latent to noise: one latent for each point of a ladder of noise levels."""
+    """Pictures inverted from the clean latent to noise: one latent for each point of a rising ladder of levels."""
 
-    latents: Tensor  # (points, images, channels, height, width) float32, as the UNet is fed, noisier with each point
+    latents: Tensor  # (points, images, channels, height, width) float32, scaled as UNet inputs
     sigmas: tuple[float, ...]
-    """The noise level of each point, rising."""
+    """The noise level (sigma) of each point, rising."""
     steps: int
     convention: Convention
     stamp: ModelStamp
-    context: Tensor  # (images or 1, text_tokens, channels) the text it was made with
+    context: Tensor  # (images or 1, text_tokens, channels) the text of the inversion
     vector: Tensor | None = None  # (images or 1, channels), SDXL's size and pooled-text vector
     guidance: float = 1.0
     noises: Tensor | None = None
-    """(points - 1, images, channels, height, width): of an edit-friendly inversion, the noise of each step, in the
-    order of the points it leads to. The last step of a sampling, to the picture, is thus the first, and zero."""
+    """Of an edit-friendly inversion, the noise of each step (points - 1, images, channels, height, width).
+
+    The noise with index i leads to point i. Index 0, the last step of a sampling, is zero.
+    """
 
     TOLERANCE = 1e-3
-    """Relative; points of a ladder of 1000 steps lie further apart by far."""
+    """Relative tolerance of `at`. The points of a ladder of 1000 steps lie much further apart."""
 
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.sigmas):
@@ -75,14 +77,11 @@ class ReferenceTrajectory:
         return sum(tensor.numel() * tensor.element_size() for tensor in self._pictures)
 
     def at(self, sigma: float) -> Tensor:
-        """The latents (images, channels, height, width) at a noise level of the ladder.
-
-        Raises OffLadder for levels between its points.
-        """
-        return self.latents[self.place(sigma)]
+        """The latents (images, channels, height, width) at a noise level. Raises OffLadder like `index`."""
+        return self.latents[self.index(sigma)]
 
     def select(self, images: Sequence[int]) -> ReferenceTrajectory:
-        """The trajectory of some of the pictures."""
+        """The trajectory of the pictures with these indices."""
         rows = list(images)
 
         def chosen(tensor: Tensor) -> Tensor:
@@ -92,21 +91,21 @@ class ReferenceTrajectory:
         noises = None if self.noises is None else self.noises[:, rows]
         return replace(self, latents=self.latents[:, rows], context=chosen(self.context), vector=vector, noises=noises)
 
-    def place(self, sigma: float) -> int:
-        """The number of the ladder's point at a noise level. Raises OffLadder for levels between its points."""
-        place = min(range(len(self.sigmas)), key=lambda point: abs(self.sigmas[point] - sigma))
-        if abs(self.sigmas[place] - sigma) > self.TOLERANCE * sigma:
+    def index(self, sigma: float) -> int:
+        """The index of the point at a noise level. Raises OffLadder if it lies between the points."""
+        nearest = min(range(len(self.sigmas)), key=lambda point: abs(self.sigmas[point] - sigma))
+        if abs(self.sigmas[nearest] - sigma) > self.TOLERANCE * sigma:
             raise OffLadder(
                 f"The sampler asks for noise level {sigma:.4g}, which the trajectory of {self.steps} steps does not "
-                f"pass (the nearest is {self.sigmas[place]:.4g}). Connect the SIGMAS of {self._source} and a sampler "
+                f"pass (the nearest is {self.sigmas[nearest]:.4g}). Connect the SIGMAS of {self._source} and a sampler "
                 "that evaluates the model once a step, such as euler or ddim; with KSampler take the scheduler "
                 "ddim_uniform and as many steps."
             )
-        return place
+        return nearest
 
     @property
     def _pictures(self) -> tuple[Tensor, ...]:
-        """What is as large as the pictures."""
+        """The large tensors: all states, and the noises if there are any."""
         return (self.latents,) if self.noises is None else (self.latents, self.noises)
 
     @property

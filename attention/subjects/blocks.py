@@ -10,15 +10,15 @@ class StoryBlocks:
     """Where a method looks for a subject, shares it, and copies its features."""
 
     words: tuple[str, ...]
-    """Blocks whose attention to the subject's words makes its mask; all of one resolution."""
+    """Blocks whose cross-attention to the subject's words makes its mask; all of one resolution."""
     shared: tuple[str, ...]
     """Blocks in whose self-attention images attend to each other's subjects."""
     injected: tuple[str, ...]
     """Blocks after whose self-attention features are copied from image to image; all of one resolution."""
     features: str
-    """The block whose input tells which patches of two images match."""
+    """The block whose input features match patches of two images."""
     levels: int
-    """Resolutions of the UNet, each half of the one before."""
+    """Number of resolutions in the UNet; each halves the one before."""
     source: str
 
     def grid(self, block: str, size: tuple[int, int]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ class UserMasks:
 
     mask: ImageMask
     limits: bool = False
+    """Whether they limit the masks found, instead of replacing them."""
 
     def on_grid(self, size: tuple[int, int], grid: Grid) -> Tensor:
         """The masks on the tokens of a latent of `size` (height, width): bool (masks, tokens)."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semblance.attention.families import CONSISTORY
 from semblance.attention.families.sdxl import SDXL
 from semblance.attention.functional.word_maps import subject_mask
 from semblance.host.binding.model import attention_layer
@@ -60,7 +61,8 @@ class WordLoRA(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         names = {module: name for name, module in unet.named_modules()}
-        sites = [s for s in attention_sites(unet) if s.kind == "cross" and s.block in SDXL.consistory.words]
+        words = SDXL.choice(CONSISTORY).words
+        sites = [s for s in attention_sites(unet) if s.kind == "cross" and s.block in words]
         self.attentions = [attention_layer(unet, site) for site in sites]
         self.names = [[names[layer].replace(".", "_") for layer in (a.to_q, a.to_k)] for a in self.attentions]
         pairs = ([LowRank(a.to_q.weight), LowRank(a.to_k.weight)] for a in self.attentions)

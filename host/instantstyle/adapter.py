@@ -41,7 +41,7 @@ class LoadedAdapter:
         """The reference through this adapter's projector, in float32 on the CPU."""
         comfy.model_management.load_models_gpu([self.patcher])
         conditional = tuple(self._tokens(picture).flatten(0, 1) for picture in reference.pictures)
-        return ImageTokens(conditional, self._tokens(reference.negative).flatten(0, 1), reference.shares)
+        return ImageTokens(conditional, self._tokens(reference.negative).flatten(0, 1), reference.weights)
 
     def numbers_for(self, model_map: ModelMap) -> dict[AttentionSite, int]:
         """Which of its weights belong to which cross-attention of the MODEL. Raises ValueError for a wrong pair."""

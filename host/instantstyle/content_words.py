@@ -1,4 +1,4 @@
-"""Content words in the space of an image encoder: the projected, un-normalised text embedding of the matching tower."""
+"""Content words as embeddings in the space of an image encoder: projected, not normalised, by the matching tower."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING
 from ...attention.functional.embeddings import mean_phrase
 from ..files import CLIP_VISION, TEXT_ENCODERS, UnreadableFile, find_file, load_tensors
 
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig
-TOWERS = {768: "CLIP ViT-L", 1024: "OpenCLIP ViT-H", 1280: "OpenCLIP ViT-bigG"}
 REMEDIES = {
     1024: "Connect an SD 2.x text encoder (OpenCLIP-H), or Load CLIP Text Tower with a full CLIP-ViT-H-14 file",
     1280: "Connect the CLIP of an SDXL checkpoint",
 }
-PUBLISHED = "huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-END_MARK = 49407  # ends a text in the vocabulary that all CLIP towers share
+TOWER_PUBLISHED = "huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+END_MARK = 49407  # the end token in the vocabulary of all CLIP towers
 LONGEST = 77
-"""Tokens of one text block, with the marks at both ends; pooled embeddings see no further."""
+"""Tokens of one text block, including both marks. Pooled embeddings ignore later blocks."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """Content words, and how much of them to take out."""
+    """Content words, and the weight of their embedding."""
 
     words: str
     weight: float = 1.0
@@ -50,7 +50,7 @@ class TextTower:
 
 
 def parse_phrases(text: str) -> list[Phrase]:
-    """One phrase a line; `(green grass:0.5)` weighs it, as in a prompt."""
+    """One phrase per line; `(green grass:0.5)` weighs it, as in a prompt. Raises ValueError if there are none."""
     phrases: list[Phrase] = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
         weighted = re.fullmatch(r"\((.+):\s*(-?\d+(?:\.\d+)?)\)", line)
@@ -62,9 +62,9 @@ def parse_phrases(text: str) -> list[Phrase]:
 
 
 def embed_phrases(encoder: Any, phrases: Sequence[Phrase], width: int) -> Tensor:
-    """The content embedding (width,) of weighted phrases, by a CLIP socket or a TextTower.
+    """The content embedding (width,) of weighted phrases, float32 on the CPU. `encoder` is a CLIP or a TextTower.
 
-    Raises ValueError unless the encoder's text lives in the space of `width`-wide image embeddings.
+    Raises ValueError if the encoder's embeddings are not `width` wide, its file is incomplete or a phrase is too long.
     """
     embed = _embed_with_tower if isinstance(encoder, TextTower) else _embed_with_clip
     embeddings = torch.cat([embed(encoder, phrase.words, width) for phrase in phrases])
@@ -72,15 +72,18 @@ def embed_phrases(encoder: Any, phrases: Sequence[Phrase], width: int) -> Tensor
 
 
 def load_text_tower(name: str) -> TextTower:
-    """Opens the text half of a CLIP file in transformers' layout, e.g. a full CLIP-ViT-H-14 model.safetensors."""
+    """Opens the text half of a CLIP file in transformers' layout, e.g. a full CLIP-ViT-H-14 model.safetensors.
+
+    Raises UnreadableFile if it is missing, damaged, or has no text half with a projection.
+    """
     from transformers import CLIPTextModelWithProjection  # slow to import, and few need it
 
-    path = find_file(name, CLIP_VISION, TEXT_ENCODERS, published=PUBLISHED)
+    path = find_file(name, CLIP_VISION, TEXT_ENCODERS, published=TOWER_PUBLISHED)
     tensors = {key: tensor for key, tensor in _text_half(path).items() if not key.endswith("position_ids")}
     if "text_projection.weight" not in tensors or "text_model.embeddings.token_embedding.weight" not in tensors:
         raise UnreadableFile(
             f"'{name}' has no CLIP text tower with a projection (it needs text_model.* and text_projection.weight). "
-            f"Use a full CLIP file in transformers' layout, e.g. model.safetensors of {PUBLISHED}."
+            f"Use a full CLIP file in transformers' layout, e.g. model.safetensors of {TOWER_PUBLISHED}."
         )
     try:
         model = CLIPTextModelWithProjection(_config_of(tensors))
@@ -95,35 +98,35 @@ def load_text_tower(name: str) -> TextTower:
 
 
 def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
-    _require_space(tower.width, width, f"the text tower '{tower.name}'")
+    _check_space(tower.width, width, f"the text tower '{tower.name}'")
     tokens = comfy.sd1_clip.SD1Tokenizer().tokenize_with_weights(words)["l"]
-    _require_one_block(tokens, words)
+    _check_one_block(tokens, words)
     ids = [token for token, _ in tokens[0]]
-    # The causal tower reads the embedding off the first end mark; what pads the block after it has no effect.
+    # The embedding is taken at the first end mark of a causal tower, so the padding after it has no effect.
     ids = ids[: ids.index(END_MARK) + 1]
     return tower.model(input_ids=torch.tensor([ids])).text_embeds.float()
 
 
 def _embed_with_clip(clip: Any, words: str, width: int) -> Tensor:
     name, tower = _pooled_tower(clip)
-    _require_space(tower.transformer.text_projection.out_features, width, f"the text encoder connected ({name})")
-    _require_whole(clip, tower.transformer, name)
+    _check_space(tower.transformer.text_projection.out_features, width, f"the text encoder connected ({name})")
+    _check_whole(clip, tower.transformer, name)
     tokens = clip.tokenize(words)
     own_tokens = tokens[name.removeprefix("clip_")]
-    _require_one_block(own_tokens, words)
+    _check_one_block(own_tokens, words)
     clip.cond_stage_model.reset_clip_options()
     tower.set_clip_options({"projected_pooled": True})
     clip.load_model(tokens)
     tower.set_clip_options({"execution_device": clip.patcher.load_device})
     try:
-        # The tower itself: the pooled output of SD 3's CLIP as a whole is that of two towers in a row.
+        # Of the tower itself: the CLIP of SD 3 returns the concatenated pooled outputs of two towers.
         return tower.encode_token_weights(own_tokens)[1].float().cpu()
     finally:
         clip.cond_stage_model.reset_clip_options()
 
 
 def _pooled_tower(clip: Any) -> tuple[str, Any]:
-    """The tower whose pooled output a CLIP gives: bigG of SDXL, H of SD 2.x, L of SD 1.5."""
+    """The tower that gives a CLIP's pooled output: bigG of SDXL, H of SD 2.x, L of SD 1.5."""
     for name in ("clip_g", "clip_h", "clip_l"):
         tower = getattr(clip.cond_stage_model, name, None)
         if tower is not None and hasattr(getattr(tower, "transformer", None), "text_projection"):
@@ -134,17 +137,22 @@ def _pooled_tower(clip: Any) -> tuple[str, Any]:
     )
 
 
-def _require_space(found: int, width: int, what: str) -> None:
+def _check_space(found: int, width: int, what: str) -> None:
     if found == width:
         return
     remedy = REMEDIES.get(width, "Connect the text encoder that was trained with the adapter's image encoder")
     raise ValueError(
-        f"The reference was seen by {TOWERS.get(width, 'an image encoder')} ({width}-wide), but {what} is "
-        f"{TOWERS.get(found, 'another')} ({found}-wide): their words and pictures cannot be compared. {remedy}."
+        f"The reference was seen by {_tower(width, 'an image encoder')} ({width}-wide), but {what} is "
+        f"{_tower(found, 'another')} ({found}-wide): their words and pictures cannot be compared. {remedy}."
     )
 
 
-def _require_one_block(blocks: Sequence[Any], words: str) -> None:
+def _tower(width: int, otherwise: str) -> str:
+    """The CLIP model whose projected embeddings are `width` wide."""
+    return ENCODER_OF_EMBEDDING[width].name if width in ENCODER_OF_EMBEDDING else otherwise
+
+
+def _check_one_block(blocks: Sequence[Any], words: str) -> None:
     if len(blocks) > 1:
         raise ValueError(
             f"The content words '{words[:40]}...' are too long: CLIP reads {LONGEST - 2} tokens. "
@@ -152,8 +160,8 @@ def _require_one_block(blocks: Sequence[Any], words: str) -> None:
         )
 
 
-def _require_whole(clip: Any, tower: Any, name: str) -> None:
-    """Refuses an encoder whose file ends early: ComfyUI leaves what is missing as raw memory and says nothing."""
+def _check_whole(clip: Any, tower: Any, name: str) -> None:
+    """Refuses an encoder whose file lacks tensors: ComfyUI leaves them as uninitialised memory without an error."""
     parts = {
         "projection (text_projection)": (r"text_projection(\.weight)?$", tower.text_projection.weight),
         "last layer": (
@@ -173,7 +181,7 @@ def _require_whole(clip: Any, tower: Any, name: str) -> None:
 
 
 def _files_of(clip: Any) -> Sequence[str]:
-    """The files ComfyUI's own loaders made this CLIP from, when it says so."""
+    """The files from which ComfyUI's loaders made this CLIP, as far as it records them."""
     made_by = getattr(clip.patcher, "cached_patcher_init", None)
     source = made_by[1][0] if made_by and made_by[1] else ()
     return [source] if isinstance(source, str) else [path for path in source if isinstance(path, str)]
@@ -187,7 +195,7 @@ def _contains(path: str, pattern: str, weight: Tensor) -> bool:
 
 
 def _is_trained(weight: Tensor) -> bool:
-    """Whether this can be a trained matrix; raw memory holds zeros, huge numbers or NaN."""
+    """Whether this can be a trained matrix. Uninitialised memory holds zeros, huge numbers or NaN."""
     return 1e-4 < float(weight.detach().float().std()) < 10.0
 
 

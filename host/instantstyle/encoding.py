@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...attention.functional.embeddings import Combination, combine_pictures
 from ...attention.references.style import StyleReference
-from ..pictures import Fit, fit_picture, require_picture
+from ..pictures import Fit, check_picture, fit_picture
 from ..thumbnails import thumbnail_of
 from .adapter import LoadedAdapter
-from .vision import encode_crops, encode_nothing, require_encoder
+from .vision import check_encoder, encode_crops, encode_nothing
 
 
 @dataclass(frozen=True, eq=False)
-class Style:
+class EncodedStyle:
     """What a REFERENCE socket carries."""
 
     reference: StyleReference
@@ -38,25 +38,25 @@ def encode_style(
     fit: Fit,
     weights: Sequence[float],
     negative: Tensor | None = None,
-) -> tuple[Style, Tensor]:
+) -> tuple[EncodedStyle, Tensor]:
     """Encodes pictures for `adapter`; also returns them as the encoder saw them, (crops, size, size, 3).
 
     `images` are batches (images, height, width, 3) by the name of their input; `weights` are for all pictures in
     order, or empty. Raises ValueError for the wrong encoder, unusable pictures and a wrong count of weights.
     """
-    require_encoder(encoder, adapter.layout)
+    check_encoder(encoder, adapter.layout)
     if not images:
         raise ValueError("There is no style picture. Connect one to 'picture0', e.g. from Load Image.")
     for name, batch in images.items():
-        require_picture(batch, f"The image at '{name}'")
+        check_picture(batch, f"The image at '{name}'")
     fitted = [_fit(encoder, picture, fit) for batch in images.values() for picture in batch]
-    shares = _checked(weights, len(fitted), combination)
+    counted = _checked_weights(weights, len(fitted), combination)
     is_global = adapter.layout.is_global
     encoded = [encode_crops(encoder, crops, is_global) for crops in fitted]
-    pictures, shares = combine_pictures(encoded, shares, combination)
-    reference = StyleReference(pictures, _negative(encoder, negative, fit, is_global), shares)
+    pictures, counted = combine_pictures(encoded, counted, combination)
+    reference = StyleReference(pictures, _negative(encoder, negative, fit, is_global), counted)
     seen = torch.cat(fitted)
-    return Style(reference, adapter, thumbnail_of(seen)), seen
+    return EncodedStyle(reference, adapter, thumbnail_of(seen)), seen
 
 
 def _fit(encoder: Any, picture: Tensor, fit: Fit) -> Tensor:
@@ -66,12 +66,12 @@ def _fit(encoder: Any, picture: Tensor, fit: Fit) -> Tensor:
 def _negative(encoder: Any, negative: Tensor | None, fit: Fit, is_global: bool) -> Tensor:
     if negative is None:
         return encode_nothing(encoder, is_global)
-    require_picture(negative, "The image at 'negative'")
+    check_picture(negative, "The image at 'negative'")
     crops = torch.cat([_fit(encoder, picture, fit) for picture in negative])
     return encode_crops(encoder, crops, is_global).mean(dim=0, keepdim=True)
 
 
-def _checked(weights: Sequence[float], pictures: int, combination: Combination) -> Sequence[float]:
+def _checked_weights(weights: Sequence[float], pictures: int, combination: Combination) -> Sequence[float]:
     if not weights:
         return [1.0] * pictures
     if len(weights) != pictures:

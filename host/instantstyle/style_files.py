@@ -12,17 +12,17 @@ from ...attention.references.style import StyleReference, Subtraction
 from ..files import STYLES, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
 from ..thumbnails import picture_of
 from .adapter import LoadedAdapter
-from .encoding import Style
+from .encoding import EncodedStyle
 
 FORMAT = "semblance style 1"
 
 
-def thumbnail_picture(style: Style) -> Tensor:
+def thumbnail_picture(style: EncodedStyle) -> Tensor:
     """The thumbnail as an IMAGE, (1, height, width, 3); black where a file has none that can be read."""
     return picture_of(style.thumbnail)
 
 
-def save_style(style: Style, name: str, version: str) -> str:
+def save_style(style: EncodedStyle, name: str, version: str) -> str:
     """Writes a style as one safetensors file in models/semblance/styles and returns the name it got."""
     reference, layout = style.reference, style.adapter.layout
     tensors = {f"picture.{place}": picture.contiguous() for place, picture in enumerate(reference.pictures)}
@@ -32,7 +32,7 @@ def save_style(style: Style, name: str, version: str) -> str:
         "adapter": str(layout),
         "clip_width": layout.clip_width,
         "is_global": layout.is_global,
-        "shares": reference.shares,
+        "shares": reference.weights,  # the name that files of format 1 have for them
         "subtracted": [asdict(subtraction) for subtraction in reference.subtracted],
         "modelspec.thumbnail": style.thumbnail,
     }
@@ -42,7 +42,7 @@ def save_style(style: Style, name: str, version: str) -> str:
     return saved_name(STYLES, path)
 
 
-def load_style(name: str, adapter: LoadedAdapter) -> Style:
+def load_style(name: str, adapter: LoadedAdapter) -> EncodedStyle:
     """Opens a saved style for use with `adapter`.
 
     Raises UnreadableFile for a missing, damaged or foreign file, and ValueError when the style was made for an
@@ -51,7 +51,7 @@ def load_style(name: str, adapter: LoadedAdapter) -> Style:
     tensors, metadata = read_saved(STYLES, find_file(name, STYLES), name, FORMAT)
     try:
         made_for = (json.loads(metadata["clip_width"]), json.loads(metadata["is_global"]))
-        style = Style(_reference(tensors, metadata, *made_for), adapter, metadata["modelspec.thumbnail"])
+        style = EncodedStyle(_reference(tensors, metadata, *made_for), adapter, metadata["modelspec.thumbnail"])
     except (KeyError, TypeError, ValueError) as fault:
         raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the style again.") from fault
     if made_for != (adapter.layout.clip_width, adapter.layout.is_global):
@@ -66,13 +66,13 @@ def _reference(
     tensors: dict[str, Tensor], metadata: dict[str, str], clip_width: int, is_global: bool
 ) -> StyleReference:
     """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
-    shares = [float(share) for share in json.loads(metadata["shares"])]
+    weights = tuple(float(weight) for weight in json.loads(metadata["shares"]))
     subtracted: list[dict[str, Any]] = json.loads(metadata["subtracted"])
-    pictures = tuple(tensors[f"picture.{place}"] for place in range(len(shares)))
+    pictures = tuple(tensors[f"picture.{place}"] for place in range(len(weights)))
     negative = tensors["negative"]
     for tensor in (*pictures, negative):
         if tensor.ndim != (2 if is_global else 3) or tensor.shape[-1] != clip_width or not tensor.isfinite().all():
             raise ValueError(f"its tensors do not fit an adapter that reads {clip_width} channels")
-    if not pictures or min(shares) <= 0 or len(negative) != 1:
+    if not pictures or min(weights) <= 0 or len(negative) != 1:
         raise ValueError("its pictures, their weights and its negative do not fit together")
-    return StyleReference(pictures, negative, tuple(shares), tuple(Subtraction(**entry) for entry in subtracted))
+    return StyleReference(pictures, negative, weights, tuple(Subtraction(**entry) for entry in subtracted))

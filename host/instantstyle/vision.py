@@ -20,13 +20,13 @@ REMEMBERED = 64
 """Crops whose encoding an encoder keeps, the latest ones."""
 
 
-def require_encoder(encoder: Any, layout: AdapterLayout) -> None:
+def check_encoder(encoder: Any, layout: AdapterLayout) -> None:
     """Raises ValueError, naming the right encoder and where it is published, unless `encoder` fits the adapter."""
     is_clip = getattr(encoder, "model_type", "clip_vision_model") == "clip_vision_model"
     width = encoder.config["projection_dim" if layout.is_global else "hidden_size"] if is_clip else 0
     if width == layout.clip_width:
         if layout.is_global:
-            _require_projection(encoder)
+            _check_projection(encoder)
         return
     known = ENCODER_OF_EMBEDDING if layout.is_global else ENCODER_OF_PATCHES
     found = known.get(width)
@@ -76,7 +76,7 @@ def encode_pixels(encoder: Any, pixels: Tensor, is_global: bool) -> Tensor:
     return torch.cat(parts)
 
 
-def _require_projection(encoder: Any) -> None:
+def _check_projection(encoder: Any) -> None:
     """Refuses a file without a projection: ComfyUI leaves that matrix as raw memory, zeros, huge numbers or NaN."""
     deviation = float(encoder.model.visual_projection.weight.detach().float().std())
     if not 1e-4 < deviation < 10.0:

@@ -17,7 +17,7 @@ from .runs import Inversion
 from .trajectory_files import read_trajectory, write_trajectory
 
 
-def made_before(
+def cached_inversion(
     model: Any, pictures: Tensor, settings: object, text: Text, make: Callable[[], Inversion], version: str
 ) -> Inversion:
     """The inversion of `make`, or the one made before of the same pictures, model, text and settings.

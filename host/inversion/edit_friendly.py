@@ -1,67 +1,72 @@
-"""Edit-friendly inversion on the real sampler, and the sampler that replays its noises."""
+"""Edit-friendly inversion on ComfyUI's sampler, and the SAMPLER that replays its noises."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...attention.functional.edit_friendly import ReverseStep, explained, noised_states, replayed, size_at, without_last
+from ...attention.functional.edit_friendly import (
+    Denoise,
+    ReverseStep,
+    ddpm_inversion,
+    ddpm_replay,
+    noised_states,
+    state_scale,
+    with_noiseless_last_step,
+)
 from ...attention.functional.inversion import inversion_timesteps
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..binding.model import map_model
-from ..conditioning import Text, shown_text
-from ..identity import require_family, stamp_of
+from ..conditioning import Text
+from ..identity import INVERT_AGAIN, check_family, stamp_of
 from .runs import (
     Inversion,
+    SamplerCall,
     Start,
-    denoise_at,
+    check_steps,
     noise_levels,
-    require_latents,
-    require_steps,
+    sample_with_text,
     sample_without_noise,
     start_latent,
 )
 
 SEEDS = 2**64
 ROUNDING = 1e-6
-"""What scaling a latent back and forth changes in it, of its greatest value."""
+"""The error of scaling a latent to a LATENT and back, relative to its largest value."""
 
 
-def draw_noises(pictures: Tensor, steps: int, seed: int, numbers: Sequence[int] | None = None) -> Tensor:
+def draw_noises(pictures: Tensor, steps: int, seed: int, indices: Sequence[int] | None = None) -> Tensor:
     """Independent noises (steps, images, channels, height, width) for the levels above the picture, rising.
 
-    Each image draws from a generator of its own, seeded with `seed` plus its number in the batch, so that it gets the
-    same noises whatever stands beside it.
+    Each image has its own generator, seeded with `seed` plus its index in the batch, so that its noises do not depend
+    on the other images. `indices` are those of a larger batch, as in a LATENT's `batch_index`.
     """
 
-    def drawn(number: int) -> Tensor:
-        generator = torch.Generator().manual_seed((seed + number) % SEEDS)
+    def drawn(index: int) -> Tensor:
+        generator = torch.Generator().manual_seed((seed + index) % SEEDS)
         return torch.randn(steps, *pictures.shape[1:], generator=generator)
 
-    return torch.stack([drawn(number) for number in numbers or range(len(pictures))], dim=1)
+    return torch.stack([drawn(index) for index in indices or range(len(pictures))], dim=1)
 
 
 def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, noises: Tensor) -> Inversion:
-    """Inverts clean latents (images, channels, height, width), as VAE Encode gives them, all in one batch.
+    """Inverts clean latents (images, channels, height, width), as from VAE Encode and `picture_latents`, as one batch.
 
-    `noises` (steps, images, channels, height, width) are what the levels are noised with, rising. The model is called
-    once a step. Raises ValueError for a model or a latent that cannot be inverted.
+    `noises`, from `draw_noises`, make the noised states. The model is called once per step. Raises ValueError for a
+    model, a number of steps or a text that cannot be used.
     """
     stamp = stamp_of(model)
-    require_latents(pictures)
-    require_steps(steps)
-    _require_prompts(text, len(pictures))
+    check_steps(steps)
+    _check_prompts(text, len(pictures))
     sigmas = noise_levels(model, inversion_timesteps(steps, "edit-friendly"))
-    explainer = _Explainer(noises)
-    sample_without_noise(model, pictures, sigmas.flip(0), text, comfy.samplers.KSAMPLER(explainer))
-    context, vector = explainer.text
+    inversion = _Inversion(noises)
+    _, (context, vector) = sample_with_text(model, pictures, sigmas.flip(0), text, inversion)
     trajectory = ReferenceTrajectory(
-        latents=torch.stack(explainer.states[::-1]),
+        latents=torch.stack(inversion.states[::-1]),
         sigmas=tuple(sigmas.tolist()),
         steps=steps,
         convention="edit-friendly",
@@ -69,25 +74,25 @@ def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, n
         context=context,
         vector=vector,
         guidance=text.guidance,
-        noises=without_last(torch.stack(explainer.noises[::-1])),
+        noises=with_noiseless_last_step(torch.stack(inversion.noises[::-1])),
     )
     return Inversion(trajectory, start_after(model, trajectory).latent)
 
 
 def start_after(model: Any, trajectory: ReferenceTrajectory, skip: int = 0) -> Start:
-    """Where a replay that leaves out the first `skip` steps starts, and over which ladder it goes."""
-    place = trajectory.steps - skip
-    sigmas = torch.tensor(trajectory.sigmas[: place + 1]).flip(0)
-    return Start(start_latent(model, trajectory.latents[place], trajectory.sigmas[place]), sigmas)
+    """The start of a replay that leaves out the first `skip` steps, from 0 to the trajectory's steps less 1."""
+    top = trajectory.steps - skip
+    sigmas = torch.tensor(trajectory.sigmas[: top + 1]).flip(0)
+    return Start(start_latent(model, trajectory.latents[top], trajectory.sigmas[top]), sigmas)
 
 
 def replay_sampler(trajectory: ReferenceTrajectory) -> comfy.samplers.KSAMPLER:
-    """A SAMPLER that takes at each step the noise of the trajectory; with its own text it leads to its pictures."""
+    """A SAMPLER that takes the noises of the trajectory. With the text of the inversion it gives its pictures."""
     return comfy.samplers.KSAMPLER(sample_replay, extra_options={"trajectory": trajectory})
 
 
 def replay(model: Any, trajectory: ReferenceTrajectory, text: Text, skip: int = 0) -> Tensor:
-    """The pictures sampled with the noises of the trajectory, as clean latents for VAE Decode."""
+    """The pictures sampled with the noises of the trajectory, as latents for VAE Decode."""
     start = start_after(model, trajectory, skip)
     return sample_without_noise(model, start.latent, start.sigmas, text, replay_sampler(trajectory))
 
@@ -101,49 +106,44 @@ def sample_replay(
     disable: Any,
     trajectory: ReferenceTrajectory,
 ) -> Tensor:
-    """A sampler function: DDPM with the noises of the trajectory. Its last state is the picture itself."""
+    """A sampler function of ComfyUI: DDPM with the noises of the trajectory. Its last state is the picture itself.
+
+    Raises ValueError for a run that these noises do not belong to.
+    """
     if len(sigmas) < 2:
         return x
     noises = _noises_for(model, x, extra_args, trajectory)
     top, bottom = _span(trajectory, sigmas.tolist())
     noises = noises[bottom:top].repeat(1, len(x) // trajectory.images, 1, 1, 1).to(x)
     ladder = trajectory.sigmas[bottom : top + 1]
-    x = _recorded(trajectory.latents[top].to(x), x / size_at(ladder[-1]))
-    for place, step in enumerate(replayed(x, noises, ladder, partial(_denoised, model, extra_args))):
+    x = _recorded(trajectory.latents[top].to(x), x / state_scale(ladder[-1]))
+    call = SamplerCall(model, extra_args, callback)
+    for index, step in enumerate(ddpm_replay(x, noises, ladder, _denoiser(call))):
         x = step.state
-        _announce(callback, place, step)
-    return x * size_at(ladder[0]) if bottom else x
+        _report(call, index, step)
+    return x * state_scale(ladder[0]) if bottom else x
 
 
-class _Explainer:
-    """A sampler function that starts on a clean picture and keeps its noised states and the noise of every step."""
+class _Inversion:
+    """Steps down from noised states of the picture that keep each state, and the noise of each step. On the CPU."""
 
-    def __init__(self, noises: Tensor) -> None:
+    def __init__(self, drawn: Tensor) -> None:
         self.states: list[Tensor] = []
         self.noises: list[Tensor] = []
-        self._drawn = noises
-        self._text: tuple[Tensor, Tensor | None] | None = None
+        self._drawn = drawn
 
-    @property
-    def text(self) -> tuple[Tensor, Tensor | None]:
-        assert self._text is not None
-        return self._text
-
-    def __call__(
-        self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: Any
-    ) -> Tensor:
-        self._text = shown_text(model.inner_model, len(x))
-        ladder: list[float] = sigmas.flip(0).tolist()
+    def __call__(self, call: SamplerCall, x: Tensor, levels: list[float]) -> Tensor:
+        ladder = levels[::-1]
         states = noised_states(x, self._drawn.to(x), ladder)
         self.states.append(states[-1].cpu())
-        for place, step in enumerate(explained(states, ladder, partial(_denoised, model, extra_args))):
+        for index, step in enumerate(ddpm_inversion(states, ladder, _denoiser(call))):
             self.states.append(step.state.cpu())
             self.noises.append(step.noise.cpu())
-            _announce(callback, place, step)
+            _report(call, index, step)
         return x
 
 
-def _require_prompts(text: Text, pictures: int) -> None:
+def _check_prompts(text: Text, pictures: int) -> None:
     for prompts, _ in text.positive:
         if len(prompts) not in (1, pictures):
             raise ValueError(
@@ -152,35 +152,33 @@ def _require_prompts(text: Text, pictures: int) -> None:
             )
 
 
-def _announce(callback: Callable[[dict[str, Any]], None] | None, place: int, step: ReverseStep) -> None:
-    """Progress and preview."""
-    if callback is not None:
-        x, sigma = step.state * size_at(step.target), step.sigma
-        callback({"x": x, "i": place, "sigma": sigma, "sigma_hat": sigma, "denoised": step.denoised})
+def _report(call: SamplerCall, index: int, step: ReverseStep) -> None:
+    call.report(index, step.sigma, step.state * state_scale(step.target), step.denoised)
 
 
-def _denoised(model: Callable[..., Tensor], extra_args: dict[str, Any], x: Tensor, sigma: float) -> Tensor:
-    return denoise_at(model, extra_args, x * size_at(sigma), sigma)
+def _denoiser(call: SamplerCall) -> Denoise:
+    """The model for states scaled as UNet inputs."""
+    return lambda state, sigma: call.denoise(state * state_scale(sigma), sigma)
 
 
 def _recorded(latent: Tensor, x: Tensor) -> Tensor:
-    """The start of a replay: the trajectory's own latent, where a sampler node brings that.
+    """The trajectory's own latent in place of `x`, if `x` is that latent rounded by the scales of LATENT and sampler.
 
-    It comes rounded by the scales of LATENT and sampler, and a replay with the text of the inversion holds to the bit
-    where it starts so; the least rounding grows with every step.
+    A replay with the text of the inversion is bitwise equal only from the exact latent; rounding grows with every step.
     """
     own = latent.repeat(len(x) // len(latent), 1, 1, 1)
     return own if (own - x).abs().max() <= ROUNDING * own.abs().max() else x
 
 
 def _noises_for(model: Any, x: Tensor, extra_args: dict[str, Any], trajectory: ReferenceTrajectory) -> Tensor:
-    """The noises of the trajectory; a run that they do not belong to is refused with a ValueError."""
+    """The noises of the trajectory. Raises ValueError for a run that they do not belong to."""
     if trajectory.noises is None:
         raise ValueError(
             f"This trajectory ({trajectory.convention}) holds no noises to replay. Invert the picture with Invert "
             "Image (edit-friendly)."
         )
-    require_family(trajectory, map_model(model.inner_model.model_patcher).name, "trajectory")
+    family = map_model(model.inner_model.model_patcher).name
+    check_family(trajectory.stamp, family, "The trajectory was made", INVERT_AGAIN)
     if model.noise.any():
         raise ValueError(
             "The sampler node adds fresh noise, but this sampler brings the picture's own. Turn add_noise off, or "
@@ -202,11 +200,11 @@ def _noises_for(model: Any, x: Tensor, extra_args: dict[str, Any], trajectory: R
 
 
 def _span(trajectory: ReferenceTrajectory, falling: Sequence[float]) -> tuple[int, int]:
-    """The first and the last point of the trajectory's ladder that a run passes, which leaves out none between."""
-    places = [trajectory.place(sigma) for sigma in falling]
-    if places != list(range(places[0], places[-1] - 1, -1)):
+    """The indices of the first and last point of a run. Raises ValueError if it leaves out points between them."""
+    indices = [trajectory.index(sigma) for sigma in falling]
+    if indices != list(range(indices[0], indices[-1] - 1, -1)):
         raise ValueError(
             f"The sampler leaves out points of the trajectory's {trajectory.steps} steps, so their noises cannot be "
             "replayed. Connect the SIGMAS of Invert Image (edit-friendly)."
         )
-    return places[0], places[-1]
+    return indices[0], indices[-1]

@@ -1,4 +1,4 @@
-"""What every inversion shares: runs of the sampler without added noise, and what they may start from."""
+"""What all inversions share: runs of ComfyUI's sampler without added noise, and what they start from."""
 
 from __future__ import annotations
 
@@ -15,69 +15,93 @@ import torch
 from torch import Tensor
 
 from ...attention.references.trajectory import ReferenceTrajectory
-from ..conditioning import Text
+from ..conditioning import Text, shown_text
 
 MOST_STEPS = 500
 
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A trajectory with what a sampler needs to come back from its end."""
+    """A trajectory, and the noise to sample it back from."""
 
     trajectory: ReferenceTrajectory
     noise: Tensor
-    """The noisy end as a sampler node takes it, without adding noise: (images, channels, height, width)."""
+    """(images, channels, height, width), a LATENT for a sampler node that adds no noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What the sampler is given: latents that need no added noise, and the ladder."""
+    """The input of a sampler that adds no noise."""
 
-    latent: Tensor
-    sigmas: Tensor
+    latent: Tensor  # (images, channels, height, width)
+    sigmas: Tensor  # (steps + 1,), falling
 
 
 def noise_levels(model: Any, timesteps: Sequence[int]) -> Tensor:
-    """The noise levels of the training's timesteps, float32 on the CPU."""
+    """The noise levels (sigmas) of training timesteps 0 to 999, float32 on the CPU."""
     return model.get_model_object("model_sampling").sigmas.float().cpu()[list(timesteps)]
 
 
 def start_latent(model: Any, latent: Tensor, sigma: float) -> Tensor:
-    """A latent as the UNet is fed it, made one for a sampler node that starts at `sigma` and adds no noise."""
+    """A latent at level `sigma`, scaled as a UNet input, as LATENT for a sampler node that adds no noise."""
     return model.model.process_latent_out(latent * math.sqrt(1 + sigma**2))
 
 
-def require_latents(latents: Tensor) -> None:
-    """Refuses latents that no inversion can start from, with a ValueError."""
-    if latents.ndim != 4 or 0 in latents.shape:
-        raise ValueError(
-            f"The latent has shape {tuple(latents.shape)}; expected (images, channels, height, width), none of them 0. "
-            "Connect a VAE Encode node."
-        )
-    if not torch.isfinite(latents).all():
-        raise ValueError(
-            "The latent holds values that are not numbers (NaN or infinite). The VAE may have overflowed in fp16; "
-            "encode with --fp32-vae."
-        )
-    if not latents.any():
-        raise ValueError(
-            "The latent is empty (all zeros): there is no picture to invert. Connect VAE Encode, not Empty Latent."
-        )
-
-
-def require_steps(steps: int) -> None:
-    """Refuses a number of steps that no ladder can be made of, with a ValueError."""
+def check_steps(steps: int) -> None:
+    """Raises ValueError unless `steps` is from 2 to MOST_STEPS."""
     if not 1 < steps <= MOST_STEPS:
         raise ValueError(f"{steps} steps cannot be inverted; choose a number from 2 to {MOST_STEPS}, such as 50.")
 
 
-def denoise_at(model: Callable[..., Tensor], extra_args: dict[str, Any], x: Tensor, sigma: float) -> Tensor:
-    """What the guider, called from a sampler function, takes `x` on the level `sigma` for."""
-    return model(x, x.new_full((len(x),), sigma), **extra_args)
+@dataclass(frozen=True, eq=False)
+class SamplerCall:
+    """What ComfyUI passes to a sampler function besides the latent and the noise levels."""
+
+    model: Any
+    extra_args: dict[str, Any]
+    callback: Callable[[dict[str, Any]], None] | None
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """The clean latent that the guider predicts for `x`, in ComfyUI's scale, at noise level `sigma`."""
+        return self.model(x, x.new_full((len(x),), sigma), **self.extra_args)
+
+    def report(self, index: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
+        """Progress and preview of the step with this index, which started at `sigma` and led to `x`."""
+        if self.callback is not None:
+            self.callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+
+
+Walk = Callable[[SamplerCall, Tensor, list[float]], Tensor]
+"""A sampler as (call, x, noise levels) -> x at the last level."""
+
+
+def walk_sampler(walk: Walk) -> comfy.samplers.KSAMPLER:
+    """The SAMPLER that takes the steps of `walk`."""
+
+    def sample(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: Any
+    ) -> Tensor:
+        return walk(SamplerCall(model, extra_args, callback), x, sigmas.tolist())
+
+    return comfy.samplers.KSAMPLER(sample)
+
+
+def sample_with_text(
+    model: Any, latent: Tensor, sigmas: Tensor, text: Text, walk: Walk
+) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+    """Like `sample_without_noise`, with the steps of `walk`; also returns the `shown_text` of the run."""
+    shown: list[tuple[Tensor, Tensor | None]] = []
+
+    def recorded(call: SamplerCall, x: Tensor, levels: list[float]) -> Tensor:
+        shown.append(shown_text(call.model.inner_model, len(x)))
+        return walk(call, x, levels)
+
+    end = sample_without_noise(model, latent, sigmas, text, walk_sampler(recorded))
+    return end, shown[-1]
 
 
 def sample_without_noise(model: Any, latent: Tensor, sigmas: Tensor, text: Text, sampler: Any) -> Tensor:
-    """A run of `sampler` from `latent` without added noise, through ComfyUI's guider, progress and preview."""
+    """The LATENT to which `sampler` leads from `latent`, with ComfyUI's guider, progress bar and preview."""
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(text.positive, text.negative)
     guider.set_cfg(text.guidance)

@@ -1,4 +1,4 @@
-"""Where StyleID starts from, over which ladder, and whether two trajectories belong together on a MODEL."""
+"""StyleID's starting latent and noise levels, and the check that two trajectories fit each other and the MODEL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ...attention.functional.statistics import adain
 from ...attention.references.trajectory import ReferenceTrajectory
-from ..identity import require_family, stamp_of
+from ..identity import INVERT_AGAIN, check_model, stamp_of
 from .ddim import sampling_sigmas
 from .runs import Start, start_latent
 
@@ -22,15 +22,15 @@ def start_of(
     mode: StartMode,
     adain_strength: float = 1.0,
 ) -> Start:
-    """The content's noisy end with the style's statistics, and the ladder down from it.
+    """The content's noisy end with the style's statistics (AdaIN), and the falling noise levels from there.
 
-    `exact` starts on the highest level that is sampled. `official` does what the authors' LDM code does: it leaves
-    out the first step and feeds the latent of the level above the ladder as if it were one of the second. On
-    trajectories of the `ddim` convention, which the authors' diffusers code follows, both are the same.
+    `exact` starts at the highest level that is sampled. `official` follows the authors' LDM code: it skips the first
+    step and takes the latent from above the ladder as if it belonged to the second level. For trajectories of the
+    `ddim` convention, which the authors' diffusers code follows, the two are equal. `adain_strength` is from 0 to 1.
     """
     official = mode == "official" and content.convention == "styleid"
     sigmas = sampling_sigmas(model, content, skip=1 if official else 0)
-    # The point after the highest that is sampled: 999 where the number of steps divides 1000.
+    # The point above the highest that is sampled: timestep 999 if the number of steps divides 1000.
     level = content.sigmas[content.steps] if official else sigmas[0].item()
     noise = content.at(level)
     if adain_strength:
@@ -39,22 +39,11 @@ def start_of(
     return Start(start_latent(model, noise.expand(images, -1, -1, -1), sigmas[0].item()), sigmas)
 
 
-def require_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory) -> None:
-    """Refuses trajectories that do not fit each other or the MODEL, with a ValueError that says what differs."""
-    stamp = stamp_of(model)
+def check_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory) -> None:
+    """Raises ValueError, saying what differs, if the trajectories do not fit each other or the MODEL."""
+    here = stamp_of(model)
     for name, trajectory in (("content", content), ("style", style)):
-        found = trajectory.stamp
-        require_family(trajectory, stamp.family, f"{name} trajectory")
-        if found.prediction != stamp.prediction:
-            raise ValueError(
-                f"The {name} trajectory was made with a model that predicts {found.prediction}, but this one predicts "
-                f"{stamp.prediction}. Invert the picture with the model you sample with."
-            )
-        if found.weights != stamp.weights:
-            raise ValueError(
-                f"The {name} trajectory was made with another {stamp.family} model. Invert the picture with the model "
-                "you sample with; a LoRA may be added afterwards."
-            )
+        check_model(trajectory.stamp, here, f"The {name} trajectory was made", INVERT_AGAIN)
         if trajectory.noises is not None:
             raise ValueError(
                 f"The {name} was inverted by Invert Image (edit-friendly), whose states lie on no common path: sampled "

@@ -12,6 +12,7 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from ...attention.families import CONSISTORY
 from ...attention.methods.consistory.method import ConsiStory
 from ...attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepRange
 from ...attention.subjects.words import SubjectWords
@@ -59,7 +60,7 @@ class StorySettings:
     def on(self, model: Any) -> Any:
         """A clone of MODEL with this story on it."""
         settings = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return add_patch(model, ConsiStory(blocks=map_model(model).family.consistory, **settings))
+        return add_patch(model, ConsiStory(blocks=map_model(model).family.choice(CONSISTORY), **settings))
 
 
 QUIET_SAMPLERS = frozenset(
@@ -108,7 +109,7 @@ class SamplerSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Sitting:
+class AnchorRun:
     """All that an ordinary sampler is given to make the anchors."""
 
     settings: SamplerSettings
@@ -124,7 +125,7 @@ class Sitting:
     @classmethod
     def of_latent(
         cls, settings: SamplerSettings, positive: Conditioning, negative: Conditioning, latent: Mapping[str, Any]
-    ) -> Sitting:
+    ) -> AnchorRun:
         latents: Tensor = latent["samples"]
         numbers, mask = latent.get("batch_index"), latent.get("noise_mask")
         return cls(settings, positive, negative, latents, len(latents), numbers, mask)

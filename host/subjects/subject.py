@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ...attention.families import CONSISTORY
 from ...attention.methods.consistory.applied import applied_subject
 from ...attention.methods.consistory.method import ConsiStory
 from ...attention.methods.consistory.recorded_anchors import RecordedAnchors
@@ -15,9 +16,9 @@ from ...attention.references.trajectory import ModelStamp
 from ...attention.subjects.recording import RecordedSubject, SubjectRecorder
 from ...attention.subjects.words import SubjectWords
 from ..binding.model import add_patch, exchange_patch, map_model, patches_on
-from ..identity import require_model, subject_stamp
+from ..identity import check_model, subject_stamp
 from ..thumbnails import thumbnail_of
-from .recipe import SamplerSettings, Sitting, StorySettings, sampler_names, scheduler_names
+from .recipe import AnchorRun, SamplerSettings, StorySettings, sampler_names, scheduler_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,46 +31,46 @@ class Subject:
     stamp: ModelStamp
     thumbnail: str = ""
     """A JPEG picture as a data URL, or an empty text."""
-    sitting: Sitting | None = None
+    anchor_run: AnchorRun | None = None
     """How to make the anchors again; None where that was not kept, or cannot be."""
 
     def __repr__(self) -> str:
         return f"{', '.join(self.story.words.subjects)}: {self.recorded!r}, {self.stamp.family}; {self.sampler}"
 
 
-def record_subject(model: Any, sitting: Sitting, vae: Any = None) -> tuple[Tensor, Subject]:
+def record_subject(model: Any, anchor_run: AnchorRun, vae: Any = None) -> tuple[Tensor, Subject]:
     """Samples a story and records its anchors: the latents of all its images, and the subject.
 
     Raises ValueError where there is no story on the MODEL, or nothing of a subject was seen.
     """
     story = story_on(model)
     stamp = subject_stamp(model)
-    latents, recorded = record(model, sitting.sample)
+    latents, recorded = record(model, anchor_run.sample)
     anchors = recorded.anchors
     pictures = None if vae is None else vae.decode(latents[:anchors])
     return latents, Subject(
         recorded,
         StorySettings.of(story).of_first(anchors),
-        sitting.settings,
+        anchor_run.settings,
         stamp,
         "" if pictures is None else thumbnail_of(pictures),
-        sitting if story.masks is None and story.pictures is None else None,
+        anchor_run if story.masks is None and story.pictures is None else None,
     )
 
 
-def recreate_subject(model: Any, story: StorySettings, sitting: Sitting, thumbnail: str) -> Subject:
+def recreate_subject(model: Any, story: StorySettings, anchor_run: AnchorRun, thumbnail: str) -> Subject:
     """Makes the anchors of a recipe again. MODEL carries no story yet.
 
     Raises ValueError for a sampler or scheduler that another pack brought: ComfyUI would take its first in their place.
     """
-    settings = sitting.settings
+    settings = anchor_run.settings
     for name, known in ((settings.sampler, sampler_names()), (settings.scheduler, scheduler_names())):
         if name not in known:
             raise ValueError(
                 f"The anchors of this recipe were sampled with '{name}', which is not known here. Install the node "
                 "pack that brings it, or record the subject anew."
             )
-    return replace(record_subject(story.on(model), sitting)[1], thumbnail=thumbnail)
+    return replace(record_subject(story.on(model), anchor_run)[1], thumbnail=thumbnail)
 
 
 def apply_subject(
@@ -79,11 +80,11 @@ def apply_subject(
 
     Raises ValueError for another model than the subject's, and where there are no features to copy.
     """
-    require_model(subject.stamp, model)
+    check_recorded_with(subject.stamp, model)
     made = subject.story
     patch = applied_subject(
         words,
-        map_model(model).family.consistory,
+        map_model(model).family.choice(CONSISTORY),
         subject.recorded,
         replace(made.injection, strength=injection),
         sharing=replace(made.sharing, strength=sharing),
@@ -92,6 +93,15 @@ def apply_subject(
         fast=made.fast,
     )
     return add_patch(model, patch)
+
+
+def check_recorded_with(stamp: ModelStamp, model: Any) -> None:
+    """Raises ValueError if a subject with this stamp was recorded with another model. A LoRA does not count."""
+    remedy = (
+        "Load the model that it was recorded with, with the same ModelSampling node if there was one, or record the "
+        "subject anew; a LoRA may be added to either."
+    )
+    check_model(stamp, subject_stamp(model), "The subject was recorded", remedy)
 
 
 Sampled = TypeVar("Sampled")

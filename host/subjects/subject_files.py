@@ -16,9 +16,8 @@ from ...attention.references.trajectory import ModelStamp
 from ...attention.subjects.recording import RecordedFeatures, RecordedStates, RecordedSubject
 from ..conditioning import Conditioning
 from ..files import SUBJECTS, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
-from ..identity import require_model
-from .recipe import SamplerSettings, Sitting, StorySettings, read_settings
-from .subject import Subject, recreate_subject
+from .recipe import AnchorRun, SamplerSettings, StorySettings, read_settings
+from .subject import Subject, check_recorded_with, recreate_subject
 
 FORMAT = "semblance.subject.1"
 Form = Literal["everything", "without injection", "recipe"]
@@ -80,12 +79,12 @@ def load_subject(name: str, model: Any = None) -> Subject:
         sampler = read_settings(SamplerSettings, json.loads(metadata["sampler"]))
         thumbnail = metadata["modelspec.thumbnail"]
         recipe = metadata["form"] == "recipe"
-        sitting = _sitting(tensors, metadata, sampler) if recipe else None
+        anchor_run = _anchor_run(tensors, metadata, sampler) if recipe else None
         recorded = None if recipe else _recorded(tensors, metadata)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as fault:
         raise UnreadableFile(f"'{name}' is damaged ({fault}). Save the subject again.") from fault
     if model is not None:
-        require_model(stamp, model)
+        check_recorded_with(stamp, model)
     if recorded is not None:
         return Subject(recorded, story, sampler, stamp, thumbnail)
     if model is None:
@@ -93,8 +92,8 @@ def load_subject(name: str, model: Any = None) -> Subject:
             f"'{name}' is a recipe, from which the anchors are made again. Connect the {stamp.family} model that the "
             "subject was recorded with to Load Subject."
         )
-    assert sitting is not None
-    return recreate_subject(model, story, sitting, thumbnail)
+    assert anchor_run is not None
+    return recreate_subject(model, story, anchor_run, thumbnail)
 
 
 def sizes(subject: Subject) -> str:
@@ -112,14 +111,14 @@ def sizes(subject: Subject) -> str:
 
 def recipe_hindrance(subject: Subject) -> str:
     """What a recipe could not hold of how the anchors were made, or nothing."""
-    sitting = subject.sitting
-    if sitting is None:
+    anchor_run = subject.anchor_run
+    if anchor_run is None:
         return "it was loaded from a file, or masks or inverted pictures were connected to ConsiStory"
-    if sitting.noise_mask is not None:
+    if anchor_run.noise_mask is not None:
         return "the latent carries a noise mask"
-    if len(sitting.latents) > subject.recorded.anchors and not subject.sampler.is_quiet:
+    if len(anchor_run.latents) > subject.recorded.anchors and not subject.sampler.is_quiet:
         return f"{subject.sampler.sampler} draws noise on its way, other noise where the further scenes are missing"
-    for conditioning in (sitting.positive, sitting.negative):
+    for conditioning in (anchor_run.positive, anchor_run.negative):
         if len(conditioning) != 1:
             return "a prompt is made of several (Conditioning (Combine))"
         foreign = [key for key, entry in conditioning[0][1].items() if key != POOLED and not isinstance(entry, PLAIN)]
@@ -180,30 +179,30 @@ def _recorded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Rec
 
 def _recipe(subject: Subject) -> Described:
     why = recipe_hindrance(subject)
-    sitting = subject.sitting
-    if why or sitting is None:
+    anchor_run = subject.anchor_run
+    if why or anchor_run is None:
         raise ValueError(f"This subject cannot be saved as a recipe: {why}. Save what was recorded instead.")
     anchors = subject.recorded.anchors
     tensors: dict[str, Tensor] = {}
     extras: dict[str, dict[str, Any]] = {}
-    for name, [[context, more]] in zip(TEXTS, (sitting.positive, sitting.negative), strict=True):
+    for name, [[context, more]] in zip(TEXTS, (anchor_run.positive, anchor_run.negative), strict=True):
         # Copies, without the memory of the other scenes.
         tensors[name] = context[:anchors].clone()
         if isinstance(more.get(POOLED), Tensor):
             tensors[f"{name}.pooled"] = more[POOLED][:anchors].clone()
         extras[name] = {key: entry for key, entry in more.items() if key != POOLED}
-    if sitting.latents.any():
-        tensors["latents"] = sitting.latents[:anchors].clone()
+    if anchor_run.latents.any():
+        tensors["latents"] = anchor_run.latents[:anchors].clone()
     described = {
         "extras": extras,
-        "shape": [anchors, *sitting.latents.shape[1:]],
-        "batch": sitting.batch,
-        "numbers": None if sitting.numbers is None else [int(number) for number in sitting.numbers],
+        "shape": [anchors, *anchor_run.latents.shape[1:]],
+        "batch": anchor_run.batch,
+        "numbers": None if anchor_run.numbers is None else [int(number) for number in anchor_run.numbers],
     }
     return tensors, described, 0.0
 
 
-def _sitting(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], settings: SamplerSettings) -> Sitting:
+def _anchor_run(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], settings: SamplerSettings) -> AnchorRun:
     """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
     extras = json.loads(metadata["extras"])
 
@@ -221,7 +220,7 @@ def _sitting(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], setting
     if numbers is not None and not (isinstance(numbers, list) and all(type(number) is int for number in numbers)):
         raise TypeError(f"its numbers are {numbers!r}")
     positive, negative = (text(name) for name in TEXTS)
-    return Sitting(settings, positive, negative, latents, batch, numbers)
+    return AnchorRun(settings, positive, negative, latents, batch, numbers)
 
 
 def _name(site: AttentionSite) -> str:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from semblance.host.pictures import FITS, Fit, fit_picture, require_picture
+from semblance.host.pictures import FITS, Fit, check_picture, fit_picture
 
 RED, GREEN, BLUE = (torch.tensor(colour) for colour in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 GROUND = (0.2, 0.4, 0.6)
@@ -86,7 +86,7 @@ def test_any_shape_becomes_squares_in_range(fit: Fit, height: int, width: int) -
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_pictures_of_other_precisions_are_read(dtype: torch.dtype) -> None:
     picture = stripes().to(dtype)
-    require_picture(picture.unsqueeze(0), "The image")
+    check_picture(picture.unsqueeze(0), "The image")
     assert torch.equal(fit_picture(picture, SIZE, "tile", GROUND), fit_picture(stripes(), SIZE, "tile", GROUND))
 
 
@@ -101,19 +101,19 @@ def test_picture_is_not_changed_in_place() -> None:
 @pytest.mark.parametrize("shape", [(0, 64, 64, 3), (1, 0, 64, 3), (1, 64, 0, 3), (64, 64, 3), (1, 64, 64, 0)])
 def test_no_picture_is_refused_with_its_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"The image at 'picture0' holds no picture.*shape is \(.*Connect an image"):
-        require_picture(torch.zeros(shape), "The image at 'picture0'")
+        check_picture(torch.zeros(shape), "The image at 'picture0'")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_other_channels_are_refused_with_what_to_do(channels: int) -> None:
     with pytest.raises(ValueError, match=f"has {channels} channels; expected 3 .*convert it to RGB"):
-        require_picture(torch.zeros(1, 64, 64, channels), "The image")
+        check_picture(torch.zeros(1, 64, 64, channels), "The image")
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (15, 300), (300, 15)])
 def test_tiny_pictures_are_refused_with_their_size(height: int, width: int) -> None:
     with pytest.raises(ValueError, match=f"is {width}x{height} pixels, too small.*at least 16x16.*Choose a larger"):
-        require_picture(torch.zeros(1, height, width, 3), "The image")
+        check_picture(torch.zeros(1, height, width, 3), "The image")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -121,4 +121,4 @@ def test_pixels_that_are_no_numbers_are_refused(value: float) -> None:
     picture = noise(32, 32).unsqueeze(0)
     picture[0, 5, 5, 1] = value
     with pytest.raises(ValueError, match="not numbers .*Check the node that made it"):
-        require_picture(picture, "The image")
+        check_picture(picture, "The image")

@@ -22,7 +22,7 @@ from semblance.attention.references.style import StyleReference
 from semblance.harness.server import ComfyUIServer, Prompt, PromptFailed
 from semblance.host.binding.model import map_model
 from semblance.host.instantstyle.adapter import LoadedAdapter
-from semblance.host.instantstyle.encoding import Style
+from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.nodes.inspect import ShowPatches
 from semblance.nodes.load import LoadAdapter, LoadTextTower
 from semblance.nodes.reference import LoadReference, SaveReference, SubtractContent
@@ -212,12 +212,12 @@ def real_model(kind: str) -> Any:
     return SimpleNamespace(model=base(config, device=torch.device("meta")))
 
 
-def style_for(kind: str, name: str) -> Style:
+def style_for(kind: str, name: str) -> EncodedStyle:
     """A REFERENCE for an adapter of the real widths."""
     real = map_model(real_model(kind))
     widths = {number: width for number, width in zip(range(1, 999, 2), file_order(real), strict=False)}
     adapter = LoadedAdapter(name, AdapterLayout("base", 4, 1024, real.text_width, widths), None)
-    return Style(StyleReference((torch.zeros(1, 1024),), torch.zeros(1, 1024), (1.0,)), adapter, "")
+    return EncodedStyle(StyleReference((torch.zeros(1, 1024),), torch.zeros(1, 1024), (1.0,)), adapter, "")
 
 
 def file_order(real: Any) -> list[int]:
@@ -336,7 +336,7 @@ def test_bad_weights_are_refused(models: Path, weights: str, combine: str, sente
 
 
 @pytest.fixture
-def style(models: Path) -> Style:
+def style(models: Path) -> EncodedStyle:
     return encode(load_adapter(models), make_clip_vision("h"), picture(1))
 
 
@@ -355,7 +355,7 @@ def style(models: Path) -> Style:
         ({"mask": torch.ones(1, 0, 64)}, "none of them 0"),
     ],
 )
-def test_bad_setting_is_refused(style: Style, settings: dict[str, Any], sentence: str) -> None:
+def test_bad_setting_is_refused(style: EncodedStyle, settings: dict[str, Any], sentence: str) -> None:
     assert_matches(refusal(lambda: styled(make_unet("sd15"), style, **settings)), sentence)
 
 
@@ -373,7 +373,7 @@ def test_bad_setting_is_refused(style: Style, settings: dict[str, Any], sentence
         ("output.3=1=2", "'1=2' is not a number"),
     ],
 )
-def test_bad_block_weights_are_refused(style: Style, weights: str, sentence: str) -> None:
+def test_bad_block_weights_are_refused(style: EncodedStyle, weights: str, sentence: str) -> None:
     blocks = {"blocks": "custom", "weights": weights}
     assert_matches(refusal(lambda: styled(make_unet("sd15"), style, blocks=blocks)), sentence)
 
@@ -400,7 +400,7 @@ def test_wrong_block_of_sdxl_lists_sdxls_blocks(models: Path) -> None:
         ("0:1:2", "'1:2' is not a number .the weight."),
     ],
 )
-def test_bad_curve_points_are_refused(style: Style, points: str, sentence: str) -> None:
+def test_bad_curve_points_are_refused(style: EncodedStyle, points: str, sentence: str) -> None:
     curve = {"curve": "custom", "points": points}
     assert_matches(refusal(lambda: styled(make_unet("sd15"), style, curve=curve)), sentence)
 
@@ -409,12 +409,12 @@ def test_bad_curve_points_are_refused(style: Style, points: str, sentence: str) 
 
 
 @pytest.mark.parametrize("text", ["", "  \n ", "( :1.0)"])
-def test_empty_content_words_are_refused(style: Style, text: str) -> None:
+def test_empty_content_words_are_refused(style: EncodedStyle, text: str) -> None:
     message = refusal(lambda: run(SubtractContent, style, make_clip("sd2"), text, 0.5))
     assert_matches(message, "There are no content words to subtract. Write what the reference shows, e.g. a rabbit")
 
 
-def test_content_words_too_long_are_refused(style: Style) -> None:
+def test_content_words_too_long_are_refused(style: EncodedStyle) -> None:
     message = refusal(lambda: run(SubtractContent, style, make_clip("sd2"), "a rabbit " * 60, 0.5))
     assert_matches(message, "'a rabbit .* are too long: CLIP reads 75 tokens. Name the content briefly")
 
@@ -427,12 +427,12 @@ def test_content_words_are_refused_for_patch_adapters(models: Path, variant: str
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
-def test_text_encoder_of_another_space_is_refused(style: Style, kind: str) -> None:
+def test_text_encoder_of_another_space_is_refused(style: EncodedStyle, kind: str) -> None:
     message = refusal(lambda: run(SubtractContent, style, make_clip(kind), "a rabbit", 0.5))
     assert_matches(message, "64-wide.*but the text encoder connected .clip_[lg]. is .*cannot be compared")
 
 
-def test_strength_of_words_that_is_no_number_is_refused(style: Style) -> None:
+def test_strength_of_words_that_is_no_number_is_refused(style: EncodedStyle) -> None:
     message = refusal(lambda: run(SubtractContent, style, make_clip("sd2"), "a rabbit", NAN))
     assert_matches(message, "The strength is nan")
 
@@ -468,7 +468,7 @@ def flux() -> Any:
 
 
 @pytest.mark.parametrize("make", [ssd_1b, sdxs, flux])
-def test_model_of_another_family_is_refused_where_it_is_patched(style: Style, make: Any) -> None:
+def test_model_of_another_family_is_refused_where_it_is_patched(style: EncodedStyle, make: Any) -> None:
     model = stranger(make)
     message = refusal(lambda: styled(model, style))
     kind = type(model.model).__name__
@@ -596,7 +596,7 @@ def test_file_put_into_the_folder_is_offered_without_a_restart(server: ComfyUISe
 # Styles
 
 
-def test_style_made_for_another_adapter_is_refused_at_the_node(models: Path, style: Style) -> None:
+def test_style_made_for_another_adapter_is_refused_at_the_node(models: Path, style: EncodedStyle) -> None:
     name = run(SaveReference, style, "ink")[0]
     other = load_adapter(models, variant="plus")
     message = refusal(lambda: run(LoadReference, other, name))
@@ -606,11 +606,11 @@ def test_style_made_for_another_adapter_is_refused_at_the_node(models: Path, sty
 
 
 @pytest.mark.parametrize("name", ["../ink", "/tmp/ink", "C:\\ink", ""])
-def test_style_name_that_leads_elsewhere_is_refused_at_the_node(style: Style, name: str) -> None:
+def test_style_name_that_leads_elsewhere_is_refused_at_the_node(style: EncodedStyle, name: str) -> None:
     assert_matches(refusal(lambda: run(SaveReference, style, name)), "is not a name for a style. Use letters, digits")
 
 
-def test_refused_styling_leaves_the_model_as_it_was(style: Style) -> None:
+def test_refused_styling_leaves_the_model_as_it_was(style: EncodedStyle) -> None:
     model = make_unet("sd15")
     plain = sampled(model)
     refusal(lambda: styled(model, style, strength=NAN))

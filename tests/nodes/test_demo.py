@@ -112,7 +112,7 @@ def test_words_and_pictures_share_one_space(demo: DemoModel, topology: Topology)
     seen = []
     for picture in draw(scenes).pictures.movedim(1, -1):
         style, _ = encode_style(adapter, demo.clip_vision, {"picture0": picture[None]}, "average", "crop", [])
-        seen.append(style.reference.require_global().pictures[0])
+        seen.append(style.reference.check_global().pictures[0])
     read = [embed_phrases(demo.clip, parse_phrases(caption), 64) for caption in full_captions(scenes)]
     likeness = (
         torch.nn.functional.normalize(torch.stack(seen).flatten(1), dim=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from semblance.harness.server import ComfyUIServer, Prompt
 from semblance.host.instantstyle.content_words import embed_phrases, parse_phrases
-from semblance.host.instantstyle.encoding import Style
+from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.nodes.load import LoadTextTower
 from semblance.nodes.reference import EncodeReference, LoadReference, SaveReference, SubtractContent
 from semblance.tests.support.graphs import (
@@ -88,10 +88,10 @@ def test_combinations_are_the_closed_formulas(models: Path, variant: str, weight
     pictures = [picture(seed) for seed in (1, 2, 3)]
     for combine, formula in expected.items():
         reference = encode(adapter, encoder, *pictures, combine=combine, weights=weights).reference
-        assert reference.shares == (1.0,)
+        assert reference.weights == (1.0,)
         torch.testing.assert_close(reference.pictures[0], formula, atol=1e-6, rtol=1e-5)
     kept = encode(adapter, encoder, *pictures, weights=weights).reference
-    assert kept.shares == (u, v, w)
+    assert kept.weights == (u, v, w)
     assert all(torch.equal(*pair) for pair in zip(kept.pictures, (a, b, c), strict=True))
 
 
@@ -198,11 +198,11 @@ def test_connected_pictures_are_not_changed(models: Path) -> None:
 # Subtract Content Text
 
 
-def subtracted(style: Style, encoder: Any, text: str, strength: float) -> Style:
+def subtracted(style: EncodedStyle, encoder: Any, text: str, strength: float) -> EncodedStyle:
     return run(SubtractContent, style, encoder, text, strength)[0]
 
 
-def seen_by(models: Path, space: str) -> tuple[Style, Any]:
+def seen_by(models: Path, space: str) -> tuple[EncodedStyle, Any]:
     """A reference, and a stock CLIP whose text lives in its space."""
     family, tower, clip = {"bigG": ("sdxl", "g", "sdxl"), "H": ("sd15", "h", "sd2")}[space]
     return encode(load_adapter(models, family), make_clip_vision(tower), picture(1), picture(2)), make_clip(clip)
@@ -324,7 +324,8 @@ def test_saved_style_comes_back_bit_for_bit_and_samples_the_same(models: Path, v
     )
     assert all(torch.equal(*pair) for pair in pairs)
     assert (
-        loaded.reference.shares == style.reference.shares and loaded.reference.subtracted == style.reference.subtracted
+        loaded.reference.weights == style.reference.weights
+        and loaded.reference.subtracted == style.reference.subtracted
     )
     model = make_unet("sd15")
     assert torch.equal(sampled(styled(model, loaded)), sampled(styled(model, style)))

@@ -226,12 +226,12 @@ def test_other_models_sizes_and_ladders_are_refused(fox: Any) -> None:
     with pytest.raises(ValueError, match="recorded with an SD 1.5 model, but this one is SDXL. Load the model"):
         applied(make_unet("sdxl"), subject, words)
     other = make_unet("sd15", seed=9)
-    with pytest.raises(ValueError, match="recorded with another SD 1.5 checkpoint. Load that one"):
+    with pytest.raises(ValueError, match="recorded with another SD 1.5 model.*Load the model that it was"):
         applied(other, subject, words)
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     predicts_v = ModelSamplingDiscrete().patch(model, "v_prediction", zsnr=False)[0]
-    with pytest.raises(ValueError, match="samples by .*EPS, but this one samples by .*V_PREDICTION"):
+    with pytest.raises(ValueError, match="predicts .*EPS, but this one predicts .*V_PREDICTION"):
         applied(predicts_v, subject, words)
     patched = applied(model, subject, words)
     refused: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semblance.host.files import DEMO_MODELS
 from semblance.host.instantstyle.adapter import LoadedAdapter
-from semblance.host.instantstyle.encoding import Style
+from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.nodes.instantstyle import InstantStyle
 from semblance.nodes.load import LoadAdapter
 from semblance.nodes.reference import EncodeReference
@@ -40,7 +40,7 @@ def picture(seed: int = 0, height: int = 56, width: int = 56, images: int = 1) -
     return (noise * 255).round() / 255
 
 
-def encode(adapter: LoadedAdapter, encoder: Any, *pictures: Tensor, **settings: Any) -> Style:
+def encode(adapter: LoadedAdapter, encoder: Any, *pictures: Tensor, **settings: Any) -> EncodedStyle:
     """The REFERENCE of Encode Style Reference with `pictures` on its sockets."""
     return encode_and_show(adapter, encoder, *pictures, **settings)[0]
 
@@ -52,7 +52,7 @@ def encode_and_show(adapter: LoadedAdapter, encoder: Any, *pictures: Tensor, **s
     return run(EncodeReference, adapter, encoder, sockets, **settings)
 
 
-def styled(model: Any, style: Style, **settings: Any) -> Any:
+def styled(model: Any, style: EncodedStyle, **settings: Any) -> Any:
     """MODEL with InstantStyle on it."""
     settings = {"blocks": {"blocks": "all"}, "strength": 1.0, "start": 0.0, "end": 1.0} | settings
     return run(InstantStyle, model, style, **({"curve": {"curve": "constant"}} | settings))[0]

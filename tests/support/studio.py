@@ -19,6 +19,7 @@ from torch import Tensor
 from semblance.attention.engine.guests import Guest
 from semblance.attention.engine.patch import AttentionPatch
 from semblance.attention.engine.scope import ImageMask, Scope
+from semblance.attention.families import CONSISTORY
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepRange
 from semblance.attention.methods.instantstyle import InstantStyle
@@ -196,7 +197,7 @@ def consistory(**settings: Any) -> Maker:
         chosen = {"sharing": sharing, "injection": injection, "blend": QueryBlend(until=0.6)} | settings
         if "anchors" in chosen:
             chosen["sharing"] = replace(sharing, anchors=chosen.pop("anchors"))
-        return ConsiStory(STORY, studio.model_map.family.consistory, **chosen), ()
+        return ConsiStory(STORY, studio.model_map.family.choice(CONSISTORY), **chosen), ()
 
     return make
 

@@ -13,7 +13,7 @@ from ...engine.bank import FeatureBank
 from ...engine.call import AttentionCall, SharedTokens
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
-from ...functional.correspondence import matched, nearest_patches
+from ...functional.correspondence import near_enough, nearest_patches
 from ...subjects.maps import Grid
 from ...subjects.recording import grid_of
 from ...subjects.words import SubjectWords
@@ -79,7 +79,7 @@ class BatchAnchors:
         distances = torch.stack([distance for _, distance in found])
         best = distances.min(dim=0)
         indices = torch.stack([source * count + index for source, (index, _) in zip(sources, found, strict=True)])
-        return indices.gather(0, best.indices[None])[0], matched(best.values)
+        return indices.gather(0, best.indices[None])[0], near_enough(best.values)
 
     def outputs(self, call: AttentionCall, images: Tensor, bank: FeatureBank) -> Tensor:
         return images.flatten(0, 1)

@@ -14,7 +14,7 @@ from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.sharing import select_rows
 from ...engine.token_masks import PIXELS_PER_LATENT
-from ...functional.correspondence import matched, nearest_patches
+from ...functional.correspondence import near_enough, nearest_patches
 from ...subjects.recording import RecordedStates, RecordedSubject, side_of
 from ...subjects.words import SubjectWords
 from .anchors import StepMasks
@@ -79,7 +79,7 @@ class RecordedAnchors:
         assert self.subject.features is not None
         recorded = self.subject.features.patches.to(patches)
         index, distance = nearest_patches(patches[image], recorded, torch.ones_like(recorded[:, 0], dtype=torch.bool))
-        return index, matched(distance)
+        return index, near_enough(distance)
 
     def outputs(self, call: AttentionCall, images: Tensor, bank: FeatureBank) -> Tensor:
         return bank.recall(_cache_key("recorded outputs", call.moment, call.site)).to(images)

@@ -60,7 +60,7 @@ def check_pictures(plan: RunPlan, pictures: ReferenceTrajectory, anchors: int) -
             "Make both of one size."
         )
     for moment in plan.moments:
-        pictures.place(moment.sigma)  # refuses a level between its points
+        pictures.index(moment.sigma)  # refuses a level between its points
 
 
 def whole_picture(layout: BatchLayout) -> tuple[int, int]:

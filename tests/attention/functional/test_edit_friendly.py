@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from semblance.attention.functional.edit_friendly import (
     Denoise,
-    explained,
+    ddpm_inversion,
+    ddpm_replay,
+    ddpm_step,
     noised_states,
-    replayed,
-    reverse_step,
-    size_at,
+    state_scale,
     variance,
-    without_last,
+    with_noiseless_last_step,
 )
 from semblance.attention.functional.inversion import inversion_timesteps
 from semblance.tests.support.frozen_cases import load_reference
@@ -49,7 +49,7 @@ def denoise(positive: str, guidance: float) -> Denoise:
         timestep = TIMESTEPS[SIGMAS.index(sigma)]
         noise = noise_in(x, timestep, CONV["in.context_uncond"])
         noise = noise + guidance * (noise_in(x, timestep, CONV[f"in.context_{positive}"]) - noise)
-        return size_at(sigma) * x - sigma * noise
+        return state_scale(sigma) * x - sigma * noise
 
     return denoised
 
@@ -58,13 +58,15 @@ def inverted(positive: str, guidance: float) -> tuple[Tensor, Tensor]:
     """States and noises, the last of them kept."""
     noises = CONV["in.noises_in_draw_order"][:, None]
     states = noised_states(CONV["in.x0"], noises, SIGMAS)
-    steps = list(explained(states, SIGMAS, denoise(positive, guidance), FACTS["eta"]))[::-1]
+    steps = list(ddpm_inversion(states, SIGMAS, denoise(positive, guidance), FACTS["eta"]))[::-1]
     return torch.stack([*(step.state for step in steps), states[-1]]), torch.stack([step.noise for step in steps])
 
 
 def sampled(noises: Tensor, states: Tensor, skip: int, positive: str, guidance: float) -> Tensor:
     start = STEPS - skip
-    *_, last = replayed(states[start], noises[:start], SIGMAS[: start + 1], denoise(positive, guidance), FACTS["eta"])
+    *_, last = ddpm_replay(
+        states[start], noises[:start], SIGMAS[: start + 1], denoise(positive, guidance), FACTS["eta"]
+    )
     return last.state
 
 
@@ -84,17 +86,17 @@ def test_the_ladder_is_theirs() -> None:
 def test_states_and_noises_equal_theirs(source: tuple[Tensor, Tensor]) -> None:
     states, noises = source
     assert furthest(states[:, 0], CONV["out.xts"]) <= 1e-5
-    assert furthest(without_last(noises)[:, 0], CONV["out.zs"]) <= 1e-3
+    assert furthest(with_noiseless_last_step(noises)[:, 0], CONV["out.zs"]) <= 1e-3
 
 
 def test_noises_without_a_prompt_equal_theirs() -> None:
     _, noises = inverted("uncond", 1.0)
-    assert furthest(without_last(noises)[:, 0], CONV["out.zs_unconditional"]) <= 1e-3
+    assert furthest(with_noiseless_last_step(noises)[:, 0], CONV["out.zs_unconditional"]) <= 1e-3
 
 
 @pytest.mark.parametrize("skip", FACTS["skips"])
 def test_samples_with_either_prompt_equal_theirs(source: tuple[Tensor, Tensor], skip: int) -> None:
-    states, noises = source[0], without_last(source[1])
+    states, noises = source[0], with_noiseless_last_step(source[1])
     back = sampled(noises, states, skip, "src", FACTS["cfg_src"])
     assert furthest(back, CONV[f"out.recon_skip{skip}"]) <= 1e-4
     assert furthest(back, CONV["in.x0"]) == pytest.approx(RUN[f"recon_err_skip{skip}"], abs=1e-4)
@@ -121,6 +123,6 @@ def test_one_step_equals_theirs_at_every_eta(name: str) -> None:
     unit: dict[str, Any] = {part: CASE[f"{network}.unit.{part}"] for part in ("x", "eps", "z")}
     place = TIMESTEPS.index(FACTS["runs"][network]["unit_t"])
     sigma, target = SIGMAS[place], SIGMAS[place - 1]
-    denoised = unit["x"] * size_at(sigma) - sigma * unit["eps"]
-    made = reverse_step(unit["x"], denoised, unit["z"], sigma, target, eta)
+    denoised = unit["x"] * state_scale(sigma) - sigma * unit["eps"]
+    made = ddpm_step(unit["x"], denoised, unit["z"], sigma, target, eta)
     assert furthest(made, CASE[name]) <= 1e-5

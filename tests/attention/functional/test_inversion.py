@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from semblance.attention.functional.inversion import (
+    ddim_inverse_input,
+    ddim_inverse_step,
+    ddim_step,
     inversion_timesteps,
     sampling_timesteps,
-    seen_at_target,
-    step_by_own_level,
-    step_by_target_level,
 )
 from semblance.tests.support.frozen_cases import load_reference
 
@@ -37,7 +37,7 @@ def test_the_styleid_ladder_passes_the_states_of_the_authors_code(steps: int) ->
     x = CASE[f"N{steps}.toy.x"].double() * math.sqrt(1 + levels[0] ** 2)
     states = []
     for sigma, target in zip(levels, levels[1:], strict=False):
-        x = step_by_own_level(x, denoised(x, sigma), sigma, target)
+        x = ddim_step(x, denoised(x, sigma), sigma, target)
         states.append(fed(x, target))
     theirs = CASE[f"N{steps}.toy.inverted_by_t_desc"].flip(0)
     made = torch.cat(states[: len(theirs)]).reshape(theirs.shape)
@@ -49,8 +49,8 @@ def test_the_ddim_ladder_ends_where_diffusers_does(steps: int) -> None:
     levels = [SIGMAS[timestep] for timestep in inversion_timesteps(steps, "ddim")]
     x = CASE[f"N{steps}.toy.x"].double() * math.sqrt(1 + levels[0] ** 2)
     for sigma, target in zip(levels, levels[1:], strict=False):
-        seen = seen_at_target(x, sigma, target)
-        x = step_by_target_level(x, seen, denoised(seen, target), sigma, target, predicts_v=False)
+        seen = ddim_inverse_input(x, sigma, target)
+        x = ddim_inverse_step(x, seen, denoised(seen, target), sigma, target, predicts_v=False)
     theirs = CASE[f"N{steps}.toy.inverted_diffusers"]
     assert torch.allclose(fed(x, levels[-1]).reshape(theirs.shape).float(), theirs, rtol=1e-4, atol=1e-4)
 
@@ -60,7 +60,7 @@ def test_sampling_ends_where_both_do(steps: int) -> None:
     levels = [SIGMAS[timestep] for timestep in [*sampling_timesteps(steps)[::-1], 0]]
     x = CASE[f"N{steps}.toy.x"].double() * math.sqrt(1 + levels[0] ** 2)
     for sigma, target in zip(levels, levels[1:], strict=False):
-        x = step_by_own_level(x, denoised(x, sigma), sigma, target)
+        x = ddim_step(x, denoised(x, sigma), sigma, target)
     for name in ("sampled_ldm", "sampled_diffusers"):
         theirs = CASE[f"N{steps}.toy.{name}"]
         assert torch.allclose(fed(x, levels[-1]).reshape(theirs.shape).float(), theirs, rtol=1e-4, atol=1e-4), name
@@ -72,11 +72,11 @@ def test_a_step_by_v_and_one_by_noise_agree_where_both_say_the_same() -> None:
     sigma, target = 1.3, 2.1
     x, there = clean + sigma * noise, clean + target * noise
     for predicts_v in (False, True):
-        seen = there if not predicts_v else seen_at_target(x, sigma, target)
+        seen = there if not predicts_v else ddim_inverse_input(x, sigma, target)
         if predicts_v:
             size = math.sqrt(1 + sigma**2)
             velocity = (noise - sigma * clean) / size  # the v of x itself, which is what is kept
             found = seen / (1 + target**2) - velocity * target / math.sqrt(1 + target**2)
         else:
             found = clean
-        assert torch.allclose(step_by_target_level(x, seen, found, sigma, target, predicts_v), there)
+        assert torch.allclose(ddim_inverse_step(x, seen, found, sigma, target, predicts_v), there)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from semblance.attention.functional.attention import token_shares
+from semblance.attention.functional.attention import token_weights
 from semblance.attention.functional.masks import fit_mask, lanczos_8bit, mask_on_grid
 
 
@@ -90,7 +90,7 @@ def test_a_share_counts_a_pictures_tokens_that_many_times() -> None:
     """Attention over a picture of share 3 equals attention over three copies of it."""
     generator = torch.Generator().manual_seed(1)
     query, one, other = (torch.randn(1, 1, tokens, 8, generator=generator) for tokens in (5, 2, 3))
-    mask = token_shares((3.0, 1.0), (2, 3))
+    mask = token_weights((3.0, 1.0), (2, 3))
     assert mask is not None and mask.shape == (1, 1, 1, 5)
     keys, copies = torch.cat([one, other], 2), torch.cat([one, one, one, other], 2)
     shared = functional.scaled_dot_product_attention(query, keys, keys, attn_mask=mask)
@@ -100,7 +100,7 @@ def test_a_share_counts_a_pictures_tokens_that_many_times() -> None:
 
 @pytest.mark.parametrize("shares", [(1.0, 1.0), (0.3, 0.3, 0.3), (2.0,)])
 def test_equal_shares_need_no_mask(shares: tuple[float, ...]) -> None:
-    assert token_shares(shares, (4,) * len(shares)) is None
+    assert token_weights(shares, (4,) * len(shares)) is None
 
 
 def test_a_mask_stays_on_its_device() -> None:

@@ -11,8 +11,8 @@ from semblance.attention.engine.call import AttentionCall, AttentionSite
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import attend_in_groups
-from semblance.attention.families import SDXL
-from semblance.attention.functional.correspondence import matched, nearest_patches, patches_of, smooth
+from semblance.attention.families import CONSISTORY, SDXL
+from semblance.attention.functional.correspondence import near_enough, nearest_patches, patches_of, smooth
 from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.word_maps import subject_mask
 from semblance.attention.methods.consistory.batch_anchors import selected_name
@@ -71,7 +71,7 @@ def test_official_mode_copies_from_images_as_they_have_become() -> None:
 
 @pytest.mark.parametrize(("step", "name"), [(7, "sdsa.out"), (2, "sdsa.out_with_query_blending_step2")])
 def test_one_attention_equals_theirs(step: int, name: str) -> None:
-    patch, bank, moment = ConsiStory(WORDS, SDXL.consistory), FeatureBank(), moment_of(step)
+    patch, bank, moment = ConsiStory(WORDS, SDXL.choice(CONSISTORY)), FeatureBank(), moment_of(step)
     heads = FACTS["config"]["heads"]
     project = {part: UNITS[f"sdsa.w.to_{part}.weight"] for part in "qkv"}
     query, key, value = (nn.functional.linear(UNITS["sdsa.x"], project[part]) for part in "qkv")
@@ -113,12 +113,12 @@ def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
         places = torch.stack([s * tokens + UNITS[f"nn.map{facts['res']}"][image, s].long() for s in sources])
         best = distances.min(dim=0)
         matches.append(places.gather(0, best.indices[None])[0])
-        wanted.append(matched(best.values) & UNITS[f"nn.mask{facts['res']}"][image])
+        wanted.append(near_enough(best.values) & UNITS[f"nn.mask{facts['res']}"][image])
     assert torch.equal(torch.stack(wanted), UNITS["inject.final_masks"])
     bank = FeatureBank()
     bank.remember("matches", (torch.stack(matches), torch.stack(wanted)))
     window = StepRange(facts["window"][0] / 10, facts["window"][1] / 10)
-    patch = ConsiStory(WORDS, SDXL.consistory, injection=Injection(facts["alpha"], window, in_turn))
+    patch = ConsiStory(WORDS, SDXL.choice(CONSISTORY), injection=Injection(facts["alpha"], window, in_turn))
     site, moment = AttentionSite("self", "input", 4), moment_of(facts["curr_iter"], 10, pass_number=2)
     layout = BatchLayout((Chunk("positive"),), images, (16, 16))
     call = AttentionCall(site, layout, moment, 16, 16, 1, before, before, before)

@@ -8,6 +8,7 @@ import pytest
 
 from semblance.attention.engine.call import AttentionSite
 from semblance.attention.families import FAMILIES, PRESETS, SD15, SDXL, ModelFamily, adapter_numbers, family_of
+from semblance.attention.families.family import LAYOUT, STYLE, BlockChoice, ChoiceKey
 from semblance.host.binding.model import map_model
 from semblance.host.binding.unet import attention_sites
 from semblance.tests.support.frozen_cases import load_reference
@@ -89,8 +90,8 @@ def test_presets_name_blocks_of_the_family(kind: Family) -> None:
         assert set(family.preset(preset)) <= set(family.blocks)
         assert set(family.preset(preset).values()) == {1.0}
     assert tuple(family.preset("all")) == family.blocks
-    assert set(family.preset("style + layout")) == {*family.style, *family.layout}
-    assert not set(family.style) & set(family.layout)
+    assert set(family.preset("style + layout")) == {*family.weights(STYLE), *family.weights(LAYOUT)}
+    assert not set(family.weights(STYLE)) & set(family.weights(LAYOUT))
 
 
 @both
@@ -110,6 +111,18 @@ def test_presets_are_the_authors_target_blocks(kind: Family) -> None:
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no preset called 'mood'.*style, layout, style . layout, all"):
         SDXL.preset("mood")
+
+
+def test_a_choice_that_a_family_lacks_is_refused_with_those_it_has() -> None:
+    with pytest.raises(ValueError, match="no blocks for tiling in SDXL models, only for style, .*Load a model"):
+        SDXL.choice(ChoiceKey("tiling", BlockChoice))
+
+
+def test_every_choice_names_blocks_of_its_family_and_a_source() -> None:
+    for family in FAMILIES:
+        assert all(choice.source and isinstance(choice, key.form) for key, choice in family.choices.items())
+        chosen = {block for c in family.choices.values() if isinstance(c, BlockChoice) for block in c.blocks}
+        assert chosen <= set(family.blocks)
 
 
 def test_a_model_of_another_kind_is_refused_in_a_sentence(models: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from semblance.attention.engine.call import AttentionSite
 from semblance.attention.engine.layout import BatchLayout
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.scope import ImageMask
+from semblance.attention.families import CONSISTORY
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepRange
 from semblance.attention.subjects.maps import REMEMBERED_STEPS, Grid
@@ -58,7 +59,7 @@ def story(studio: Studio, scenes: int = 2, **settings: Any) -> ConsiStory:
     columns = tuple(((2 + scene,),) for scene in range(scenes))
     words = SubjectWords(("a fox",), tuple(f"scene {scene} of a fox" for scene in range(scenes)), columns, 77)
     chosen = {"injection": Injection(window=StepRange(0.0, 1.0)), "blend": QueryBlend(until=0.6)} | settings
-    return ConsiStory(words, studio.model_map.family.consistory, **chosen)
+    return ConsiStory(words, studio.model_map.family.choice(CONSISTORY), **chosen)
 
 
 def told(studio: Studio, patch: ConsiStory, **settings: Any) -> Tensor:
@@ -194,7 +195,7 @@ def test_features_of_a_rehearsal_are_not_recorded(sd15: Studio, monkeypatch: pyt
     ids=["official", "fast", "without query blend", "without injection"],
 )
 def test_the_unet_is_called_as_often_as_said(sd15: Studio, settings: Any, first: int, second: int) -> None:
-    patch = ConsiStory(STORY, sd15.model_map.family.consistory, **settings)
+    patch = ConsiStory(STORY, sd15.model_map.family.choice(CONSISTORY), **settings)
     model, calls = record_unet_calls(add_patch(sd15.model, patch))
     sd15.sample(model, steps=10, scheduler="normal", size=(4, 4))
     starts = [place for place, time in enumerate(calls) if time == calls[0] and calls[place - 1] != time]
@@ -574,7 +575,7 @@ def test_the_description_says_what_the_story_does(sd15: Studio) -> None:
 def test_blocks_are_known_for_both_families(studio: Studio) -> None:
     family, sites = studio.model_map.family, studio.model_map.sites
     known = {site.block for site in sites}
-    blocks = family.consistory
+    blocks = family.choice(CONSISTORY)
     assert {*blocks.words, *blocks.shared, *blocks.injected} <= known
     assert AttentionSite("self", *_place(blocks.injected[0])) in sites
 

@@ -23,7 +23,7 @@ from semblance.attention.adapters.checkpoint import AdapterLayout
 from semblance.attention.references.style import StyleReference, Subtraction
 from semblance.host.files import STYLES, UnreadableFile
 from semblance.host.instantstyle.adapter import LoadedAdapter
-from semblance.host.instantstyle.encoding import Style
+from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.host.instantstyle.style_files import load_style, save_style, thumbnail_picture
 from semblance.host.thumbnails import thumbnail_of
 
@@ -36,12 +36,12 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def style_of(variant: str = "base") -> Style:
+def style_of(variant: str = "base") -> EncodedStyle:
     patches = () if variant == "base" else (5,)
     pictures = tuple(noise(crops, *patches, 24, seed=crops) for crops in (1, 3))
     words = (Subtraction("a rabbit", 0.5), Subtraction("grass; 'tall' \"green\" 草", 1.25))
     reference = StyleReference(pictures, noise(1, *patches, 24), (1.0, 0.1), words)
-    return Style(reference, adapter_of(variant), thumbnail_of(noise(2, 56, 56, 3).sigmoid()))
+    return EncodedStyle(reference, adapter_of(variant), thumbnail_of(noise(2, 56, 56, 3).sigmoid()))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_style_is_read_back_bit_for_bit(styles: Path, variant: str) -> None:
     loaded = load_style(save_style(saved, "ink", "1.2.3"), adapter_of(variant))
     assert all(torch.equal(*pair) for pair in zip(loaded.reference.pictures, saved.reference.pictures, strict=True))
     assert torch.equal(loaded.reference.negative, saved.reference.negative)
-    assert loaded.reference.shares == saved.reference.shares
+    assert loaded.reference.weights == saved.reference.weights
     assert loaded.reference.subtracted == saved.reference.subtracted
     assert loaded.thumbnail == saved.thumbnail and repr(loaded) == repr(saved)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import AdapterLayout
 from semblance.host.instantstyle import vision
-from semblance.host.instantstyle.vision import encode_crops, encode_nothing, require_encoder
+from semblance.host.instantstyle.vision import check_encoder, encode_crops, encode_nothing
 from semblance.tests.tiny_models import make_clip_vision
 
 L, H, BIGG = (768, 1024), (1024, 1280), (1280, 1664)  # projected embedding, patch states
@@ -66,7 +66,7 @@ def test_wrong_encoder_is_refused_and_the_right_one_named(
     variant: str, needed: int, given: tuple[int, int], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        require_encoder(encoder_of(given), layout(variant, needed))
+        check_encoder(encoder_of(given), layout(variant, needed))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_wrong_encoder_is_refused_and_the_right_one_named(
     [("base", 1024, H), ("base", 1280, BIGG), ("plus", 1280, H), ("full", 1280, H), ("base", 768, L)],
 )
 def test_the_right_encoder_passes(variant: str, needed: int, given: tuple[int, int]) -> None:
-    require_encoder(encoder_of(given), layout(variant, needed))
+    check_encoder(encoder_of(given), layout(variant, needed))
 
 
 @pytest.mark.parametrize("garbage", [0.0, 5e24, float("nan")])
@@ -84,8 +84,8 @@ def test_encoder_whose_file_has_no_projection_is_refused_where_one_is_needed(gar
     with torch.no_grad():
         encoder.model.visual_projection.weight.fill_(garbage)
     with pytest.raises(ValueError, match="has no projection .visual_projection..*Download the image encoder again"):
-        require_encoder(encoder, layout("base", 64))
-    require_encoder(encoder, layout("plus", 80))
+        check_encoder(encoder, layout("base", 64))
+    check_encoder(encoder, layout("plus", 80))
 
 
 @pytest.mark.parametrize("config", ["clip_vision_siglip_384.json", "image_encoders/dino2_large.json"])
@@ -102,7 +102,7 @@ def test_encoders_that_are_not_clip_are_refused_by_kind(config: str, variant: st
     with pytest.raises(
         ValueError, match=f"needs OpenCLIP ViT-H .*connected is a {entries['model_type']}.*CLIP-ViT-H-14"
     ):
-        require_encoder(encoder, layout(variant, H[0] if variant == "base" else H[1]))
+        check_encoder(encoder, layout(variant, H[0] if variant == "base" else H[1]))
 
 
 @pytest.mark.parametrize("is_global", [True, False])

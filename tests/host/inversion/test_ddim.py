@@ -24,7 +24,8 @@ from semblance.host.identity import stamp_of
 from semblance.host.inversion.ddim import invert, sample_back, sampling_sigmas
 from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.runs import start_latent
-from semblance.host.inversion.styleid_start import require_pair, start_of
+from semblance.host.inversion.styleid_start import check_pair, start_of
+from semblance.host.latents import picture_latents
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.oracles import oracle_unet
 from semblance.tests.support.speeds import slow_but
@@ -207,7 +208,7 @@ def test_a_latent_that_is_no_picture_is_refused(sd15: Studio) -> None:
     broken[0, 0, 0, 0] = float("nan")
     for latent, words in ((torch.zeros(1, 4, 8, 8), "Connect VAE Encode"), (broken, "not numbers")):
         with pytest.raises(ValueError, match=words):
-            invert(sd15.model, latent, 4, "styleid", text_of(sd15))
+            picture_latents({"samples": latent})
     with pytest.raises(ValueError, match="choose a number"):
         invert(sd15.model, pictures(), 1, "styleid", text_of(sd15))
 
@@ -231,7 +232,7 @@ def pair(studio: Studio, **changes: Any) -> tuple[ReferenceTrajectory, Reference
 
 def test_trajectories_that_do_not_belong_together_are_refused_before_sampling(sd15: Studio) -> None:
     content, style = pair(sd15)
-    require_pair(sd15.model, content, style)
+    check_pair(sd15.model, content, style)
     stamp = stamp_of(sd15.model)
     wrong: dict[str, dict[str, Any]] = {
         "an SDXL model": {"stamp": replace(stamp, family="SDXL")},
@@ -243,11 +244,11 @@ def test_trajectories_that_do_not_belong_together_are_refused_before_sampling(sd
     }
     for words, changes in wrong.items():
         with pytest.raises(ValueError, match=words):
-            require_pair(sd15.model, content, replace(style, **changes))
+            check_pair(sd15.model, content, replace(style, **changes))
     two = replace(content, latents=content.latents.expand(-1, 2, -1, -1, -1))
     three = replace(style, latents=style.latents.expand(-1, 3, -1, -1, -1))
     with pytest.raises(ValueError, match="2 contents and 3 styles"):
-        require_pair(sd15.model, two, three)
+        check_pair(sd15.model, two, three)
     with pytest.raises(ValueError, match="not numbers"):
         replace(style, latents=style.latents * float("nan"))
 

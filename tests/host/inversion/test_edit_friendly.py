@@ -25,7 +25,8 @@ from semblance.host.inversion.edit_friendly import (
     start_after,
 )
 from semblance.host.inversion.report import reconstruction_error
-from semblance.host.inversion.styleid_start import require_pair
+from semblance.host.inversion.styleid_start import check_pair
+from semblance.host.latents import picture_latents
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.oracles import oracle_unet
 from semblance.tests.support.studio import Studio, record_calls, relative_error
@@ -243,7 +244,7 @@ def test_what_is_no_picture_and_no_number_of_steps_is_refused(sd15: Studio) -> N
         (pictures(), 501, "choose a number"),
     ):
         with pytest.raises(ValueError, match=words):
-            inverted(sd15.model, latent, text_of(sd15), steps)
+            inverted(sd15.model, picture_latents({"samples": latent}), text_of(sd15), steps)
 
 
 def test_runs_that_the_noises_do_not_belong_to_are_refused(sd15: Studio) -> None:
@@ -274,7 +275,7 @@ def test_styleid_refuses_it(sd15: Studio) -> None:
     ddim = invert(sd15.model, pictures(), 4, "ddim", text_of(sd15, 1.0)).trajectory
     for content, style, which in ((made, made, "content"), (ddim, made, "style")):
         with pytest.raises(ValueError, match=f"The {which} was inverted by Invert Image .edit-friendly"):
-            require_pair(sd15.model, content, style)
+            check_pair(sd15.model, content, style)
 
 
 def test_noises_of_another_shape_or_not_numbers_are_refused(sd15: Studio) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semblance.attention.families import SDXL
+from semblance.attention.families import CONSISTORY, SDXL
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import FreeU, Sharing
 from semblance.attention.subjects.words import SubjectWords
@@ -45,7 +45,7 @@ class Story:
         sharing = Sharing(anchors=len(self.facts["anchors"]), dropout=Replayed.of(self.case, "dropout.drop"))
         factors = self.facts["freeu"]
         free_u = FreeU((factors["b1"], factors["b2"]), (factors["s1"], factors["s2"])) if factors else None
-        return ConsiStory(self.words, SDXL.consistory, sharing, free_u=free_u, **settings)
+        return ConsiStory(self.words, SDXL.choice(CONSISTORY), sharing, free_u=free_u, **settings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from semblance.attention.engine.call import AttentionSite
-from semblance.attention.families import SDXL
+from semblance.attention.families import CONSISTORY, SDXL
 from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Sharing
@@ -51,7 +51,7 @@ def model() -> Any:
 def recorded(model: Any) -> tuple[list[Tensor], RecordedSubject, Between]:
     """Both anchors as the authors' run made them, after each pass, and what was written down of them."""
     sharing = Sharing(anchors=0, dropout=Replayed.of(CASE, "dropout.anchors.drop"))
-    story = add_patch(model, ConsiStory(words_of("anchors"), SDXL.consistory, sharing))
+    story = add_patch(model, ConsiStory(words_of("anchors"), SDXL.choice(CONSISTORY), sharing))
     between = Between()
     return *record(story, lambda recording: passes_of(recording, CASE, FACTS, ANCHORS, between)), between
 
@@ -60,7 +60,7 @@ def recorded(model: Any) -> tuple[list[Tensor], RecordedSubject, Between]:
 def extra(model: Any, recorded: Any) -> tuple[list[Tensor], Between]:
     """The image that looks at them, after each pass."""
     between = Between()
-    applied = add_patch(model, applied_subject(words_of("extra"), SDXL.consistory, recorded[1]))
+    applied = add_patch(model, applied_subject(words_of("extra"), SDXL.choice(CONSISTORY), recorded[1]))
     return passes_of(applied, CASE, FACTS, EXTRA, between), between
 
 

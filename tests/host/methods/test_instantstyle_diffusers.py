@@ -241,13 +241,15 @@ class RegionsGraph:
         return Node.execute(**inputs, blocks=blocks, curve=curve)[0]
 
     def SemblanceEncodeReference(self, node: dict[str, Any]) -> Any:  # noqa: N802
-        from semblance.host.instantstyle.encoding import Style
+        from semblance.host.instantstyle.encoding import EncodedStyle
 
         file = self.nodes[node["inputs"]["adapter"][0]]["inputs"]["file"]
         adapter, reference = self.seen["composition" if "composition" in file else "style"]
         # The chain is walked from its end, so a node's masks are gathered after those of the nodes before it.
         place = len(self.masks) if len(reference.pictures) > 1 else 0
-        return Style(StyleReference(reference.pictures[place : place + 1], reference.negative, (1.0,)), adapter, "")
+        return EncodedStyle(
+            StyleReference(reference.pictures[place : place + 1], reference.negative, (1.0,)), adapter, ""
+        )
 
     def SolidMask(self, node: dict[str, Any]) -> Any:  # noqa: N802
         from comfy_extras.nodes_mask import SolidMask

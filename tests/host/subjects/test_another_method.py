@@ -12,7 +12,7 @@ from semblance.attention.engine.call import AttentionCall, AttentionSite
 from semblance.attention.engine.moment import Moment, RunPlan
 from semblance.attention.engine.patch import Attend, AttentionPatch
 from semblance.attention.engine.protocols import Reports
-from semblance.attention.families import SD15
+from semblance.attention.families import CONSISTORY, SD15
 from semblance.attention.subjects.blocks import StoryBlocks
 from semblance.attention.subjects.maps import SUBJECT_MASKS
 from semblance.attention.subjects.masks import SubjectMasks
@@ -56,7 +56,7 @@ class Spotlight(AttentionPatch, Reports):
 
 
 def spotlight(studio: Studio, strength: float) -> Tensor:
-    blocks = SD15.consistory
+    blocks = SD15.choice(CONSISTORY)
     patch = Spotlight(SubjectMasks(STORY), blocks, strength)
     return studio.sample(add_patch(studio.model, patch), images=2)
 

@@ -20,6 +20,7 @@ from semblance.attention.engine.call import AttentionSite, SharedTokens
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import merge_shared
+from semblance.attention.families import CONSISTORY
 from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection, Sharing, StepRange
@@ -53,7 +54,7 @@ def prompts(studio: Studio, scenes: int, first: int = 0) -> Any:
 
 def story(studio: Studio, scenes: int = 2, **settings: Any) -> ModelPatcher:
     settings = {"injection": INJECTION, "sharing": Sharing(anchors=2)} | settings
-    return add_patch(studio.model, ConsiStory(words(scenes), studio.model_map.family.consistory, **settings))
+    return add_patch(studio.model, ConsiStory(words(scenes), studio.model_map.family.choice(CONSISTORY), **settings))
 
 
 def sample(
@@ -73,7 +74,7 @@ def applied(
     studio: Studio, subject: RecordedSubject, scenes: int = 1, model: ModelPatcher | None = None, **settings: Any
 ) -> ModelPatcher:
     settings = {"injection": INJECTION} | settings
-    patch = applied_subject(words(scenes), studio.model_map.family.consistory, subject, **settings)
+    patch = applied_subject(words(scenes), studio.model_map.family.choice(CONSISTORY), subject, **settings)
     return add_patch(model or studio.model, patch)
 
 

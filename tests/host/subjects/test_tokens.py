@@ -16,7 +16,7 @@ from torch import Tensor
 import nodes as host_nodes
 from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.conditionings import TAG
-from semblance.host.subjects.tokens import Cast, encode_story
+from semblance.host.subjects.tokens import SubjectTokens, encode_story
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.speeds import one_family
 from semblance.tests.tiny_models import CLIP_KINDS, ksampler, make_clip, make_unet
@@ -41,7 +41,7 @@ def clip() -> Any:
 
 
 def columns(clip: Any, prompt: str, *subjects: str) -> tuple[tuple[int, ...], ...]:
-    return Cast.read(clip, subjects).columns_in(prompt)
+    return SubjectTokens.read(clip, subjects).columns_in(prompt)
 
 
 def encoded(clip: Any, prompt: str) -> tuple[Tensor, Tensor]:

@@ -47,31 +47,34 @@ class ConsiStory(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "anchors",
-                    default=2,
+                    default=Sharing().anchors,
                     min=0,
                     max=64,
                     tooltip="The first images of the batch, which all others look at. More hold the subject better and "
                     "cost more; 0 lets every image look at all others.",
                 ),
                 share_input(
-                    "sharing", 1.0, "How strongly the images see each other's subject; 0 lets them not.", step=0.05
+                    "sharing",
+                    Sharing().strength,
+                    "How strongly the images see each other's subject; 0 lets them not.",
+                    step=0.05,
                 ),
                 share_input(
                     "dropout",
-                    0.5,
+                    MaskDropout().share,
                     "The share of the subject hidden from the others at each step. More gives freer poses and a "
                     "looser likeness.",
                     step=0.05,
                 ),
                 share_input(
                     "query_blend",
-                    1.0,
+                    QueryBlend().strength,
                     "How much of the plain layout is kept at the first steps. More gives more different poses.",
                     step=0.05,
                 ),
                 share_input(
                     "injection",
-                    0.8,
+                    Injection().strength,
                     "How much of a matching part's features is copied. More holds details better; 0 leaves out the "
                     "second sampling.",
                     step=0.05,
@@ -132,10 +135,13 @@ class ConsiStory(io.ComfyNode):
 
 
 def _advanced_inputs() -> list[io.Input]:
+    window = Injection().window
     inputs = [
-        share_input("blend_until", 0.1, "Until when the plain layout is mixed in, as a share of the run."),
-        share_input("inject_from", 0.1, "From when features are copied, as a share of the run."),
-        share_input("inject_until", 0.3334, "Until when features are copied, as a share of the run.", step=0.0001),
+        share_input(
+            "blend_until", QueryBlend().until, "Until when the plain layout is mixed in, as a share of the run."
+        ),
+        share_input("inject_from", window.start, "From when features are copied, as a share of the run."),
+        share_input("inject_until", window.end, "Until when features are copied, as a share of the run.", step=0.0001),
         io.Boolean.Input(
             "free_u",
             default=False,
@@ -144,7 +150,7 @@ def _advanced_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "dropout_seed",
-            default=0,
+            default=MaskDropout().seed,
             min=0,
             max=0xFFFFFFFF,
             tooltip="Another number hides other parts of the subject.",

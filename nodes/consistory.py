@@ -52,32 +52,35 @@ class ConsiStory(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "anchors",
-                    default=2,
+                    default=Sharing().anchors,
                     min=0,
                     max=64,
                     tooltip="How many of the first images serve as anchors, which all images attend to. More anchors "
                     "hold the subject better and cost more time and memory. 0: every image attends to all others.",
                 ),
                 share_input(
-                    "sharing", 1.0, "How strongly the images attend to each other's subject. 0 turns it off.", step=0.05
+                    "sharing",
+                    Sharing().strength,
+                    "How strongly the images attend to each other's subject. 0 turns it off.",
+                    step=0.05,
                 ),
                 share_input(
                     "dropout",
-                    0.5,
+                    MaskDropout().fraction,
                     "Fraction of the subject that is hidden from the other images at each step. Higher values give "
                     "freer poses and a looser likeness.",
                     step=0.05,
                 ),
                 share_input(
                     "query_blend",
-                    1.0,
+                    QueryBlend().strength,
                     "How much of each image's own layout is kept in the first steps. Higher values give more varied "
                     "poses.",
                     step=0.05,
                 ),
                 share_input(
                     "injection",
-                    0.8,
+                    Injection().strength,
                     "How much of the features of matching parts is copied between images. Higher values hold details "
                     "better. 0 leaves out the second pass.",
                     step=0.05,
@@ -138,22 +141,23 @@ class ConsiStory(io.ComfyNode):
 
 
 def _advanced_inputs() -> list[io.Input]:
+    window = Injection().window
     inputs = [
         share_input(
             "blend_until",
-            0.1,
+            QueryBlend().until,
             "The step at which query_blend ends, as a fraction of the steps (not of the noise schedule). Higher values "
             "keep each image's own layout for longer.",
         ),
         share_input(
             "inject_from",
-            0.1,
+            window.start,
             "The step at which copying of features begins, as a fraction of the steps (not of the noise schedule). "
             "Higher values begin later.",
         ),
         share_input(
             "inject_until",
-            0.3334,
+            window.end,
             "The step at which copying of features ends, as a fraction of the steps (not of the noise schedule). "
             "Higher values copy for longer.",
             step=0.0001,
@@ -166,7 +170,7 @@ def _advanced_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "dropout_seed",
-            default=0,
+            default=MaskDropout().seed,
             min=0,
             max=0xFFFFFFFF,
             tooltip="Seed of the dropout. Another number hides other parts of the subject.",

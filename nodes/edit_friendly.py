@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..attention.engine.scope import finite
 from ..host.conditioning import Conditioning, text_for
-from ..host.display import show_text
 from ..host.inversion.cache import cached_inversion
 from ..host.inversion.edit_friendly import draw_noises, invert_edit_friendly, replay, replay_sampler, start_after
 from ..host.inversion.report import NOT_CHECKED, reconstruction_report
@@ -25,6 +24,7 @@ from .inputs import (
     inversion_vae_input,
     share_input,
 )
+from .reports import reported
 
 
 class InvertEditFriendly(io.ComfyNode):
@@ -133,13 +133,6 @@ class InvertEditFriendly(io.ComfyNode):
         report = NOT_CHECKED
         if check:
             report = reconstruction_report(model, trajectory, replay(model, trajectory, conditioning, skipped), vae)
-        show_text(cls.hidden.unique_id, report)
         start = start_after(model, trajectory, skipped)
-        return io.NodeOutput(
-            trajectory,
-            {"samples": start.latent},
-            replay_sampler(trajectory),
-            start.sigmas,
-            report,
-            ui=ui.PreviewText(report),
-        )
+        latent = {"samples": start.latent}
+        return reported(cls, report, trajectory, latent, replay_sampler(trajectory), start.sigmas, report)

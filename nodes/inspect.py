@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..host.binding.describe import describe
-from ..host.display import show_text
 from .inputs import CATEGORY
+from .reports import reported
 
 
 class ShowPatches(io.ComfyNode):
@@ -32,5 +32,4 @@ class ShowPatches(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
         patches = describe(model)
-        show_text(cls.hidden.unique_id, patches)
-        return io.NodeOutput(patches, ui=ui.PreviewText(patches))
+        return reported(cls, patches, patches)

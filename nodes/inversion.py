@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..attention.engine.scope import finite
 from ..attention.functional.inversion import DDIM_CONVENTIONS, DDIMConvention
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.conditioning import text_for
-from ..host.display import show_text
 from ..host.files import TRAJECTORIES
 from ..host.inversion.cache import cached_inversion
 from ..host.inversion.ddim import invert, sample_back
@@ -31,6 +30,7 @@ from .inputs import (
     inversion_vae_input,
     missing_file,
 )
+from .reports import reported
 
 
 class InvertImage(io.ComfyNode):
@@ -114,12 +114,11 @@ class InvertImage(io.ComfyNode):
         whole, report = inversion.trajectory, NOT_CHECKED
         if check:
             report = reconstruction_report(model, whole, sample_back(model, whole, conditioning), vae)
-        show_text(cls.hidden.unique_id, report)
         count = len(content["samples"])
         first = whole.select(range(count))
         second = whole.select(range(count, whole.images)) if style is not None else first
         noise = {"samples": inversion.noise[:count]}
-        return io.NodeOutput(first, noise, second, report, ui=ui.PreviewText(report))
+        return reported(cls, report, first, noise, second, report)
 
 
 class SaveTrajectory(io.ComfyNode):
@@ -154,8 +153,7 @@ class SaveTrajectory(io.ComfyNode):
         file, error = save_trajectory(trajectory, name, VERSION, half)
         size = trajectory.bytes / (2 if half else 1) / 2**20
         report = f"{file}: {trajectory!r}, {size:.1f} MB" + (f", relative error {error:.1e}" if half else "")
-        show_text(cls.hidden.unique_id, report)
-        return io.NodeOutput(file, ui=ui.PreviewText(report))
+        return reported(cls, report, file)
 
 
 class LoadTrajectory(io.ComfyNode):
@@ -196,5 +194,4 @@ class LoadTrajectory(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         trajectory = load_trajectory(file)
-        show_text(cls.hidden.unique_id, repr(trajectory))
-        return io.NodeOutput(trajectory, repr(trajectory), ui=ui.PreviewText(repr(trajectory)))
+        return reported(cls, repr(trajectory), trajectory, repr(trajectory))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..host.display import show_text
 from ..host.files import ADAPTERS, CLIP_VISION, DEMO_ADAPTERS, TEXT_ENCODERS
 from ..host.instantstyle.adapter import PUBLISHED, load_adapter
 from ..host.instantstyle.content_words import TOWER_PUBLISHED, load_text_tower
 from . import sockets
 from .inputs import CATEGORY, file_options, missing_file
+from .reports import reported
 
 
 class LoadAdapter(io.ComfyNode):
@@ -49,8 +49,7 @@ class LoadAdapter(io.ComfyNode):
     def execute(cls, file: str) -> io.NodeOutput:
         adapter = load_adapter(file)
         kind = str(adapter.layout)
-        show_text(cls.hidden.unique_id, kind)
-        return io.NodeOutput(adapter, kind, ui=ui.PreviewText(kind))
+        return reported(cls, kind, adapter, kind)
 
 
 class LoadTextTower(io.ComfyNode):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..attention.subjects.words import read_scenes, read_subjects
-from ..host.display import show_text
 from ..host.subjects.tokens import encode_story
 from . import sockets
 from .inputs import CATEGORY
+from .reports import reported
 
 
 class StoryPrompts(io.ComfyNode):
@@ -74,5 +74,4 @@ class StoryPrompts(io.ComfyNode):
     def execute(cls, clip: Any, subjects: str, style: str, scenes: str) -> io.NodeOutput:
         conditioning, words = encode_story(clip, read_subjects(subjects), style, read_scenes(scenes))
         prompts = "\n".join(words.prompts)
-        show_text(cls.hidden.unique_id, prompts)
-        return io.NodeOutput(conditioning, words, words.scenes, prompts, ui=ui.PreviewText(prompts))
+        return reported(cls, prompts, conditioning, words, words.scenes, prompts)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..attention.engine.scope import finite
+from ..attention.methods.consistory.settings import Injection, QueryBlend, Sharing
 from ..attention.subjects.words import SubjectWords
 from ..host.conditioning import Conditioning
-from ..host.display import show_text
 from ..host.files import SUBJECTS
 from ..host.subjects.recipe import AnchorRun, SamplerSettings, sampler_names, scheduler_names
 from ..host.subjects.subject import Subject, apply_subject, record_subject
 from ..host.subjects.subject_files import FORMS, Form, load_subject, save_subject, sizes
-from ..host.thumbnails import picture_of
 from ..version import VERSION
 from . import sockets
 from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, share_input
+from .reports import reported
 
 
 class RecordSubject(io.ComfyNode):
@@ -111,8 +111,7 @@ class RecordSubject(io.ComfyNode):
         settings = SamplerSettings(seed, steps, finite(cfg, "The CFG"), sampler_name, scheduler, denoise)
         latents, subject = record_subject(model, AnchorRun.of_latent(settings, positive, negative, latent_image), vae)
         report = f"{subject!r}\n{sizes(subject)}"
-        show_text(cls.hidden.unique_id, report)
-        return io.NodeOutput({**latent_image, "samples": latents}, subject, report, ui=ui.PreviewText(report))
+        return reported(cls, report, {**latent_image, "samples": latents}, subject, report)
 
 
 class ApplySubject(io.ComfyNode):
@@ -137,18 +136,21 @@ class ApplySubject(io.ComfyNode):
                     "subject_words", tooltip="The words that name the subject in the new scenes, from Story Prompts."
                 ),
                 share_input(
-                    "sharing", 1.0, "How strongly the scenes attend to the recorded subject. 0 turns it off.", step=0.05
+                    "sharing",
+                    Sharing().strength,
+                    "How strongly the scenes attend to the recorded subject. 0 turns it off.",
+                    step=0.05,
                 ),
                 share_input(
                     "query_blend",
-                    1.0,
+                    QueryBlend().strength,
                     "How much of each scene's own layout is kept in the first steps. Higher values give poses that "
                     "differ more from the anchors'.",
                     step=0.05,
                 ),
                 share_input(
                     "injection",
-                    0.8,
+                    Injection().strength,
                     "How much of the features of matching parts is copied from the anchors. Higher values hold details "
                     "better. 0 leaves out the second pass.",
                     step=0.05,
@@ -210,8 +212,7 @@ class SaveSubject(io.ComfyNode):
         saved = save_subject(subject, name, VERSION, form, precision == "float16")
         lost = f", relative error {saved.error:.1e}" if saved.error else ""
         report = f"{saved.name}: {form}, {saved.bytes / 2**20:.2f} MB{lost}"
-        show_text(cls.hidden.unique_id, report)
-        return io.NodeOutput(saved.name, ui=_shown(cls, subject, report))
+        return reported(cls, report, saved.name, thumbnail=subject.thumbnail)
 
 
 class LoadSubject(io.ComfyNode):
@@ -255,10 +256,4 @@ class LoadSubject(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, model: Any = None) -> io.NodeOutput:
         subject = load_subject(file, model)
-        show_text(cls.hidden.unique_id, repr(subject))
-        return io.NodeOutput(subject, repr(subject), ui=_shown(cls, subject, repr(subject)))
-
-
-def _shown(node: type[io.ComfyNode], subject: Subject, report: str) -> ui.PreviewImage | ui.PreviewText:
-    """The thumbnail, or the report where there is none."""
-    return ui.PreviewImage(picture_of(subject.thumbnail), cls=node) if subject.thumbnail else ui.PreviewText(report)
+        return reported(cls, repr(subject), subject, repr(subject), thumbnail=subject.thumbnail)

@@ -43,7 +43,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Runs the InstantStyle template on a real ComfyUI and saves the pictures and a contact sheet."""
+    """Runs templates on the demo models, measures the methods, and writes pictures, tables and a page."""
     prepare(session)
     session.run("python", "-m", "demo", *session.posargs)
 

@@ -18,8 +18,10 @@ from .page import Section, text_table, write_page
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "output", help="folder for pictures and page")
-    parser.add_argument("--full", action="store_true", help="figures over as many pictures as the README's")
-    parser.add_argument("--keep", type=Path, help="folder to keep the contact sheets in as JPEG, for the README")
+    parser.add_argument("--full", action="store_true", help="figures over as many pictures as docs/evaluation.md has")
+    parser.add_argument(
+        "--keep", type=Path, help="folder to keep the contact sheets in as JPEG, for docs/evaluation.md"
+    )
     arguments = parser.parse_args()
     output: Path = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)

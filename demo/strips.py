@@ -1,4 +1,4 @@
-"""The README's three strips, one a method, sampled on the demo models: `python -m demo.strips`."""
+"""The README's three strips, one for each method, sampled on the demo models: `python -m demo.strips`."""
 
 from __future__ import annotations
 

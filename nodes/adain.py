@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attention.engine.scope import finite
 from ..host.latents import adain_latent
-from .inputs import CATEGORY, share_input
+from .inputs import CATEGORY, fraction_input
 
 
 class AdaINLatent(io.ComfyNode):
@@ -28,7 +28,7 @@ class AdaINLatent(io.ComfyNode):
             inputs=[
                 io.Latent.Input("content", tooltip="The latent to change."),
                 io.Latent.Input("style", tooltip="The latent whose statistics are used, of any size."),
-                share_input(
+                fraction_input(
                     "strength",
                     1.0,
                     "0 leaves the content as it is; 1 takes on the style's statistics fully.",

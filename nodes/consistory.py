@@ -17,7 +17,7 @@ from ..attention.subjects.words import SubjectWords
 from ..host.binding.model import add_patch, map_model
 from ..host.identity import INVERT_AGAIN, check_family
 from . import sockets
-from .inputs import CATEGORY, share_input
+from .inputs import CATEGORY, fraction_input
 
 MODES = ("official", "clean", "fast")
 REPLACE, LIMIT = "replace", "limit"
@@ -58,27 +58,27 @@ class ConsiStory(io.ComfyNode):
                     tooltip="How many of the first images serve as anchors, which all images attend to. More anchors "
                     "hold the subject better and cost more time and memory. 0: every image attends to all others.",
                 ),
-                share_input(
+                fraction_input(
                     "sharing",
                     Sharing().strength,
                     "How strongly the images attend to each other's subject. 0 turns it off.",
                     step=0.05,
                 ),
-                share_input(
+                fraction_input(
                     "dropout",
                     MaskDropout().fraction,
                     "Fraction of the subject that is hidden from the other images at each step. Higher values give "
                     "freer poses and a looser likeness.",
                     step=0.05,
                 ),
-                share_input(
+                fraction_input(
                     "query_blend",
                     QueryBlend().strength,
                     "How much of each image's own layout is kept in the first steps. Higher values give more varied "
                     "poses.",
                     step=0.05,
                 ),
-                share_input(
+                fraction_input(
                     "injection",
                     Injection().strength,
                     "How much of the features of matching parts is copied between images. Higher values hold details "
@@ -143,19 +143,19 @@ class ConsiStory(io.ComfyNode):
 def _advanced_inputs() -> list[io.Input]:
     window = Injection().window
     inputs = [
-        share_input(
+        fraction_input(
             "blend_until",
             QueryBlend().until,
             "The step at which query_blend ends, as a fraction of the steps (not of the noise schedule). Higher values "
             "keep each image's own layout for longer.",
         ),
-        share_input(
+        fraction_input(
             "inject_from",
             window.start,
             "The step at which copying of features begins, as a fraction of the steps (not of the noise schedule). "
             "Higher values begin later.",
         ),
-        share_input(
+        fraction_input(
             "inject_until",
             window.end,
             "The step at which copying of features ends, as a fraction of the steps (not of the noise schedule). "

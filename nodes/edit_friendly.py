@@ -22,7 +22,7 @@ from .inputs import (
     inversion_steps_input,
     inversion_text_input,
     inversion_vae_input,
-    share_input,
+    fraction_input,
 )
 from .reports import reported
 
@@ -81,7 +81,7 @@ class InvertEditFriendly(io.ComfyNode):
                     "CFG during the inversion; the paper uses 3.5. It has an effect only if text is a prompt or "
                     "negative is connected.",
                 ),
-                share_input(
+                fraction_input(
                     "skip",
                     0.36,
                     "Fraction of the steps that an edit leaves out at the start. Higher values stay closer to the "

@@ -54,8 +54,10 @@ def curve_input() -> io.DynamicCombo.Input:
     )
 
 
-def share_input(name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool = False) -> io.Float.Input:
-    """A share from 0 to 1."""
+def fraction_input(
+    name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool = False
+) -> io.Float.Input:
+    """A fraction from 0 to 1."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, advanced=advanced)
 
 

@@ -12,7 +12,7 @@ from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
 from ..host.binding.model import add_patch, map_model
 from ..host.instantstyle.encoding import EncodedStyle
 from . import sockets
-from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve, share_input
+from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve, fraction_input
 
 
 class InstantStyle(io.ComfyNode):
@@ -42,13 +42,13 @@ class InstantStyle(io.ComfyNode):
                     tooltip="How strongly the reference acts: 0 turns it off, 1 is as trained. Higher values follow "
                     "the reference more, but far above 1 the image suffers. Negative values steer away from it.",
                 ),
-                share_input(
+                fraction_input(
                     "start",
                     0.0,
                     "When the style begins to act, as a fraction of the noise schedule (not of the steps), like "
                     "ComfyUI's own start_percent. Higher values begin later and leave the layout to the prompt.",
                 ),
-                share_input(
+                fraction_input(
                     "end",
                     1.0,
                     "When the style stops acting, as a fraction of the noise schedule (not of the steps). Lower values "

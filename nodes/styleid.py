@@ -14,7 +14,7 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
 from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, missing_choice, share_input
+from .inputs import CATEGORY, CUSTOM, missing_choice, fraction_input
 from .parsing import parse_block_weights
 
 PRESETS: dict[str, tuple[float, float]] = {
@@ -31,7 +31,7 @@ class StyleID(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        gamma = share_input(
+        gamma = fraction_input(
             "gamma",
             0.75,
             "Weight of the content's own queries. 1 keeps its structure; lower values follow the style more.",
@@ -81,14 +81,14 @@ class StyleID(io.ComfyNode):
                     tooltip="The blocks that take the style's keys and values. 'family' is the authors' choice on SD "
                     "1.5 and our own on SDXL; 'custom' sets a weight for each block.",
                 ),
-                share_input(
+                fraction_input(
                     "strength",
                     1.0,
                     "0 samples the content without the style; 1 is the full method. Values between mix the two in each "
                     "attention.",
                     step=0.05,
                 ),
-                share_input(
+                fraction_input(
                     "adain",
                     1.0,
                     "How much of the style's colours the starting noise takes on (AdaIN). Higher values take on more.",
@@ -100,13 +100,13 @@ class StyleID(io.ComfyNode):
                     tooltip="'official' follows the authors' code: it skips the first step and starts from a latent "
                     "one noise level too high. 'exact' starts where the inversion ended.",
                 ),
-                share_input(
+                fraction_input(
                     "start",
                     0.0,
                     "When the style begins to act, as a fraction of the noise schedule (not of the steps). Higher "
                     "values leave more of the first steps without style.",
                 ),
-                share_input(
+                fraction_input(
                     "end",
                     1.0,
                     "When the style stops acting, as a fraction of the noise schedule (not of the steps). Lower values "

@@ -16,7 +16,7 @@ from ..host.subjects.subject import Subject, apply_subject, record_subject
 from ..host.subjects.subject_files import FORMS, Form, load_subject, save_subject, sizes
 from ..version import VERSION
 from . import sockets
-from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, share_input
+from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, fraction_input
 from .reports import reported
 
 
@@ -74,7 +74,7 @@ class RecordSubject(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image", tooltip="Empty Latent Image with as many images as the story has scenes."
                 ),
-                share_input(
+                fraction_input(
                     "denoise",
                     1.0,
                     "Lower values keep more of a picture in the latent. Use 1 for an empty latent.",
@@ -135,20 +135,20 @@ class ApplySubject(io.ComfyNode):
                 sockets.SubjectWords.Input(
                     "subject_words", tooltip="The words that name the subject in the new scenes, from Story Prompts."
                 ),
-                share_input(
+                fraction_input(
                     "sharing",
                     Sharing().strength,
                     "How strongly the scenes attend to the recorded subject. 0 turns it off.",
                     step=0.05,
                 ),
-                share_input(
+                fraction_input(
                     "query_blend",
                     QueryBlend().strength,
                     "How much of each scene's own layout is kept in the first steps. Higher values give poses that "
                     "differ more from the anchors'.",
                     step=0.05,
                 ),
-                share_input(
+                fraction_input(
                     "injection",
                     Injection().strength,
                     "How much of the features of matching parts is copied from the anchors. Higher values hold details "

@@ -17,12 +17,12 @@ from ..version import VERSION
 from . import sockets
 from .inputs import (
     CATEGORY,
+    fraction_input,
     inversion_check_input,
     inversion_guidance_input,
     inversion_steps_input,
     inversion_text_input,
     inversion_vae_input,
-    fraction_input,
 )
 from .reports import reported
 

@@ -12,7 +12,7 @@ from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
 from ..host.binding.model import add_patch, map_model
 from ..host.instantstyle.encoding import EncodedStyle
 from . import sockets
-from .inputs import CATEGORY, blocks_input, curve_input, missing_choice, read_blocks, read_curve, fraction_input
+from .inputs import CATEGORY, blocks_input, curve_input, fraction_input, missing_choice, read_blocks, read_curve
 
 
 class InstantStyle(io.ComfyNode):

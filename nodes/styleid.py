@@ -14,7 +14,7 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
 from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, missing_choice, fraction_input
+from .inputs import CATEGORY, CUSTOM, fraction_input, missing_choice
 from .parsing import parse_block_weights
 
 PRESETS: dict[str, tuple[float, float]] = {

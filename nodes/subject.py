@@ -16,7 +16,7 @@ from ..host.subjects.subject import Subject, apply_subject, record_subject
 from ..host.subjects.subject_files import FORMS, Form, load_subject, save_subject, sizes
 from ..version import VERSION
 from . import sockets
-from .inputs import CATEGORY, file_fingerprint, file_options, missing_file, fraction_input
+from .inputs import CATEGORY, file_fingerprint, file_options, fraction_input, missing_file
 from .reports import reported
 
 

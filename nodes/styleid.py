@@ -18,7 +18,7 @@ from .inputs import CATEGORY, CUSTOM, missing_choice, share_input
 from .parsing import parse_block_weights
 
 PRESETS: dict[str, tuple[float, float]] = {
-    "balanced": (0.75, 1.5),
+    "balanced": (StyleIDPatch.gamma, StyleIDPatch.temperature),
     "high style": (0.3, 1.5),
     "faithful": (0.9, 1.5),
 }
@@ -32,11 +32,13 @@ class StyleID(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         gamma = share_input(
-            "gamma", 0.75, "How much the content's own queries count: 1 keeps its structure, 0 follows the style."
+            "gamma",
+            PRESETS["balanced"][0],
+            "How much the content's own queries count: 1 keeps its structure, 0 follows the style.",
         )
         temperature = io.Float.Input(
             "temperature",
-            default=1.5,
+            default=PRESETS["balanced"][1],
             min=0.1,
             max=5.0,
             step=0.05,

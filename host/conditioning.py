@@ -1,4 +1,4 @@
-"""CONDITIONING: the text of an inversion, made where none is connected, and read back as the model was shown it."""
+"""CONDITIONING: the text of an inversion, with defaults for what is not connected, and as the UNet receives it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 from .binding.model import map_model
 
 Conditioning = list[list[Any]]
+"""Entries [context (rows, text_tokens, channels), extras such as pooled_output], the value of a CONDITIONING socket."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """The conditionings of an inversion; at guidance 1 the negative is not looked at."""
+    """The conditionings of an inversion. At guidance (CFG) 1 the negative is not used."""
 
     positive: Conditioning
     negative: Conditioning
@@ -23,9 +24,10 @@ class Text:
 
 
 def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
-    """The text, and SDXL's vector, that the positive conditioning shows the UNet: one row for all images, or one each.
+    """The text (rows, text_tokens, channels) and SDXL's vector (rows, channels) of the positive conditioning.
 
-    Fewer prompts than images go round, as at the host: those of n contents are those of their n styles too.
+    They have one row for all images, or one for each image. Fewer prompts than images repeat in turn, as in ComfyUI: n
+    prompts for n contents also serve n styles. Raises ValueError for several conditionings or for an area.
     """
     given = guider.conds["positive"]
     if len(given) != 1 or "area" in given[0]:
@@ -43,12 +45,13 @@ def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
 
 
 TOKENS = 77
+"""Tokens of a prompt of zeros: one block of CLIP."""
 
 
 def text_for(model: Any, given: Any, guidance: float, negative: Conditioning | None = None) -> Text:
-    """The conditionings of an inversion: a CONDITIONING, a CLIP's empty prompt, or zeros where nothing is given.
+    """The conditionings of an inversion. `given` is a CONDITIONING, a CLIP for its empty prompt, or None for zeros.
 
-    Without a negative, a CONDITIONING is guided away from zeros; empty text is guided nowhere, at guidance 1.
+    Without a negative, the negative of a CONDITIONING is zeros, and an empty prompt has guidance 1.
     """
     if isinstance(given, list):
         zeros = [[torch.zeros_like(context), _zero_pooled(extras)] for context, extras in given[:1]]
@@ -63,11 +66,11 @@ def _encode(clip: Any, prompt: str) -> Conditioning:
 
 
 def _zeros(model: Any) -> Conditioning:
-    """Zeros in the shape of a prompt."""
+    """Zeros in the shape of an encoded prompt."""
     extras: dict[str, Any] = {}
     channels = getattr(model.model, "adm_channels", 0)
     if channels:
-        extras["pooled_output"] = torch.zeros(1, channels - 6 * 256)  # the rest is sizes, which ComfyUI fills in
+        extras["pooled_output"] = torch.zeros(1, channels - 6 * 256)  # without the size embedding, which ComfyUI adds
     return [[torch.zeros(1, TOKENS, map_model(model).text_width), extras]]
 
 

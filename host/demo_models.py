@@ -1,4 +1,4 @@
-"""The small models in demo/models as ComfyUI's own objects, each built from the configuration in its file."""
+"""The small models in demo/models as ComfyUI's objects, built from the configuration in their files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
 
 @dataclass(frozen=True)
 class DemoModel:
-    """What Load Demo Model gives out."""
+    """The outputs of Load Demo Model."""
 
     model: Any
     clip: Any
@@ -38,15 +38,15 @@ class DemoModel:
 
 
 def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel:
-    """The demo model of one topology, with the encoders that both share; its UNet in `dtype`, else as ComfyUI chooses.
+    """The demo model of one topology and the encoders that both share, with the UNet in `dtype` or as ComfyUI chooses.
 
-    Raises UnreadableFile when a file of the pack is missing or damaged.
+    Raises UnreadableFile if a file of the pack is missing or damaged.
     """
     return DemoModel(_load_unet(topology, dtype), _load_clip(topology), _load_vae(), _load_clip_vision())
 
 
 def _load_unet(topology: Topology, dtype: torch.dtype | None) -> Any:
-    """By the steps of ComfyUI's own loader; its list of known models, told apart by their widths, is left alone."""
+    """The UNet, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
     weights, config = _read(_UNETS[topology])
     weights.pop(PREDICTS_V, None)
     model_config = _model_config(topology, config)
@@ -78,7 +78,7 @@ def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
 
 
 def _load_clip(topology: Topology) -> Any:
-    """SDXL's two towers are one encoder here, which the file holds once."""
+    """The CLIP. SDXL's two towers are the same encoder here, which the file holds once."""
     weights, config = _read("text_encoder")
     if topology == "SDXL":
         towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
@@ -97,7 +97,7 @@ def _load_vae() -> Any:
 
 
 def _load_clip_vision() -> Any:
-    """`comfy.clip_vision.load` tells encoders by their number of layers and knows large ones only."""
+    """The CLIP_VISION. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
     weights, config = _read("clip_vision")
     model = comfy.clip_vision.ClipVisionModel({"model_type": "clip_vision_model", **config})
     missing, unexpected = model.load_sd(weights)
@@ -107,7 +107,7 @@ def _load_clip_vision() -> Any:
 
 
 def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights and configuration of one file."""
+    """The weights and the configuration of one file."""
     try:
         path = str(DEMO_MODELS / f"{name}.safetensors")
         weights, metadata = cast(tuple[Any, Any], comfy.utils.load_torch_file(path, return_metadata=True))

@@ -1,4 +1,4 @@
-"""Text on a node, where people read it."""
+"""Text shown on a node."""
 
 from __future__ import annotations
 

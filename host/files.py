@@ -1,4 +1,4 @@
-"""Files: where they lie, how they are opened safely, and what to say when they cannot be."""
+"""Files: their folders, opening them safely, and refusals that say what to do."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STYLES = "semblance_styles"
 TRAJECTORIES = "semblance_trajectories"
 SUBJECTS = "semblance_subjects"
 SAVED = {STYLES: "style", TRAJECTORIES: "trajectory", SUBJECTS: "subject"}
-"""What our own folders hold, in words."""
+"""The contents of our own folders, as a word for messages."""
 CLIP_VISION = "clip_vision"
 TEXT_ENCODERS = "text_encoders"
 DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
 """The small models that come with the pack."""
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
-"""Characters that some system refuses in a file's name, or reads as something else."""
+"""Characters that some operating system refuses or interprets in a file name."""
 
 
 class UnreadableFile(ValueError):
@@ -34,31 +34,31 @@ class UnreadableFile(ValueError):
 
 
 def register_folders() -> None:
-    """Makes our model folders known to ComfyUI, beside those other packs or extra_model_paths.yaml registered."""
+    """Adds our model folders to ComfyUI's, keeping those of other packs and of extra_model_paths.yaml."""
     models = Path(folder_paths.models_dir)
     _register(ADAPTERS, models / "ipadapter", set(folder_paths.supported_pt_extensions))
     _register(DEMO_ADAPTERS, DEMO_MODELS / "ipadapter", {".safetensors"})
-    _register(LORAS, DEMO_MODELS / "loras", {".safetensors"})  # behind ComfyUI's own, for its own loaders to find
+    _register(LORAS, DEMO_MODELS / "loras", {".safetensors"})  # after ComfyUI's own, so that its loaders find them
     _register(STYLES, models / "semblance" / "styles", {".safetensors"})
     _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
     _register(SUBJECTS, models / "semblance" / "subjects", {".safetensors"})
 
 
 def file_names(*folders: str) -> list[str]:
-    """The files a node can offer, from one or several model folders."""
+    """The names of all files in one or several model folders, sorted."""
     return sorted({name for folder in folders for name in folder_paths.get_filename_list(folder)})
 
 
 def find_file(name: str | None, *folders: str, published: str = "") -> Path:
-    """The full path of `name` in the first folder that has it.
+    """The full path of `name` in the first model folder that has it.
 
-    Raises UnreadableFile that names the folders searched and where such a file is published.
+    Raises UnreadableFile, naming the folders searched and where such a file is `published`.
     """
     for folder in folders:
         path = folder_paths.get_full_path(folder, name) if name else None
         if path is not None:
             return Path(path)
-    # Not the pack's own folder: nobody should put anything there.
+    # Without the pack's own folder, where nobody should put files.
     own = [folder for folder in folders if folder != DEMO_ADAPTERS]
     searched = " or ".join(str(path) for folder in own for path in folder_paths.get_folder_paths(folder))
     source = f" It is published at {published}." if published else ""
@@ -67,9 +67,9 @@ def find_file(name: str | None, *folders: str, published: str = "") -> Path:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Opens a safetensors or PyTorch file; pickles are read for their weights only, never run.
+    """Opens a safetensors or PyTorch file. Of pickles only the weights are read; no code is run.
 
-    Raises UnreadableFile for damaged files, for pickles that hold more than weights, and for weights without names.
+    Raises UnreadableFile for damaged files, for pickles with more than weights, and for weights without names.
     """
     try:
         found: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
@@ -93,7 +93,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def free_path(folder: str, name: str) -> Path:
-    """Where something called `name` is saved in a folder of ours: a name that is not taken yet.
+    """The path for a new file called `name` in a folder of ours; a number is added if the name is taken.
 
     Raises UnreadableFile for names that lead out of that folder.
     """
@@ -112,14 +112,14 @@ def free_path(folder: str, name: str) -> Path:
 
 
 def saved_name(folder: str, path: Path) -> str:
-    """The name by which a saved file is found again: with its folders inside ours."""
+    """The name by which a saved file is found again: its path relative to our folder."""
     return str(path.relative_to(_root(folder)))
 
 
 def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that we wrote into a folder of ours.
+    """Tensors and metadata of a file written by this pack into a folder of ours.
 
-    Raises UnreadableFile when it is damaged, or of another format than `written_as`.
+    Raises UnreadableFile if it is damaged, or of another format than `written_as`.
     """
     what = SAVED[folder]
     try:
@@ -127,7 +127,7 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
             metadata: dict[str, str] = file.metadata() or {}
             # A foreign file may be a checkpoint of many gigabytes.
             _check_format(what, name, metadata, written_as)
-            # Copies: a tensor in the file's own memory would keep Windows from replacing the file.
+            # Copies: Windows cannot replace a file while tensors are mapped to it.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as fault:
         raise UnreadableFile(
@@ -137,7 +137,7 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file whole or not at all."""
+    """Writes a safetensors file atomically: completely or not at all."""
     unfinished = path.with_suffix(".part")
     try:
         comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
@@ -158,7 +158,7 @@ def _register(name: str, path: Path, extensions: set[str]) -> None:
     paths, known = folder_paths.folder_names_and_paths.get(name, ([], set()))
     if str(path) not in paths:
         paths.append(str(path))
-    # A folder known from extra_model_paths.yaml alone has no extensions, which would list every file.
+    # A folder that only extra_model_paths.yaml names has no extensions, so ComfyUI would list all files.
     folder_paths.folder_names_and_paths[name] = (paths, set(known) or extensions)
 
 

@@ -1,6 +1,6 @@
-"""Pictures, as people bring them: checked, and fitted to the square an image encoder reads.
+"""IMAGEs checked, and fitted to the square input of an image encoder.
 
-Fitting is that of transformers' CLIPImageProcessor, bicubic in 8 bits, so that embeddings equal the authors' own.
+Fitting follows transformers' CLIPImageProcessor, bicubic in 8 bits, so that embeddings equal the authors'.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 Fit = Literal["crop", "pad", "tile"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 SMALLEST = 16
-"""Pixels a side; less than this holds no style."""
+"""The smallest side of a picture in pixels; smaller ones show no style."""
 
 
 def check_picture(images: Tensor, name: str) -> None:
-    """Raises ValueError unless `images` (images, height, width, 3) can be looked at."""
+    """Raises ValueError unless `images` are usable pictures (images, height, width, 3). `name` begins the message."""
     shape = tuple(images.shape)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(f"{name} holds no picture (its shape is {shape}). Connect an image, e.g. from Load Image.")
@@ -39,11 +39,11 @@ def check_picture(images: Tensor, name: str) -> None:
 
 
 def fit_picture(picture: Tensor, size: int, fit: Fit, background: Sequence[float]) -> Tensor:
-    """One picture (height, width, 3) as the squares an encoder reads, (crops, size, size, 3) in [0, 1].
+    """One picture (height, width, 3) as squares for an encoder, (crops, size, size, 3) in [0, 1].
 
     - crop: the middle square; the borders of a non-square picture are lost.
-    - pad: the whole picture on `background`, the colour the encoder takes for nothing.
-    - tile: as many overlapping squares as it takes to see all of it.
+    - pad: the whole picture on `background` (red, green, blue), the mean colour of the encoder.
+    - tile: overlapping squares that cover the whole picture.
     """
     image = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
     if fit == "pad":
@@ -65,7 +65,7 @@ def _squares(image: Image.Image, size: int, all_of_it: bool) -> list[Image.Image
     long = max(width, height)
     count = -(-long // size) if all_of_it else 1
     starts = (
-        [round(place * (long - size) / (count - 1)) for place in range(count)] if count > 1 else [(long - size) // 2]
+        [round(index * (long - size) / (count - 1)) for index in range(count)] if count > 1 else [(long - size) // 2]
     )
     wide = width >= height
     return [image.crop((s, 0, s + size, size) if wide else (0, s, size, s + size)) for s in starts]

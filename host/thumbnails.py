@@ -1,4 +1,4 @@
-"""Small JPEG pictures kept inside the files of styles and subjects."""
+"""Small JPEG pictures inside the files of styles and subjects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THUMBNAIL = 192
 
 
 def thumbnail_of(pictures: Tensor) -> str:
-    """The first pictures (pictures, height, width, 3), side by side, as a small JPEG data URL."""
+    """The first four pictures (pictures, height, width, 3), side by side, as a JPEG data URL."""
     strip = torch.cat(list(pictures[:4]), dim=1)
     image = Image.fromarray((strip.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
     image.thumbnail((THUMBNAIL * min(len(pictures), 4), THUMBNAIL))
@@ -25,7 +25,7 @@ def thumbnail_of(pictures: Tensor) -> str:
 
 
 def picture_of(thumbnail: str) -> Tensor:
-    """A JPEG data URL as an IMAGE, (1, height, width, 3); black where it is none."""
+    """A JPEG data URL as an IMAGE (1, height, width, 3), or black if it cannot be read."""
     try:
         file = io.BytesIO(base64.b64decode(thumbnail.partition(",")[2]))
         image = Image.open(file).convert("RGB")

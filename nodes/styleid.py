@@ -18,7 +18,7 @@ from .inputs import CATEGORY, CUSTOM, fraction_input, missing_choice
 from .parsing import parse_block_weights
 
 PRESETS: dict[str, tuple[float, float]] = {
-    "balanced": (0.75, 1.5),
+    "balanced": (StyleIDPatch.gamma, StyleIDPatch.temperature),
     "high style": (0.3, 1.5),
     "faithful": (0.9, 1.5),
 }
@@ -33,12 +33,12 @@ class StyleID(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         gamma = fraction_input(
             "gamma",
-            0.75,
+            PRESETS["balanced"][0],
             "Weight of the content's own queries. 1 keeps its structure; lower values follow the style more.",
         )
         temperature = io.Float.Input(
             "temperature",
-            default=1.5,
+            default=PRESETS["balanced"][1],
             min=0.1,
             max=5.0,
             step=0.05,

@@ -1,4 +1,4 @@
-"""IP-Adapter files: what is in one, told from the shapes of its tensors and never from its name."""
+"""IP-Adapter files, recognised by the shapes of their tensors and never by their names."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ Variant = Literal["base", "plus", "full"]
 
 
 class UnknownAdapter(ValueError):
-    """The file is not an adapter this pack can use; the message says what it looks like instead."""
+    """The file is not an adapter that this pack can use. The message says what it is instead."""
 
 
 @dataclass(frozen=True)
 class AdapterLayout:
-    """Everything the shapes of an adapter's tensors tell."""
+    """The architecture of an adapter, from the shapes of its tensors."""
 
     variant: Variant
     tokens: int
     clip_width: int
     text_width: int
     widths: Mapping[int, int]
-    """Channels of the keys and values of each cross-attention, by the number the file keeps them under."""
+    """Channels of the keys and values of each cross-attention, by its number in the file."""
     resampler_width: int = 0
     resampler_depth: int = 0
     resampler_heads: int = 0
 
     @property
     def is_global(self) -> bool:
-        """Whether it reads one projected embedding of the picture rather than a state per patch."""
+        """Whether it reads one projected embedding of the picture, and not one state for each patch."""
         return self.variant == "base"
 
     @property
     def family(self) -> str:
-        """The family of models it was made for, by the width of their text: `SD 1.5`, `SDXL`, ..."""
+        """The family of models it is for, such as `SDXL`, by the width of their text."""
         return FAMILY_OF_TEXT_WIDTH.get(self.text_width, f"{self.text_width}-wide")
 
     @property
@@ -59,7 +59,7 @@ class AdapterLayout:
 
 
 def flatten(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a `.bin` (nested dictionaries) or `.safetensors` (dotted names) file under one set of names."""
+    """The tensors of a `.bin` (nested dictionaries) or `.safetensors` (dotted names) file, with one set of names."""
     tensors: dict[str, Tensor] = {}
     for name, entry in checkpoint.items():
         if isinstance(entry, Mapping):
@@ -73,10 +73,10 @@ def flatten(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> AdapterLayout:
-    """Reads an adapter's layout off its flattened tensors.
+    """The layout of an adapter, from its flattened tensors.
 
-    Raises UnknownAdapter, naming what was found, for FaceID and Portrait adapters, for files of another kind and
-    for adapters with tensors missing.
+    Raises UnknownAdapter, naming what was found, for FaceID and Portrait adapters, for other kinds of files, and for
+    adapters with missing tensors.
     """
     foreign = _foreign_kind(tensors)
     if foreign:
@@ -93,7 +93,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> AdapterLayout:
             f"This IP-Adapter file is incomplete or of an unknown layout: {missing} is missing. "
             "Download the file again."
         ) from None
-    # A tensor of fewer dimensions, a layer without a number.
+    # Tensors of fewer dimensions, layer names without a number.
     except (IndexError, ValueError, ZeroDivisionError) as fault:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout ({fault}). Download the file again."
@@ -130,7 +130,7 @@ def _attention_widths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[
 
 
 def _foreign_kind(tensors: Mapping[str, Tensor]) -> str | None:
-    """What the file is, when it is not an IP-Adapter for CLIP image encoders."""
+    """The kind of the file in words, or None for an IP-Adapter for CLIP image encoders."""
     names = tuple(tensors)
     projector = {name.removeprefix("image_proj.") for name in names if name.startswith("image_proj.")}
     if any("to_q_lora" in name for name in names) or any("perceiver_resampler" in name for name in projector):
@@ -141,7 +141,7 @@ def _foreign_kind(tensors: Mapping[str, Tensor]) -> str | None:
         return "an IP-Adapter for Flux"
     kinds = {
         "a whole checkpoint": ("model.diffusion_model.", "conditioner.", "cond_stage_model."),
-        # Before the diffusion model, half of which a ControlNet repeats.
+        # Before the diffusion model, because a ControlNet has half of its names.
         "a ControlNet": ("control_model.", "controlnet_", "zero_convs.", "input_hint_block."),
         "a diffusion model": ("input_blocks.", "down_blocks."),
         "a CLIP image encoder": ("vision_model.", "visual."),

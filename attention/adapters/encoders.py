@@ -1,4 +1,4 @@
-"""CLIP image encoders, told apart by the width of what they give, and how to get each."""
+"""CLIP image encoders by the width of their outputs, and how to obtain each."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A CLIP image tower, and what to do to have it."""
+    """A CLIP image encoder. `remedy` is the sentence that says how to connect it."""
 
     name: str
     remedy: str
 
     @classmethod
     def published(cls, name: str, file: str, where: str) -> ImageEncoder:
-        """One with a file that people download."""
+        """An encoder that is downloaded as `file`."""
         return cls(name, f"Load {file} with Load CLIP Vision from models/clip_vision; it is published at {where}.")
 
 
@@ -34,4 +34,6 @@ VIT_BIGG = ImageEncoder.published(
     "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",
 )
 ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {64: DEMO_VIT, 768: VIT_L, 1024: VIT_H, 1280: VIT_BIGG}
+"""By the channels of the projected embedding."""
 ENCODER_OF_PATCHES: Mapping[int, ImageEncoder] = {128: DEMO_VIT, 1024: VIT_L, 1280: VIT_H, 1664: VIT_BIGG}
+"""By the channels of the patch states."""

@@ -1,4 +1,4 @@
-"""IP-Adapter (arXiv:2308.06721): a projector, and keys and values for every cross-attention of the UNet."""
+"""IP-Adapter (arXiv:2308.06721): a projector, and key and value weights for every cross-attention of the UNet."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .projections import LinearProjection, PatchProjection, Resampler
 
 
 class ImageAdapter(Protocol):
-    """What a method needs of an adapter, wherever its weights happen to be."""
+    """What a method needs of an adapter, on whatever device its weights are."""
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values of the cross-attention kept under `number`, each (..., tokens, channels)."""
+        """Image keys and values (..., tokens, channels) of the cross-attention with this number in the file."""
         ...
 
 
 class IPAdapter(nn.Module):
-    """The weights of an adapter file; its state dict has the names of the published safetensors."""
+    """The weights of an adapter file. The state dict has the names of the published safetensors."""
 
     def __init__(self, layout: AdapterLayout, operations: Any = nn) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class IPAdapter(nn.Module):
         )
 
     def tokens(self, embedding: Tensor) -> Tensor:
-        """Image tokens of encoded crops, (crops, tokens, text_width)."""
+        """Image tokens (crops, tokens, text_width) of encoded crops (crops, channels) or (crops, patches, channels)."""
         return self.image_proj(embedding)
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values of the cross-attention kept under `number`, each (..., tokens, channels)."""
+        """Image keys and values (..., tokens, channels) of the cross-attention with this number in the file."""
         layer = cast(nn.ModuleDict, self.ip_adapter[str(number)])
         return layer["to_k_ip"](tokens), layer["to_v_ip"](tokens)
 

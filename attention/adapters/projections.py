@@ -1,7 +1,7 @@
-"""The projectors of IP-Adapter (arXiv:2308.06721): from an image encoder's embedding to image tokens.
+"""The projectors of IP-Adapter (arXiv:2308.06721): from an image encoder's output to image tokens.
 
-Module and parameter names are those of the published files. `operations` is the namespace the layers are made
-from: `torch.nn`, or the host's own, which casts weights to the input as they are used.
+Modules and parameters have the names of the published files. `operations` is the namespace of the layers: `torch.nn`,
+or ComfyUI's own, which casts weights to the input when they are used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class LinearProjection(nn.Module):
-    """base, light and vit-G: one embedding of the picture becomes a few tokens."""
+    """base, light and vit-G: a few tokens from one embedding of the picture."""
 
     def __init__(self, clip_width: int, text_width: int, tokens: int, operations: Any = nn) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class LinearProjection(nn.Module):
 
 
 class PatchProjection(nn.Module):
-    """full-face: every patch state becomes a token of its own."""
+    """full-face: one token for each patch state."""
 
     def __init__(self, clip_width: int, text_width: int, operations: Any = nn) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PatchProjection(nn.Module):
 
 
 class Resampler(nn.Module):
-    """plus, plus-face and composition: learned queries read the patch states (a Perceiver, arXiv:2103.03206)."""
+    """plus, plus-face and composition: learned queries attend to the patch states (Perceiver, arXiv:2103.03206)."""
 
     def __init__(
         self, clip_width: int, text_width: int, tokens: int, width: int, depth: int, heads: int, operations: Any = nn
@@ -84,7 +84,7 @@ class _PerceiverAttention(nn.Module):
         self.to_out = operations.Linear(inner, width, bias=False)
 
     def forward(self, features: Tensor, latents: Tensor) -> Tensor:
-        """The latents attend to the features and to themselves, (crops, tokens, width)."""
+        """The latents after attention to the features and to themselves: (crops, tokens, width)."""
         features, latents = self.norm1(features), self.norm2(latents)
         key, value = self.to_kv(torch.cat([features, latents], dim=1)).chunk(2, dim=-1)
         heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.to_q(latents), key, value))

@@ -1,1 +1,1 @@
-"""What the user brings: style pictures, and pictures inverted to noise."""
+"""Reference pictures: encoded as a style, or inverted to noise."""

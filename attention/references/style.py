@@ -1,4 +1,4 @@
-"""Style pictures as an image encoder sees them."""
+"""Style pictures, encoded by an image encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..functional.embeddings import subtract_text
 
 @dataclass(frozen=True)
 class Subtraction:
-    """Words taken out of a reference, and how strongly."""
+    """Content words subtracted from a reference, and the strength."""
 
     words: str
     strength: float
@@ -19,16 +19,16 @@ class Subtraction:
 
 @dataclass(frozen=True, eq=False)
 class StyleReference:
-    """Style pictures as an image encoder sees them, before an adapter's projector.
+    """Style pictures after an image encoder and before an adapter's projector.
 
-    A picture is one or more crops; a crop is one projected embedding (global adapters) or its patch states
-    (plus and full adapters). All tensors are float32 on the CPU.
+    A picture has one or more crops. A crop is one projected embedding (global adapters) or its patch states (plus and
+    full adapters). All tensors are float32 on the CPU.
     """
 
     pictures: tuple[Tensor, ...]  # each (crops, channels) or (crops, patches, channels)
     negative: Tensor  # the same for the unconditional side: (1, channels) or (1, patches, channels)
     weights: tuple[float, ...]
-    """For each picture, how many copies of it attention counts: 1 is a plain picture, 2 the same picture twice."""
+    """By picture: the number of copies that attention counts. 1 is the plain picture, 2 the same picture twice."""
     subtracted: tuple[Subtraction, ...] = ()
 
     def __post_init__(self) -> None:
@@ -37,15 +37,16 @@ class StyleReference:
 
     @property
     def is_global(self) -> bool:
-        """Whether a crop is one embedding of the whole picture rather than a state per patch."""
+        """Whether a crop is one embedding of the whole picture, and not one state for each patch."""
         return self.negative.ndim == 2
 
     @property
     def width(self) -> int:
+        """Channels of an embedding or a patch state."""
         return self.negative.shape[-1]
 
     def check_global(self) -> StyleReference:
-        """This reference, refused with a ValueError when it holds patch states, where words cannot be subtracted."""
+        """This reference. Raises ValueError if it holds patch states, from which words cannot be subtracted."""
         if not self.is_global:
             raise ValueError(
                 "This reference was made for a plus, full-face or composition adapter, which reads patches of the "
@@ -55,9 +56,9 @@ class StyleReference:
         return self
 
     def without(self, text: Tensor, words: str, strength: float) -> StyleReference:
-        """The reference with `strength` of a text embedding (channels,) taken out of every picture.
+        """The reference with `strength` times a text embedding (channels,) subtracted from every picture.
 
-        The unconditional side stays as it is, as in the authors' code.
+        The unconditional side is unchanged, as in the authors' code.
         """
         freed = tuple(subtract_text(picture, text, strength) for picture in self.pictures)
         return replace(self, pictures=freed, subtracted=(*self.subtracted, Subtraction(words, strength)))

@@ -1,1 +1,1 @@
-"""What a style reference needs of ComfyUI: adapters, image encoders, files."""
+"""Style references in ComfyUI: adapters, image encoders, files."""

@@ -1,4 +1,4 @@
-"""An adapter's weights under ComfyUI's management, and whether they fit the MODEL and the image encoder."""
+"""IP-Adapters under ComfyUI's memory management, and the check that one fits the MODEL."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ FITTING = {"SD 1.5": "ip-adapter_sd15.safetensors", "SDXL": "ip-adapter_sdxl_vit
 
 @dataclass(frozen=True, eq=False)
 class LoadedAdapter:
-    """An IP-Adapter file, opened; ComfyUI moves its weights between devices."""
+    """An opened IP-Adapter file. ComfyUI moves its weights between devices by the `patcher`."""
 
     name: str
     layout: AdapterLayout
     patcher: Any
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values for one cross-attention; the sampler has put the weights in place."""
+        """Image keys and values of one cross-attention, (..., tokens, channels). The weights must be loaded already."""
         return self.patcher.model.keys_values(number, tokens)
 
     def image_tokens(self, reference: StyleReference) -> ImageTokens:
-        """The reference through this adapter's projector, in float32 on the CPU."""
+        """The reference after this adapter's projector, float32 on the CPU."""
         comfy.model_management.load_models_gpu([self.patcher])
         conditional = tuple(self._tokens(picture).flatten(0, 1) for picture in reference.pictures)
         return ImageTokens(conditional, self._tokens(reference.negative).flatten(0, 1), reference.weights)
 
     def numbers_for(self, model_map: ModelMap) -> dict[AttentionSite, int]:
-        """Which of its weights belong to which cross-attention of the MODEL. Raises ValueError for a wrong pair."""
+        """The number of its weights for each cross-attention of a MODEL. Raises ValueError if the two do not fit."""
         numbers = adapter_numbers(model_map.sites)
         layout = self.layout
         widths = {number: model_map.widths[site] for site, number in numbers.items()}
@@ -68,7 +68,7 @@ class LoadedAdapter:
 def load_adapter(name: str) -> LoadedAdapter:
     """Opens an adapter file from models/ipadapter.
 
-    Raises UnreadableFile when it is missing, damaged, or not an IP-Adapter this pack can use.
+    Raises UnreadableFile if it is missing, damaged, or not an IP-Adapter that this pack can use.
     """
     path = find_file(name, ADAPTERS, DEMO_ADAPTERS, published=PUBLISHED)
     try:
@@ -78,7 +78,7 @@ def load_adapter(name: str) -> LoadedAdapter:
 
 
 def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
-    """An adapter from its flattened tensors. Raises UnknownAdapter for tensors of another kind of file."""
+    """An adapter from its flattened tensors. Raises UnknownAdapter if they are not those of an IP-Adapter."""
     layout = recognise(tensors)
     dtype = comfy.utils.weight_dtype(tensors) or torch.float32
     module = IPAdapter(layout, comfy.ops.manual_cast)

@@ -1,4 +1,4 @@
-"""From pictures to a style: checked, fitted, encoded, combined."""
+"""Pictures encoded as a style: checked, fitted, encoded, combined."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .vision import check_encoder, encode_crops, encode_nothing
 
 @dataclass(frozen=True, eq=False)
 class EncodedStyle:
-    """What a REFERENCE socket carries."""
+    """The value of a REFERENCE socket: a style reference and the adapter it was encoded for."""
 
     reference: StyleReference
     adapter: LoadedAdapter
     thumbnail: str
-    """A JPEG picture as a data URL, or an empty text."""
+    """A JPEG data URL, or an empty string."""
 
     def __repr__(self) -> str:
         return f"{self.reference} for {self.adapter}"
@@ -39,10 +39,11 @@ def encode_style(
     weights: Sequence[float],
     negative: Tensor | None = None,
 ) -> tuple[EncodedStyle, Tensor]:
-    """Encodes pictures for `adapter`; also returns them as the encoder saw them, (crops, size, size, 3).
+    """Encodes pictures for `adapter`. Also returns them as fitted for the encoder, (crops, size, size, 3) in [0, 1].
 
-    `images` are batches (images, height, width, 3) by the name of their input; `weights` are for all pictures in
-    order, or empty. Raises ValueError for the wrong encoder, unusable pictures and a wrong count of weights.
+    `images` are batches (images, height, width, 3) by the name of their input. `weights` has one entry for each
+    picture, in order, or is empty. `negative` (images, height, width, 3) replaces the empty unconditional side. Raises
+    ValueError for the wrong encoder, unusable pictures and unusable weights.
     """
     check_encoder(encoder, adapter.layout)
     if not images:

@@ -1,4 +1,4 @@
-"""Styles as files: what the encoder saw of the pictures, the adapter they were made for, a thumbnail."""
+"""Styles as files: the encoded pictures, the kind of adapter they were encoded for, and a thumbnail."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ FORMAT = "semblance style 1"
 
 
 def thumbnail_picture(style: EncodedStyle) -> Tensor:
-    """The thumbnail as an IMAGE, (1, height, width, 3); black where a file has none that can be read."""
+    """The thumbnail as an IMAGE (1, height, width, 3), or black if it cannot be read."""
     return picture_of(style.thumbnail)
 
 
 def save_style(style: EncodedStyle, name: str, version: str) -> str:
-    """Writes a style as one safetensors file in models/semblance/styles and returns the name it got."""
+    """Writes a style as one safetensors file in models/semblance/styles and returns the name of the file.
+
+    Raises UnreadableFile for a name outside the folder.
+    """
     reference, layout = style.reference, style.adapter.layout
-    tensors = {f"picture.{place}": picture.contiguous() for place, picture in enumerate(reference.pictures)}
+    tensors = {f"picture.{index}": picture.contiguous() for index, picture in enumerate(reference.pictures)}
     described = {
         "format": FORMAT,
         "semblance": version,
         "adapter": str(layout),
         "clip_width": layout.clip_width,
         "is_global": layout.is_global,
-        "shares": reference.weights,  # the name that files of format 1 have for them
+        "shares": reference.weights,  # the key in files of format 1
         "subtracted": [asdict(subtraction) for subtraction in reference.subtracted],
         "modelspec.thumbnail": style.thumbnail,
     }
@@ -45,8 +48,8 @@ def save_style(style: EncodedStyle, name: str, version: str) -> str:
 def load_style(name: str, adapter: LoadedAdapter) -> EncodedStyle:
     """Opens a saved style for use with `adapter`.
 
-    Raises UnreadableFile for a missing, damaged or foreign file, and ValueError when the style was made for an
-    adapter with another image encoder.
+    Raises UnreadableFile for a missing, damaged or foreign file, and ValueError if the style was made for an adapter
+    with another image encoder.
     """
     tensors, metadata = read_saved(STYLES, find_file(name, STYLES), name, FORMAT)
     try:
@@ -65,10 +68,10 @@ def load_style(name: str, adapter: LoadedAdapter) -> EncodedStyle:
 def _reference(
     tensors: dict[str, Tensor], metadata: dict[str, str], clip_width: int, is_global: bool
 ) -> StyleReference:
-    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    """Raises KeyError, TypeError or ValueError if the file is damaged."""
     weights = tuple(float(weight) for weight in json.loads(metadata["shares"]))
     subtracted: list[dict[str, Any]] = json.loads(metadata["subtracted"])
-    pictures = tuple(tensors[f"picture.{place}"] for place in range(len(weights)))
+    pictures = tuple(tensors[f"picture.{index}"] for index in range(len(weights)))
     negative = tensors["negative"]
     for tensor in (*pictures, negative):
         if tensor.ndim != (2 if is_global else 3) or tensor.shape[-1] != clip_width or not tensor.isfinite().all():

@@ -1,4 +1,4 @@
-"""CLIP image encoders: the right one for an adapter, and what it sees."""
+"""CLIP image encoders: the check that one fits an adapter, and encoding with it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATC
 from ..binding.carried import KEY
 
 BATCH = 8
-"""Crops encoded at once."""
+"""Number of crops encoded at once."""
 REMEMBERED = 64
-"""Crops whose encoding an encoder keeps, the latest ones."""
+"""Number of encoded crops that are kept with an encoder, the latest ones."""
 
 
 def check_encoder(encoder: Any, layout: AdapterLayout) -> None:
-    """Raises ValueError, naming the right encoder and where it is published, unless `encoder` fits the adapter."""
+    """Raises ValueError, naming the right encoder and its source, unless `encoder` (a CLIP_VISION) fits the adapter."""
     is_clip = getattr(encoder, "model_type", "clip_vision_model") == "clip_vision_model"
     width = encoder.config["projection_dim" if layout.is_global else "hidden_size"] if is_clip else 0
     if width == layout.clip_width:
@@ -37,17 +37,17 @@ def check_encoder(encoder: Any, layout: AdapterLayout) -> None:
 
 
 def encode_crops(encoder: Any, crops: Tensor, is_global: bool) -> Tensor:
-    """What the encoder sees in `crops` (crops, size, size, 3), in float32 on the CPU.
+    """The encoding of `crops` (crops, size, size, 3) in [0, 1], float32 on the CPU.
 
-    Returns projected, un-normalised embeddings (crops, channels), or else the states of the last layer but one
-    (crops, patches, channels). A crop seen before is not encoded again.
+    If `is_global`, these are projected embeddings (crops, channels), not normalised; else the states of the second-last
+    layer (crops, patches, channels). Crops in the encoder's memory are not encoded again.
     """
     memory: OrderedDict[str, Tensor] = _memory_of(encoder)
     names = [_content(crop, is_global) for crop in crops]
     unseen = {name: crop for name, crop in zip(names, crops, strict=True) if name not in memory}
     if unseen:
         encoded = encode_pixels(encoder, _normalised(encoder, torch.stack(list(unseen.values()))), is_global)
-        # Rows of their own: a view would keep its whole batch alive after the others are forgotten.
+        # Copies: a view would keep the whole batch in memory.
         memory.update((name, row.clone()) for name, row in zip(unseen, encoded, strict=True))
     found = torch.stack([memory[name] for name in names])
     for name in names:
@@ -58,15 +58,15 @@ def encode_crops(encoder: Any, crops: Tensor, is_global: bool) -> Tensor:
 
 
 def encode_nothing(encoder: Any, is_global: bool) -> Tensor:
-    """The unconditional side: a zero embedding, or the states of a picture of the encoder's mean colour."""
+    """The unconditional side: a zero embedding (1, channels), or states (1, patches, channels) of the mean colour."""
     if is_global:
         return torch.zeros(1, encoder.config["projection_dim"])
-    # The authors encode zeros after normalisation; black, which other packs encode, is another picture.
+    # The authors encode zeros after normalisation. Other packs encode black, which differs.
     return encode_pixels(encoder, torch.zeros(1, 3, encoder.image_size, encoder.image_size), is_global)
 
 
 def encode_pixels(encoder: Any, pixels: Tensor, is_global: bool) -> Tensor:
-    """As `encode_crops`, from pixels normalised for the encoder, (crops, 3, size, size)."""
+    """Like `encode_crops`, from normalised pixels (crops, 3, size, size) and without memory."""
     comfy.model_management.load_model_gpu(encoder.patcher)
     parts: list[Tensor] = []
     for batch in pixels.float().split(BATCH):
@@ -77,7 +77,7 @@ def encode_pixels(encoder: Any, pixels: Tensor, is_global: bool) -> Tensor:
 
 
 def _check_projection(encoder: Any) -> None:
-    """Refuses a file without a projection: ComfyUI leaves that matrix as raw memory, zeros, huge numbers or NaN."""
+    """Refuses a file without a projection: ComfyUI leaves that matrix uninitialised (zeros, huge numbers or NaN)."""
     deviation = float(encoder.model.visual_projection.weight.detach().float().std())
     if not 1e-4 < deviation < 10.0:
         raise ValueError(
@@ -92,7 +92,7 @@ def _normalised(encoder: Any, crops: Tensor) -> Tensor:
 
 
 def _memory_of(encoder: Any) -> OrderedDict[str, Tensor]:
-    """The encoder's own attachment, so that it goes when the encoder goes."""
+    """Encoded crops by content, attached to the encoder so that they are freed with it."""
     name = f"{KEY}_encoded"
     if encoder.patcher.get_attachment(name) is None:
         encoder.patcher.set_attachments(name, OrderedDict())

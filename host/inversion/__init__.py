@@ -1,1 +1,1 @@
-"""Pictures inverted on ComfyUI's sampler, kept, and sampled back."""
+"""Pictures inverted on ComfyUI's sampler, saved, and sampled back."""

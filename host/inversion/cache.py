@@ -1,4 +1,4 @@
-"""Inversions made once: found again in ComfyUI's temporary folder while it runs."""
+"""A cache of inversions in ComfyUI's temporary folder, which is emptied when ComfyUI starts."""
 
 from __future__ import annotations
 
@@ -20,27 +20,26 @@ from .trajectory_files import read_trajectory, write_trajectory
 def cached_inversion(
     model: Any, pictures: Tensor, settings: object, text: Text, make: Callable[[], Inversion], version: str
 ) -> Inversion:
-    """The inversion of `make`, or the one made before of the same pictures, model, text and settings.
+    """The inversion by `make`, or a cached one of the same model, pictures, settings and text.
 
-    The repr of `settings` tells what else the inversion depends on. It is looked for in ComfyUI's temporary folder,
-    which is emptied when ComfyUI starts. A model that other nodes have patched beyond its weights is inverted anew,
-    since what they do cannot be compared.
+    The repr of `settings` states what else the inversion depends on. The cache is not used for a model with patches
+    other than of its weights, because they cannot be compared.
     """
-    key = _key(model, pictures, settings, text)
+    key = _cache_key(model, pictures, settings, text)
     if key is None:
         return make()
     path = Path(folder_paths.get_temp_directory()) / "semblance" / f"trajectory_{key}.safetensors"
     if path.exists():
-        trajectory, tensors = read_trajectory(path, path.name)
-        return Inversion(trajectory, tensors["noise"])
+        trajectory, extra = read_trajectory(path, path.name)
+        return Inversion(trajectory, extra["noise"])
     inversion = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_trajectory(path, inversion.trajectory, version, noise=inversion.noise.contiguous())
+    write_trajectory(path, inversion.trajectory, version, {"noise": inversion.noise})
     return inversion
 
 
-def _key(model: Any, pictures: Tensor, settings: object, text: Text) -> str | None:
-    """A digest of all that an inversion depends on, or None where that cannot be known."""
+def _cache_key(model: Any, pictures: Tensor, settings: object, text: Text) -> str | None:
+    """A digest of everything that an inversion depends on, or None if it cannot be known."""
     options = model.model_options
     transformer = options.get("transformer_options", {})
     foreign = set(options) - {"transformer_options"} or model.object_patches or model.hook_patches

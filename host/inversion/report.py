@@ -1,4 +1,4 @@
-"""How far a picture that was inverted and sampled back is off."""
+"""The error of pictures that were inverted and sampled back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...attention.references.trajectory import ReferenceTrajectory
 
 
 def reconstruction_error(model: Any, trajectory: ReferenceTrajectory, back: Tensor) -> float:
-    """Relative L2 distance between the clean latents and those sampled back."""
+    """Relative L2 distance between the clean latents and `back`, (images, channels, height, width) as sampled back."""
     clean = model.model.process_latent_out(trajectory.latents[0])
     return ((back.cpu() - clean).norm() / clean.norm()).item()
 
@@ -19,7 +19,7 @@ NOT_CHECKED = "Not checked."
 
 
 def reconstruction_report(model: Any, trajectory: ReferenceTrajectory, back: Tensor, vae: Any) -> str:
-    """How far pictures that were sampled back are off: of the latent, and of the picture if there is a VAE."""
+    """The error of `back` in a sentence: of the latents and, with a `vae`, of the decoded pictures in decibels."""
     found = f"The latent comes back with a relative error of {reconstruction_error(model, trajectory, back):.2%}"
     if vae is None:
         return f"{found}."

@@ -1,4 +1,8 @@
-"""Trajectories as files."""
+"""Trajectories as files.
+
+`save_trajectory` and `load_trajectory` use names in models/semblance/trajectories; `write_trajectory` and
+`read_trajectory` use paths, for the cache too.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,14 @@ FORMAT = "semblance.trajectory.1"
 def save_trajectory(trajectory: ReferenceTrajectory, name: str, version: str, half: bool) -> tuple[str, float]:
     """Writes a trajectory as one safetensors file in models/semblance/trajectories.
 
-    Returns the name it got, and the relative error that half precision brings (0 without it): the greater of that of
-    the latents and that of the noises.
+    Returns the name of the file and the relative error of half precision, 0 without it. With noises it is the greater
+    of their error and that of the latents. Raises UnreadableFile for a name outside the folder.
     """
     latents, error = _stored(trajectory.latents, half)
     noises = None
     if trajectory.noises is not None:
-        noises, of_noises = _stored(trajectory.noises, half)
-        error = max(error, of_noises)
+        noises, noise_error = _stored(trajectory.noises, half)
+        error = max(error, noise_error)
     path = free_path(TRAJECTORIES, name)
     write_trajectory(path, replace(trajectory, latents=latents, noises=noises), version)
     return saved_name(TRAJECTORIES, path), error
@@ -39,17 +43,20 @@ def load_trajectory(name: str) -> ReferenceTrajectory:
 
 
 def _stored(tensor: Tensor, half: bool) -> tuple[Tensor, float]:
-    """A tensor as it is written, and the relative error this brings."""
+    """A tensor as it is written, and its relative error."""
     stored = tensor.half() if half else tensor
     return stored, ((stored.float() - tensor).norm() / tensor.norm().clamp_min(1e-12)).item()
 
 
-def write_trajectory(path: Path, trajectory: ReferenceTrajectory, version: str, **more: Tensor) -> None:
-    tensors = {"latents": trajectory.latents.contiguous(), "context": trajectory.context.contiguous(), **more}
+def write_trajectory(
+    path: Path, trajectory: ReferenceTrajectory, version: str, extra: Mapping[str, Tensor] | None = None
+) -> None:
+    """Writes a trajectory, and extra tensors by name, as one safetensors file."""
+    tensors = {"latents": trajectory.latents, "context": trajectory.context, **(extra or {})}
     if trajectory.vector is not None:
-        tensors["vector"] = trajectory.vector.contiguous()
+        tensors["vector"] = trajectory.vector
     if trajectory.noises is not None:
-        tensors["noises"] = trajectory.noises.contiguous()
+        tensors["noises"] = trajectory.noises
     described = {
         "format": FORMAT,
         "semblance": version,
@@ -59,11 +66,14 @@ def write_trajectory(path: Path, trajectory: ReferenceTrajectory, version: str, 
         "guidance": json.dumps(trajectory.guidance),
         "stamp": json.dumps(asdict(trajectory.stamp)),
     }
-    save_tensors(path, tensors, described)
+    save_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, described)
 
 
 def read_trajectory(path: Path, name: str) -> tuple[ReferenceTrajectory, dict[str, Tensor]]:
-    """The trajectory in a file, and all tensors that lie there."""
+    """The trajectory in a file, and all tensors of the file by name; `name` is for messages.
+
+    Raises UnreadableFile for a damaged or foreign file.
+    """
     tensors, metadata = read_saved(TRAJECTORIES, path, name, FORMAT)
     try:
         return _trajectory(tensors, metadata), tensors
@@ -72,7 +82,7 @@ def read_trajectory(path: Path, name: str) -> tuple[ReferenceTrajectory, dict[st
 
 
 def _trajectory(tensors: dict[str, Tensor], metadata: dict[str, str]) -> ReferenceTrajectory:
-    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    """Raises KeyError, TypeError or ValueError if the file is damaged."""
     sigmas = tuple(float(sigma) for sigma in json.loads(metadata["sigmas"]))
     conventions: Mapping[str, Convention] = {known: known for known in CONVENTIONS}
     if tensors["latents"].ndim != 5 or 0 in tensors["latents"].shape or tensors["context"].ndim != 3:

@@ -1,1 +1,1 @@
-"""Stories and subjects on ComfyUI: tokens, recording, files."""
+"""Stories and subjects in ComfyUI: tokens, recording, files."""

@@ -1,4 +1,4 @@
-"""Where the subjects of a story stand, read off the LATENT that it was sampled to."""
+"""The subject masks that a run left on its LATENT."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..binding.findings import FOUND
 
 
 def subject_masks_of(latent: Mapping[str, Any]) -> Tensor:
-    """Where the subjects stand by the run that sampled this LATENT: (images, height, width), 0 or 1.
+    """The subject masks of the run that sampled this LATENT: (images, height, width), 0 or 1.
 
-    Raises ValueError for a LATENT that no story was sampled to, or that another node has made anew.
+    Raises ValueError for a LATENT that has none: no story was sampled, or another node made a new tensor.
     """
     found: Mapping[str, Tensor] = getattr(latent["samples"], FOUND, {})
     if SUBJECT_MASKS not in found:

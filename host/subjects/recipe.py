@@ -1,4 +1,4 @@
-"""How the anchors of a subject were made, so that they can be made again."""
+"""How the anchors of a subject were sampled, so that they can be sampled again from a small file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..conditioning import Conditioning
 
 Settings = TypeVar("Settings")
 KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-"""What JSON makes of plain fields, by how a dataclass declares them."""
+"""The types that JSON gives for plain fields, by their annotation."""
 
 
 @dataclass(frozen=True)
 class StorySettings:
-    """What a story was sampled with, apart from the model."""
+    """ConsiStory's settings, without the model and without masks or pictures."""
 
     words: SubjectWords
     sharing: Sharing
@@ -37,11 +37,12 @@ class StorySettings:
 
     @classmethod
     def of(cls, story: ConsiStory) -> StorySettings:
+        """The settings of a patch."""
         return cls(**{entry.name: getattr(story, entry.name) for entry in fields(cls)})
 
     @classmethod
     def read(cls, described: Mapping[str, Any]) -> StorySettings:
-        """From what `asdict` and JSON made of it. Raises KeyError or TypeError where that is not it."""
+        """The settings from their `asdict` after JSON. Raises KeyError or TypeError for anything else."""
         sharing, injection, free_u = (described[name] for name in ("sharing", "injection", "free_u"))
         return cls(
             words=SubjectWords(**{name: _tuples(entry) for name, entry in described["words"].items()}),
@@ -53,7 +54,7 @@ class StorySettings:
         )
 
     def of_first(self, scenes: int) -> StorySettings:
-        """The same story up to a scene."""
+        """The same story with only its first scenes."""
         words = replace(self.words, prompts=self.words.prompts[:scenes], columns=self.words.columns[:scenes])
         return replace(self, words=words)
 
@@ -86,12 +87,12 @@ QUIET_SAMPLERS = frozenset(
         "uni_pc_bh2",
     }
 )
-"""Those that draw no noise after the first step. What others draw for an image depends on how many stand beside it."""
+"""Samplers that draw no noise after the start. The noise that others draw for an image depends on the batch size."""
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """The widgets of a sampler."""
+    """The settings of KSampler."""
 
     seed: int
     steps: int
@@ -102,6 +103,7 @@ class SamplerSettings:
 
     @property
     def is_quiet(self) -> bool:
+        """Whether the sampler draws no noise after the start."""
         return self.sampler in QUIET_SAMPLERS
 
     def __str__(self) -> str:
@@ -110,32 +112,33 @@ class SamplerSettings:
 
 @dataclass(frozen=True, eq=False)
 class AnchorRun:
-    """All that an ordinary sampler is given to make the anchors."""
+    """The inputs of the KSampler run that makes the anchors."""
 
     settings: SamplerSettings
     positive: Conditioning
     negative: Conditioning
-    latents: Tensor  # (images, channels, height, width) as a sampler node takes them
+    latents: Tensor  # (images, channels, height, width), samples of a LATENT
     batch: int
-    """Images of the batch that the noise is drawn for, of which these are the first."""
-    numbers: Sequence[int] | None = None
-    """The numbers of the batch's images in a batch before it, as ComfyUI keeps them."""
+    """Size of the batch that the noise is drawn for. The latents are its first images."""
+    batch_indices: Sequence[int] | None = None
+    """The `batch_index` of a LATENT: for each image of the batch, its index in the batch it was taken from."""
     noise_mask: Tensor | None = None
 
     @classmethod
     def of_latent(
         cls, settings: SamplerSettings, positive: Conditioning, negative: Conditioning, latent: Mapping[str, Any]
     ) -> AnchorRun:
+        """The run of a sampler node with these inputs."""
         latents: Tensor = latent["samples"]
-        numbers, mask = latent.get("batch_index"), latent.get("noise_mask")
-        return cls(settings, positive, negative, latents, len(latents), numbers, mask)
+        indices, mask = latent.get("batch_index"), latent.get("noise_mask")
+        return cls(settings, positive, negative, latents, len(latents), indices, mask)
 
     def sample(self, model: Any) -> Tensor:
-        """What KSampler makes of it."""
+        """The latents (images, channels, height, width) that KSampler gives for these inputs."""
         settings = self.settings
         latents = comfy.sample.fix_empty_latent_channels(model, self.latents)
         whole = latents.new_zeros(self.batch, *latents.shape[1:])
-        noise = comfy.sample.prepare_noise(whole, settings.seed, self.numbers)[: len(latents)]
+        noise = comfy.sample.prepare_noise(whole, settings.seed, self.batch_indices)[: len(latents)]
         return comfy.sample.sample(
             model,
             noise,
@@ -155,12 +158,12 @@ class AnchorRun:
 
 
 def read_settings(kind: type[Settings], described: Mapping[str, Any]) -> Settings:
-    """A dataclass from what JSON made of it. Raises TypeError for entries that are not its own, or of another kind."""
+    """A dataclass from its fields after JSON. Raises TypeError for unknown fields and for values of another type."""
     made = kind(**described)
     for entry in fields(cast(Any, kind)):
         value = getattr(made, entry.name)
         kinds = KINDS.get(str(entry.type), (object,))
-        # To Python, True is a number.
+        # bool is a subclass of int.
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds in (KINDS["int"], KINDS["float"])):
             raise TypeError(f"its {entry.name} is {value!r}")
     return made
@@ -180,5 +183,5 @@ def sampler_names() -> list[str]:
 
 
 def _tuples(entry: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """JSON's lists as tuples."""
     return tuple(_tuples(one) for one in entry) if isinstance(entry, list) else entry

@@ -1,4 +1,4 @@
-"""A subject between nodes: recorded on a MODEL by a sampler's settings, and applied to a MODEL."""
+"""The SUBJECT socket: recording a subject while its anchors are sampled, and applying it to a MODEL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .recipe import AnchorRun, SamplerSettings, StorySettings, sampler_names, sc
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What a SUBJECT socket carries."""
+    """The value of a SUBJECT socket: what was recorded of a subject, and how."""
 
     recorded: RecordedSubject
     story: StorySettings
@@ -32,16 +32,16 @@ class Subject:
     thumbnail: str = ""
     """A JPEG picture as a data URL, or an empty text."""
     anchor_run: AnchorRun | None = None
-    """How to make the anchors again; None where that was not kept, or cannot be."""
+    """How to sample the anchors again. None if it was not kept, or if masks or pictures were used."""
 
     def __repr__(self) -> str:
         return f"{', '.join(self.story.words.subjects)}: {self.recorded!r}, {self.stamp.family}; {self.sampler}"
 
 
 def record_subject(model: Any, anchor_run: AnchorRun, vae: Any = None) -> tuple[Tensor, Subject]:
-    """Samples a story and records its anchors: the latents of all its images, and the subject.
+    """Samples a story. Returns the latents (images, channels, height, width) and the subject recorded in its anchors.
 
-    Raises ValueError where there is no story on the MODEL, or nothing of a subject was seen.
+    With a `vae` the subject has a thumbnail. Raises ValueError like `record`.
     """
     story = story_on(model)
     stamp = subject_stamp(model)
@@ -59,9 +59,9 @@ def record_subject(model: Any, anchor_run: AnchorRun, vae: Any = None) -> tuple[
 
 
 def recreate_subject(model: Any, story: StorySettings, anchor_run: AnchorRun, thumbnail: str) -> Subject:
-    """Makes the anchors of a recipe again. MODEL carries no story yet.
+    """Samples the anchors of a recipe again, on a MODEL without a story.
 
-    Raises ValueError for a sampler or scheduler that another pack brought: ComfyUI would take its first in their place.
+    Raises ValueError for an unknown sampler or scheduler: ComfyUI would replace it by the first of its list.
     """
     settings = anchor_run.settings
     for name, known in ((settings.sampler, sampler_names()), (settings.scheduler, scheduler_names())):
@@ -76,9 +76,9 @@ def recreate_subject(model: Any, story: StorySettings, anchor_run: AnchorRun, th
 def apply_subject(
     model: Any, subject: Subject, words: SubjectWords, sharing: float, query_blend: float, injection: float
 ) -> Any:
-    """A clone of MODEL that keeps a recorded subject in the scenes of `words`.
+    """A clone of MODEL that puts a recorded subject into the scenes of `words`. Strengths are from 0 to 1.
 
-    Raises ValueError for another model than the subject's, and where there are no features to copy.
+    Raises ValueError for another model than the subject's, and for injection if no features were recorded.
     """
     check_recorded_with(subject.stamp, model)
     made = subject.story
@@ -108,9 +108,9 @@ Sampled = TypeVar("Sampled")
 
 
 def record(model: Any, sample: Callable[[Any], Sampled]) -> tuple[Sampled, RecordedSubject]:
-    """What `sample` makes with a MODEL that carries ConsiStory, and the subject in its anchors.
+    """The result of `sample` with a MODEL that carries ConsiStory, and the subject recorded in its anchors.
 
-    Raises ValueError where there is no story on the MODEL, or nothing of a subject was seen.
+    Raises ValueError if there is no story on the MODEL, or nothing of the subject was seen.
     """
     story = story_on(model)
     recorder = SubjectRecorder()
@@ -119,7 +119,7 @@ def record(model: Any, sample: Callable[[Any], Sampled]) -> tuple[Sampled, Recor
 
 
 def story_on(model: Any) -> ConsiStory:
-    """The story that a MODEL carries. Raises ValueError unless it is one."""
+    """The ConsiStory on a MODEL. Raises ValueError if there is none, several, or an applied subject."""
     stories = [patch for patch in patches_on(model) if isinstance(patch, ConsiStory)]
     applied = bool(stories) and isinstance(stories[0].anchors, RecordedAnchors)
     if len(stories) != 1 or applied:

@@ -1,4 +1,4 @@
-"""Subjects as files: what was recorded of their anchors, or a recipe of some hundred kilobytes to make them again."""
+"""Subjects as files: the recording of their anchors, or a recipe of some hundred kilobytes to sample them again."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ POOLED = "pooled_output"
 
 @dataclass(frozen=True)
 class SavedSubject:
-    """What became of a subject that was saved."""
+    """The file of a subject that was saved."""
 
     name: str
     bytes: int
     error: float
-    """The relative error that half precision brings; 0 without it."""
+    """The relative error of half precision, 0 without it."""
 
 
 def save_subject(subject: Subject, name: str, version: str, form: Form, half: bool) -> SavedSubject:
     """Writes a subject as one safetensors file in models/semblance/subjects.
 
-    Raises ValueError where a recipe cannot hold what the anchors were made of, or the disk cannot hold the file.
+    `half` stores a recording as float16. Raises ValueError if the form is a recipe and `recipe_hindrance` says why not,
+    or if the disk has too little space.
     """
     path = free_path(SUBJECTS, name)
     tensors, described, error = _recipe(subject) if form == "recipe" else _features(_reduced(subject, form), half)
@@ -67,10 +68,10 @@ def save_subject(subject: Subject, name: str, version: str, form: Form, half: bo
 
 
 def load_subject(name: str, model: Any = None) -> Subject:
-    """Opens a saved subject; the anchors of a recipe are made again with MODEL.
+    """Opens a saved subject. The anchors of a recipe are sampled again with MODEL.
 
-    Raises UnreadableFile for a missing, damaged or foreign file, and ValueError for a MODEL other than the subject's,
-    or for none where a recipe needs one.
+    Raises UnreadableFile for a missing, damaged or foreign file, and ValueError if MODEL is not the subject's, or is
+    missing for a recipe.
     """
     tensors, metadata = read_saved(SUBJECTS, find_file(name, SUBJECTS), name, FORMAT)
     try:
@@ -97,7 +98,7 @@ def load_subject(name: str, model: Any = None) -> Subject:
 
 
 def sizes(subject: Subject) -> str:
-    """What a file of each form would take, in a sentence."""
+    """The size of a file of each form, in a sentence."""
     found: list[str] = []
     for form in FORMS:
         if form == "recipe":
@@ -132,7 +133,7 @@ def _reduced(subject: Subject, form: Form) -> Subject:
 
 
 Described = tuple[dict[str, Tensor], dict[str, Any], float]
-"""Tensors and metadata of a file, and the relative error of what is in it."""
+"""The tensors and metadata of a file, and their relative error."""
 
 
 def _features(subject: Subject, half: bool) -> Described:
@@ -158,13 +159,13 @@ def _features(subject: Subject, half: bool) -> Described:
 
 
 def _recorded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> RecordedSubject:
-    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    """Raises KeyError, TypeError or ValueError if the file is damaged."""
     passes = tuple(
         RecordedStates(
-            {_site(name): tensors[f"states.{number}.{name}"] for name in counts},
+            {_site(name): tensors[f"states.{index}.{name}"] for name in counts},
             {_site(name): tuple(map(int, of_steps)) for name, of_steps in counts.items()},
         )
-        for number, counts in enumerate(json.loads(metadata["counts"]))
+        for index, counts in enumerate(json.loads(metadata["counts"]))
     )
     features = None
     if "patches" in tensors:
@@ -182,11 +183,11 @@ def _recipe(subject: Subject) -> Described:
     anchor_run = subject.anchor_run
     if why or anchor_run is None:
         raise ValueError(f"This subject cannot be saved as a recipe: {why}. Save what was recorded instead.")
-    anchors = subject.recorded.anchors
+    anchors, indices = subject.recorded.anchors, anchor_run.batch_indices
     tensors: dict[str, Tensor] = {}
     extras: dict[str, dict[str, Any]] = {}
     for name, [[context, more]] in zip(TEXTS, (anchor_run.positive, anchor_run.negative), strict=True):
-        # Copies, without the memory of the other scenes.
+        # Copies, so that the file does not hold the other scenes.
         tensors[name] = context[:anchors].clone()
         if isinstance(more.get(POOLED), Tensor):
             tensors[f"{name}.pooled"] = more[POOLED][:anchors].clone()
@@ -197,13 +198,13 @@ def _recipe(subject: Subject) -> Described:
         "extras": extras,
         "shape": [anchors, *anchor_run.latents.shape[1:]],
         "batch": anchor_run.batch,
-        "numbers": None if anchor_run.numbers is None else [int(number) for number in anchor_run.numbers],
+        "numbers": None if indices is None else [int(index) for index in indices],
     }
     return tensors, described, 0.0
 
 
 def _anchor_run(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], settings: SamplerSettings) -> AnchorRun:
-    """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
+    """Raises KeyError, TypeError or ValueError if the file is damaged."""
     extras = json.loads(metadata["extras"])
 
     def text(name: str) -> Conditioning:
@@ -214,13 +215,13 @@ def _anchor_run(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sett
     latents = tensors.get("latents", torch.zeros(shape))
     if len(shape) != 4 or tuple(latents.shape) != shape or 0 in shape:
         raise ValueError("its latent has the wrong shape")
-    batch, numbers = json.loads(metadata["batch"]), json.loads(metadata["numbers"])
+    batch, indices = json.loads(metadata["batch"]), json.loads(metadata["numbers"])
     if type(batch) is not int or batch < len(latents):
         raise TypeError(f"its batch is {batch!r}")
-    if numbers is not None and not (isinstance(numbers, list) and all(type(number) is int for number in numbers)):
-        raise TypeError(f"its numbers are {numbers!r}")
+    if indices is not None and not (isinstance(indices, list) and all(type(index) is int for index in indices)):
+        raise TypeError(f"its batch indices are {indices!r}")
     positive, negative = (text(name) for name in TEXTS)
-    return AnchorRun(settings, positive, negative, latents, batch, numbers)
+    return AnchorRun(settings, positive, negative, latents, batch, indices)
 
 
 def _name(site: AttentionSite) -> str:

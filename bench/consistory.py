@@ -23,8 +23,9 @@ from semblance.attention.engine.call import AttentionSite
 from semblance.attention.engine.layout import BatchLayout
 from semblance.attention.engine.moment import Moment, RunPlan
 from semblance.attention.families import SDXL
-from semblance.attention.methods.consistory.applied import AppliedSubject
+from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
+from semblance.attention.methods.consistory.recorded_anchors import RecordedAnchors
 from semblance.attention.methods.consistory.settings import Injection, MaskDropout, QueryBlend
 from semblance.attention.subjects.maps import REMEMBERED_STEPS
 from semblance.attention.subjects.recording import RecordedSubject
@@ -56,7 +57,7 @@ PARTS = {
     "vanilla query": "vanilla queries",
     "features": "features",
     "matches": "matches",
-    "selected": "selected places",
+    "selected": "selected tokens",
     "map sum": "attention maps",
 }
 """What a story keeps, by the names in its bank."""
@@ -165,7 +166,7 @@ def on_sdxl(kept: Mapping[str, int]) -> dict[str, float]:
 
 def recorded_bytes(
     covers: float,
-    dropout: float = MaskDropout().share,
+    dropout: float = MaskDropout().fraction,
     injection: bool = True,
     side: int = SDXL_SIDE,
     wider: int = WIDER,
@@ -175,7 +176,7 @@ def recorded_bytes(
     """What is recorded of one anchor whose subject covers a share of the picture: every state once, as it was shaped.
 
     At every step but the first the states of both sides of the guidance, at the tokens that others see; and with
-    injection those of two samplings, the patches to match, and the outputs to copy, all of the subject.
+    injection those of two passes, the patches to match, and the outputs to copy, all of the subject.
     """
     blocks, size = SDXL.consistory, (side, side)
 
@@ -195,10 +196,10 @@ def recorded_bytes(
 
 
 @dataclass(frozen=True, eq=False)
-class AnyLadder(AppliedSubject):
+class AnyLadder(ConsiStory):
     """A recorded subject in a run of other steps, where nothing is computed."""
 
-    def require(self, plan: RunPlan) -> None:
+    def check(self, plan: RunPlan) -> None:
         pass
 
 
@@ -208,9 +209,12 @@ def recorded_subject(model: Any) -> RecordedSubject:
     return record(story, lambda recording: sample(recording, 2))[1]
 
 
-def applied(subject: RecordedSubject, images: int) -> dict[str, AppliedSubject]:
-    patch = AppliedSubject(words(images), SDXL.consistory, subject=subject)
-    return {"Apply Subject": patch, "Apply Subject, injection 0": replace(patch, injection=Injection(0.0))}
+def applied(subject: RecordedSubject, images: int) -> dict[str, ConsiStory]:
+    injections = {"Apply Subject": Injection(), "Apply Subject, injection 0": Injection(0.0)}
+    return {
+        name: applied_subject(words(images), SDXL.consistory, subject, injection)
+        for name, injection in injections.items()
+    }
 
 
 def report_batch(model: Any, images: int, patches: Mapping[str, ConsiStory], rounds: int) -> None:
@@ -234,7 +238,7 @@ def report_batch(model: Any, images: int, patches: Mapping[str, ConsiStory], rou
 
 
 def _on_any_ladder(model: Any, patch: ConsiStory) -> Any:
-    return add_patch(model, _remade(AnyLadder, patch) if isinstance(patch, AppliedSubject) else patch)
+    return add_patch(model, _remade(AnyLadder, patch) if isinstance(patch.anchors, RecordedAnchors) else patch)
 
 
 def _remade(kind: type[ConsiStory], patch: ConsiStory, **changed: Any) -> Any:

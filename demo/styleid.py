@@ -89,7 +89,7 @@ def _paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int) -> list[
     from comfy.samplers import sampler_object
     from comfy_extras.nodes_custom_sampler import SamplerCustom
 
-    from semblance.attention.engine.scope import Scope, Window
+    from semblance.attention.engine.scope import ScheduleWindow, Scope
     from semblance.attention.methods.styleid import StyleID
     from semblance.host.binding.model import add_patch, map_model
     from semblance.host.conditioning import Text
@@ -101,7 +101,7 @@ def _paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int) -> list[
     words, empty = study.prompt(content_captions(pairs.asked)), study.prompt([""])
     inverted = invert(model, vae.encode(drawn.movedim(1, -1)), steps, "styleid", Text(words, empty)).trajectory
     content, style = inverted.select(range(count)), inverted.select(range(count, 2 * count))
-    scope = Scope(dict.fromkeys(map_model(model).family.styleid, 1.0), Window(0.0, 1.0))
+    scope = Scope(dict.fromkeys(map_model(model).family.styleid, 1.0), ScheduleWindow(0.0, 1.0))
     painted = []
     for way in ways:
         patch = StyleID(content, style, scope, way.gamma, way.temperature, way.strength)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attention.engine.scope import ImageMask
 from ..attention.methods.consistory.method import ConsiStory as ConsiStoryPatch
-from ..attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow
+from ..attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepRange
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..attention.subjects.user_masks import UserMasks
 from ..attention.subjects.words import SubjectWords
@@ -115,7 +115,7 @@ class ConsiStory(io.ComfyNode):
         known = map_model(model)
         if pictures is not None:
             require_family(pictures, known.name, "trajectory of the pictures")
-        window = StepWindow(inject_from, inject_until)
+        window = StepRange(inject_from, inject_until)
         patch = ConsiStoryPatch(
             subject_words,
             known.family.consistory,

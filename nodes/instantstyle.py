@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.engine.scope import ImageMask, Scope, Window, finite
+from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
 from ..host.binding.model import add_patch, map_model
 from ..host.instantstyle.encoding import Style
@@ -88,7 +88,7 @@ class InstantStyle(io.ComfyNode):
         adapter = reference.adapter
         numbers = adapter.numbers_for(model_map)
         area = None if mask is None else ImageMask(mask, feather=mask_edges == "soft")
-        scope = Scope(read_blocks(blocks, model_map), Window(start, end, read_curve(curve)), area)
+        scope = Scope(read_blocks(blocks, model_map), ScheduleWindow(start, end, read_curve(curve)), area)
         tokens = adapter.image_tokens(reference.reference)
         patch = InstantStylePatch(tokens, adapter, numbers, scope, finite(strength, "The strength"), adapter.name)
         return io.NodeOutput(add_patch(model, patch, [adapter.patcher]))

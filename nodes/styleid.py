@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.engine.scope import ImageMask, Scope, Window, finite
+from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
@@ -131,7 +131,7 @@ class StyleID(io.ComfyNode):
         weights = dict.fromkeys(family.styleid, 1.0)
         if blocks["blocks"] == CUSTOM:
             weights = parse_block_weights(blocks["weights"], family.blocks)
-        scope = Scope(weights, Window(start, end), None if mask is None else ImageMask(mask))
+        scope = Scope(weights, ScheduleWindow(start, end), None if mask is None else ImageMask(mask))
         patch = StyleIDPatch(
             content,
             style,

@@ -39,6 +39,10 @@ class FeatureBank:
         for name in [name for name in self._kept if outdated(name)]:
             del self._kept[name]
 
+    def forget_all(self, *beginning: Hashable) -> None:
+        """Drops what is kept under every name that is, or begins with, `beginning`."""
+        self.forget(lambda name: (name if isinstance(name, tuple) else (name,))[: len(beginning)] == beginning)
+
     def clear(self) -> None:
         """Forgets everything."""
         self._kept.clear()

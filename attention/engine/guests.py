@@ -24,17 +24,17 @@ class Guest:
 
 @dataclass(frozen=True, eq=False)
 class PinnedImages:
-    """The first images of the batch, where they are known: they are not sampled, whatever the sampler makes of them."""
+    """Known images at the start of the batch. They replace whatever the sampler computes for those rows."""
 
-    latents: Tensor  # (images, channels, height, width), as the UNet is fed them now
-    clean: Tensor  # (images, channels, height, width), as they are to come out
+    latents: Tensor  # (images, channels, height, width), as the UNet takes them at this noise level
+    clean: Tensor  # (images, channels, height, width), free of noise
 
-    def shown_in(self, x: Tensor, chunks: int) -> Tensor:
-        """The rows of a model call (chunks * images, ...) with these in place of the sampler's."""
+    def into_noisy(self, x: Tensor, chunks: int) -> Tensor:
+        """The rows of a model call (chunks * images, ...) with these images in place of the sampler's."""
         return self._in(torch.unflatten(x, 0, (chunks, -1)), self.latents).flatten(0, 1)
 
-    def found_in(self, denoised: Tensor) -> Tensor:
-        """What the model took the images (images, ...) for, with these as they are."""
+    def into_denoised(self, denoised: Tensor) -> Tensor:
+        """The model's denoised images (images, ...) with these in place of the first."""
         return self._in(denoised[None], self.clean)[0]
 
     def _in(self, chunks: Tensor, images: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-Area = tuple[int, int, int, int]
-"""Height, width, top and left of a crop of the latent, in latent pixels."""
+Crop = tuple[int, int, int, int]
+"""Height, width, top and left of a part of the latent, in latent pixels."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Chunk:
 
     role: str
     """The guider's own name for the conditioning: `positive`, `negative`, `middle`, `empty_negative_prompt`, ..."""
-    area: Area | None = None
-    """The crop of the latent this chunk sees, or None for the whole of it."""
-    story: str | None = None
-    """The text of the story that it tells, where the conditioning says so."""
+    crop: Crop | None = None
+    """The part of the latent that this chunk shows, or None for the whole."""
+    tag: str | None = None
+    """The mark that a node of ours put on the conditioning, such as the text of a story."""
 
     @property
     def conditional(self) -> bool:
@@ -47,28 +47,28 @@ class BatchLayout:
 
     chunks: tuple[Chunk, ...]
     images: int
-    latent: tuple[int, int] | None
-    """Height and width of the whole latent, of which a chunk with an area sees a crop; None where the model is shown
-    a part of it and nobody tells which."""
+    latent_size: tuple[int, int] | None
+    """Height and width of the whole latent; chunks with a crop show part of it. None if a tiling node passes crops
+    without saying which."""
     guests: tuple[GuestRows, ...] = ()
     device: torch.device | None = None
     """Where the model runs."""
-    stories: frozenset[str] = frozenset()
-    """The stories that are told in this call or in others beside it."""
+    tags: frozenset[str] = frozenset()
+    """The tags of all conditional chunks of this step, also of those that ComfyUI sends in another call."""
 
     @classmethod
     def from_numbers(
         cls,
         numbers: Sequence[int],
         rows: int,
-        latent: tuple[int, int] | None,
+        latent_size: tuple[int, int] | None,
         roles: Sequence[str] = ("positive", "negative"),
-        areas: Sequence[Area | None] = (),
+        crops: Sequence[Crop | None] = (),
     ) -> BatchLayout:
-        """Reads ComfyUI's `cond_or_uncond`: for each chunk its place in the guider's list of conditionings.
+        """Reads ComfyUI's `cond_or_uncond`: for each chunk its index in the guider's list of conditionings.
 
-        The places are not roles (DualCFGGuider puts the negative first), hence `roles`, the guider's names in
-        the order of its list; without a guider, ComfyUI's usual order is assumed.
+        An index is not a role (DualCFGGuider puts the negative first), hence `roles`, the guider's names in
+        the order of its list. Without a guider, ComfyUI's usual order is assumed.
         """
         if not numbers or rows % len(numbers):
             raise ValueError(
@@ -76,9 +76,9 @@ class BatchLayout:
                 "A node before this one changes the batch inside the model; bypass it to use Semblance."
             )
         named = [roles[number] if number < len(roles) else f"conditioning {number}" for number in numbers]
-        crops = areas or [None] * len(numbers)
-        chunks = tuple(Chunk(role, area) for role, area in zip(named, crops, strict=True))
-        return cls(chunks, rows // len(numbers), latent)
+        shown = crops or [None] * len(numbers)
+        chunks = tuple(Chunk(role, crop) for role, crop in zip(named, shown, strict=True))
+        return cls(chunks, rows // len(numbers), latent_size)
 
     @property
     def host_rows(self) -> int:
@@ -103,17 +103,15 @@ class BatchLayout:
         """The rows of every conditional chunk."""
         return tuple(self.chunk_rows(number) for number, chunk in enumerate(self.chunks) if chunk.conditional)
 
-    def story_rows(self, story: str) -> tuple[slice, ...]:
-        """The rows of every conditional chunk that tells a story; of all that are conditional where none says so.
+    def tagged_rows(self, tag: str) -> tuple[slice, ...]:
+        """The rows of every conditional chunk with `tag`; of all conditional chunks if none in this step has it.
 
-        Conditioning (Combine) adds other prompts to a story's, whose words stand elsewhere.
+        Conditioning (Combine) adds prompts without the tag, whose words stand at other tokens.
         """
-        if story not in self.stories:
+        if tag not in self.tags:
             return self.conditional_rows
         return tuple(
-            self.chunk_rows(number)
-            for number, chunk in enumerate(self.chunks)
-            if chunk.conditional and chunk.story == story
+            self.chunk_rows(index) for index, chunk in enumerate(self.chunks) if chunk.conditional and chunk.tag == tag
         )
 
     def guest_rows(self, owner: object, name: str) -> slice:

@@ -8,20 +8,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Moment:
-    """When: the noise level of this call and its place in the run."""
+    """When: the noise level of this call and its step in the run."""
 
     sigma: float
     step: int
-    """Index of the last ladder point at or above `sigma`; samplers may also evaluate between ladder points."""
+    """Index of the last noise level of the run at or above `sigma`; samplers may also evaluate between two."""
     steps: int
     progress: float
-    """Share of the noise schedule passed: 0 at pure noise, 1 at the clean latent."""
+    """Fraction of the noise schedule passed: 0 at pure noise, 1 at the clean latent."""
     sigma_at: Callable[[float], float]
-    """The noise level at a share of the schedule, as the host counts shares: above any at 0, none at 1."""
+    """Sigma at a fraction of the schedule, by ComfyUI's `percent_to_sigma`: larger than any at 0, zero at 1."""
     ladder: tuple[float, ...] = ()
     """The progress at every step of the run."""
-    samplings_left: int = 0
-    """How many times the sampler will run again after this; 0 in the sampling whose result the user gets."""
+    pass_number: int = 1
+    """Which run of the sampler this is, from 1."""
+    passes: int = 1
+    """How often the sampler runs from the same noise. The user gets the result of the last pass."""
+
+    @property
+    def is_last_pass(self) -> bool:
+        return self.pass_number == self.passes
 
 
 @dataclass(frozen=True)
@@ -31,19 +37,21 @@ class RunPlan:
     sampler: str
     """The name of the sampler's function, e.g. `sample_euler`."""
     moments: tuple[Moment, ...]
-    """Every point of the sampler's ladder but the last, where no model is called."""
+    """Every noise level of the run but the last, where no model is called."""
     images: int
     size: tuple[int, int]
     """Height and width of the latent."""
     inpaints: bool
     """Whether a noise mask keeps part of the latent."""
-    others: frozenset[str]
-    """Nodes on the same model that change what the UNet sees or skip its calls: EasyCache, HyperTile, ToMe."""
-    devices: int = 1
-    """Over how many the conditionings of a call are spread."""
+    conflicts: frozenset[str]
+    """Nodes on the same model that change the UNet's tokens or skip its calls: EasyCache, HyperTile, ToMe."""
+    device_count: int = 1
+    """Over how many devices the conditionings of a call are spread."""
     guided: bool = False
     """Whether the model is sure to be asked for the negative side; guiders of other packs may not tell."""
     cropped: bool = False
     """Whether a conditioning is for a part of the picture."""
     channels: int = 4
-    """What the UNet takes of each image: those of the latent, and of an inpainting model also of mask and picture."""
+    """Input channels of the UNet: those of the latent, and of an inpainting model also of mask and picture."""
+    passes: int = 1
+    """How often the sampler runs; 1 while the patches are still being asked."""

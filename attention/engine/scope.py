@@ -24,7 +24,7 @@ CURVES: Mapping[str, Keyframes] = {
 
 
 @dataclass(frozen=True)
-class Window:
+class ScheduleWindow:
     """The part of the run a method acts in, and its weight along it."""
 
     start: float = 0.0
@@ -85,7 +85,7 @@ class Scope:
 
     blocks: Mapping[str, float]
     """Weight by block name, e.g. `output.1`; a block left out has weight 0."""
-    window: Window = field(default_factory=Window)
+    window: ScheduleWindow = field(default_factory=ScheduleWindow)
     mask: ImageMask | None = None
 
     def weight(self, site: AttentionSite, moment: Moment) -> float:

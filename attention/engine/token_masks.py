@@ -1,4 +1,4 @@
-"""Masks of the user's, laid over the tokens of one attention."""
+"""A user's masks on the tokens of one attention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ..functional.masks import fit_mask, mask_on_grid
 from .bank import FeatureBank
 from .call import AttentionCall
-from .layout import Area
+from .layout import Crop
 from .scope import ImageMask
 
 PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
@@ -17,26 +17,27 @@ PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
 def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
     """Every mask on this layer's tokens, cropped as each chunk is: (masks, chunks, tokens, 1), once a run.
 
-    Raises ValueError where the model is shown a part of the picture and nobody tells which.
+    Raises ValueError if a tiling node passes crops of the picture without saying which.
     """
-    layout, whole, query = call.layout, call.layout.latent, call.query
-    if whole is None:
+    layout, size, query = call.layout, call.layout.latent_size, call.query
+    if size is None:
         raise ValueError(
             "A node such as Tiled Diffusion shows the model parts of the picture without telling which, so the "
             "mask cannot be laid over them. Bypass that node, or remove the mask."
         )
 
     def fit() -> Tensor:
-        height, width = (side * PIXELS_PER_LATENT for side in whole)
+        height, width = (side * PIXELS_PER_LATENT for side in size)
         return fit_mask(mask.values, height, width, mask.feather)
 
-    def lay() -> Tensor:
-        fitted = bank.once(("mask", whole), fit)
-        crops = [mask_on_grid(_crop(fitted, chunk.area), call.height, call.width) for chunk in layout.chunks]
+    def on_tokens() -> Tensor:
+        fitted = bank.once(("mask", size), fit)
+        crops = [mask_on_grid(_cropped(fitted, chunk.crop), call.height, call.width) for chunk in layout.chunks]
         return torch.stack(crops, dim=1).unsqueeze(-1).to(query)
 
-    areas = tuple(chunk.area for chunk in layout.chunks)
-    return bank.once(("areas", call.height, call.width, whole, areas, query.device, query.dtype), lay)
+    crops = tuple(chunk.crop for chunk in layout.chunks)
+    name = "mask on tokens", call.height, call.width, size, crops, query.device, query.dtype
+    return bank.once(name, on_tokens)
 
 
 def mask_per_image(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
@@ -52,9 +53,9 @@ def mask_per_image(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> T
     return masks_on_tokens(mask, call, bank).transpose(0, 1)
 
 
-def _crop(mask: Tensor, area: Area | None) -> Tensor:
+def _cropped(mask: Tensor, crop: Crop | None) -> Tensor:
     """The part of a pixel mask (masks, height, width) that a crop of the latent shows."""
-    if area is None:
+    if crop is None:
         return mask
-    height, width, top, left = (side * PIXELS_PER_LATENT for side in area)
+    height, width, top, left = (side * PIXELS_PER_LATENT for side in crop)
     return mask[:, top : top + height, left : left + width]

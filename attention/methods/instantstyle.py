@@ -91,11 +91,11 @@ class InstantStyle(AttentionPatch):
         mask = self.scope.mask
         if mask is None:
             return self._attend_to(None, call, query, attend, bank)
-        areas = self._areas(mask, call, bank)
+        masks = self._masks(mask, call, bank)
         if not self._mask_per_picture(mask):
-            return _within(areas[0], self._attend_to(None, call, query, attend, bank), call.layout)
+            return _within(masks[0], self._attend_to(None, call, query, attend, bank), call.layout)
         found = torch.zeros_like(query)
-        for picture, (area, weight) in enumerate(zip(areas, self.tokens.weights, strict=True)):
+        for picture, (area, weight) in enumerate(zip(masks, self.tokens.weights, strict=True)):
             image = self._attend_to(picture, call, query, attend, bank)
             found = torch.add(found, _within(area, image, call.layout), alpha=weight)
         return found
@@ -135,7 +135,7 @@ class InstantStyle(AttentionPatch):
     def _mask_per_picture(self, mask: ImageMask) -> bool:
         return 1 < len(mask.values) == len(self.tokens.conditional)
 
-    def _areas(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
+    def _masks(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
         masks, images = len(mask.values), call.layout.images
         if self._mask_per_picture(mask):

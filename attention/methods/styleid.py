@@ -22,6 +22,7 @@ from ..engine.call import AttentionCall, AttentionSite
 from ..engine.guests import Guest
 from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
+from ..engine.protocols import BringsGuests
 from ..engine.scope import Scope
 from ..engine.token_masks import mask_per_image
 from ..references.trajectory import ReferenceTrajectory
@@ -32,7 +33,7 @@ RANDOM_SAMPLERS = ("ancestral", "sde", "lcm", "ddpm", "er_sde", "seeds", "sa_sol
 
 
 @dataclass(frozen=True, eq=False)
-class StyleID(AttentionPatch):
+class StyleID(AttentionPatch, BringsGuests):
     """Puts the style trajectory's keys and values, and the content trajectory's queries, where the scope says.
 
     Acts on conditional and unconditional rows alike. Either trajectory holds one picture for all images of the batch,
@@ -48,37 +49,6 @@ class StyleID(AttentionPatch):
     """Above 1 makes attention sharper."""
     strength: float = 1.0
     """0 is plain attention, 1 the method."""
-
-    def require(self, plan: RunPlan) -> None:
-        if any(word in plan.sampler for word in RANDOM_SAMPLERS):
-            raise ValueError(
-                f"The sampler {plan.sampler.removeprefix('sample_')} adds noise of its own, which the inverted "
-                "pictures do not hold. Choose euler or ddim."
-            )
-        if plan.inpaints:
-            raise ValueError(
-                "The latent carries a noise mask, which would mix fresh noise into an inverted picture. Remove the "
-                "mask (Set Latent Noise Mask), and connect a mask to the StyleID node instead."
-            )
-        if plan.others:
-            raise ValueError(
-                f"{' and '.join(sorted(plan.others))} on the same model changes what the inverted pictures would "
-                "see. Bypass it."
-            )
-        for name, trajectory in ((CONTENT, self.content), (STYLE, self.style)):
-            if trajectory.size != plan.size:
-                raise ValueError(
-                    f"The {name} trajectory is of {_size(trajectory.size)}, but the sampler works on "
-                    f"{_size(plan.size)}. Connect the LATENT of the StyleID node to the sampler."
-                )
-            if trajectory.images not in (1, plan.images):
-                raise ValueError(
-                    f"The {name} trajectory holds {trajectory.images} pictures and the batch {plan.images} images. "
-                    "Give one picture for all, or one for each image."
-                )
-            for moment in plan.moments:
-                if self.scope.window.weight(moment):
-                    trajectory.at(moment.sigma)
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         return site.kind == "self" and self._weight(site, moment) != 0.0
@@ -109,6 +79,37 @@ class StyleID(AttentionPatch):
             area = mask_per_image(self.scope.mask, call, bank)
             weight = weight * area.expand(len(call.layout.chunks), call.layout.images, -1, -1).flatten(0, 1)
         return torch.cat([torch.lerp(output[:rows], injected, weight), output[rows:]])
+
+    def check(self, plan: RunPlan) -> None:
+        if any(word in plan.sampler for word in RANDOM_SAMPLERS):
+            raise ValueError(
+                f"The sampler {plan.sampler.removeprefix('sample_')} adds noise of its own, which the inverted "
+                "pictures do not hold. Choose euler or ddim."
+            )
+        if plan.inpaints:
+            raise ValueError(
+                "The latent carries a noise mask, which would mix fresh noise into an inverted picture. Remove the "
+                "mask (Set Latent Noise Mask), and connect a mask to the StyleID node instead."
+            )
+        if plan.conflicts:
+            raise ValueError(
+                f"{' and '.join(sorted(plan.conflicts))} on the same model changes what the inverted pictures would "
+                "see. Bypass it."
+            )
+        for name, trajectory in ((CONTENT, self.content), (STYLE, self.style)):
+            if trajectory.size != plan.size:
+                raise ValueError(
+                    f"The {name} trajectory is of {_size(trajectory.size)}, but the sampler works on "
+                    f"{_size(plan.size)}. Connect the LATENT of the StyleID node to the sampler."
+                )
+            if trajectory.images not in (1, plan.images):
+                raise ValueError(
+                    f"The {name} trajectory holds {trajectory.images} pictures and the batch {plan.images} images. "
+                    "Give one picture for all, or one for each image."
+                )
+            for moment in plan.moments:
+                if self.scope.window.weight(moment):
+                    trajectory.at(moment.sigma)
 
     def __repr__(self) -> str:
         parts = f"gamma {self.gamma:g}, temperature {self.temperature:g}, strength {self.strength:g}"

@@ -1,4 +1,4 @@
-"""Where a subject is looked for, shared and copied in a family's UNet."""
+"""The blocks of a family in which a subject is looked for, shared and copied."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StoryBlocks:
-    """Where ConsiStory looks for a subject, shares it, and copies its features."""
+    """Where a method looks for a subject, shares it, and copies its features."""
 
     words: tuple[str, ...]
     """Blocks whose attention to the subject's words makes its mask; all of one resolution."""
     shared: tuple[str, ...]
-    """Blocks in whose self-attention images see each other's subjects."""
+    """Blocks in whose self-attention images attend to each other's subjects."""
     injected: tuple[str, ...]
     """Blocks after whose self-attention features are copied from image to image; all of one resolution."""
     features: str

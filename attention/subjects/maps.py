@@ -1,4 +1,4 @@
-"""What one sampling finds out about where its subjects stand: maps of the attention to their words, and masks."""
+"""Maps of the attention to the subjects' words, and the masks made of them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ..functional.word_maps import attention_to_words, subject_mask, word_column
 from .words import SubjectWords
 
 REMEMBERED_STEPS = 20
-"""Steps whose maps make a mask."""
+"""How many of the last steps a mask is made of."""
 SUBJECT_MASKS = "subject masks"
-"""What a run calls the masks it gives out: bool (images, height, width)."""
+"""The name of the masks among a run's findings: bool (images, height, width)."""
 Grid = tuple[int, int]
 """Height and width of an attention layer's tokens."""
 
 
 class SubjectMaps:
-    """The maps of one sampling, kept in the bank: for each step the sum over layers and how many they were."""
+    """The maps of one pass, kept in the bank: for each step the sum over layers, and the number of layers."""
 
-    def __init__(self, words: SubjectWords, bank: FeatureBank, sampling: int) -> None:
-        self._words, self._bank, self._sampling = words, bank, sampling
+    def __init__(self, words: SubjectWords, bank: FeatureBank, pass_number: int) -> None:
+        self._words, self._bank, self._pass_number = words, bank, pass_number
 
     def record(self, call: AttentionCall) -> None:
         """Adds the attention to the subjects' words in the story's rows of one cross-attention."""
-        for rows in call.layout.story_rows(self._words.text):
-            shares = self._shares(call.key)
-            maps = attention_to_words(call.query[rows], call.key[rows], call.heads, shares)
+        for rows in call.layout.tagged_rows(self._words.text):
+            weights = self._word_weights(call.key)
+            maps = attention_to_words(call.query[rows], call.key[rows], call.heads, weights)
             self._add(call.moment.step, torch.unflatten(maps, 2, (call.height, call.width)))
 
     def mask(self, step: int, grid: Grid) -> Tensor | None:
         """The subjects' mask before `step`, by the last REMEMBERED_STEPS seen: bool (images, tokens); None without any.
 
-        Where the sampling has ended long before `step`, they are its last.
+        For a pass that ended long before `step`, these are its last steps.
         """
         seen = [before for before in range(step) if self._name("sum", before) in self._bank]
         if not seen:
@@ -56,8 +56,8 @@ class SubjectMaps:
             name = self._name(what, step)
             self._bank.remember(name, self._bank.recall(name) + value if name in self._bank else value)
 
-    def _shares(self, key: Tensor) -> Tensor:
-        """The columns of the subjects' words, over as many copies of the text as ComfyUI has put together."""
+    def _word_weights(self, key: Tensor) -> Tensor:
+        """The weights of the subjects' words, repeated for each copy of the text that ComfyUI has put together."""
         tokens = key.shape[1]
         if tokens % self._words.tokens:
             raise ValueError(
@@ -65,11 +65,11 @@ class SubjectMaps:
                 "subject's words cannot be found. Connect the CONDITIONING of Story Prompts to the sampler as it is."
             )
 
-        def spread() -> Tensor:
+        def repeated() -> Tensor:
             columns = word_columns(self._words.columns, self._words.tokens)
             return columns.repeat(1, tokens // self._words.tokens, 1).to(key.device)
 
-        return self._bank.once(("word columns", tokens, key.device), spread)
+        return self._bank.once(("word columns", tokens, key.device), repeated)
 
     def _name(self, what: str, step: int) -> Hashable:
-        return f"map {what}", self._sampling, step
+        return f"map {what}", self._pass_number, step

@@ -1,8 +1,8 @@
-"""A subject as its anchors were sampled: what later images see of it, where the anchors are no longer there.
+"""What later images need of a subject once its anchor images are gone.
 
 The authors of ConsiStory (arXiv:2402.03286) keep the hidden states that enter the anchors' self-attentions, at the
-tokens of the subject that other images see, and not their keys and values: the model projects them where they are used,
-so that a LoRA acts on them too.
+subject's tokens, and not their keys and values. The model projects the states when they are used, so that a LoRA acts
+on them too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SIDES: tuple[Side, ...] = ("negative", "positive")
 
 @dataclass(frozen=True, eq=False)
 class RecordedStates:
-    """The hidden states that one sampling showed to its self-attentions at the subject's tokens, of all anchors."""
+    """The hidden states of one pass: what entered its self-attentions at the subject's tokens, for all anchors."""
 
-    by_site: Mapping[AttentionSite, Tensor]  # (sides, tokens of all steps in turn, channels)
-    """The sides are SIDES, or the positive alone where nothing was guided."""
+    by_site: Mapping[AttentionSite, Tensor]  # (sides, tokens of all steps one after another, channels)
+    """The sides are SIDES, or the positive alone if nothing was guided."""
     counts: Mapping[AttentionSite, tuple[int, ...]]
     """How many of those tokens belong to each step."""
 
@@ -44,7 +44,7 @@ class RecordedStates:
 
     @property
     def steps(self) -> int:
-        """How many steps the sampling had, those without a subject counted."""
+        """How many steps the pass had, those without a subject counted."""
         return max((len(counts) for counts in self.counts.values()), default=0)
 
     def at(self, site: AttentionSite, step: int) -> Tensor:
@@ -95,18 +95,18 @@ class RecordedSubject:
     """Height and width of the latent."""
     sigmas: tuple[float, ...]
     """The noise level of every step, falling."""
-    samplings: tuple[RecordedStates, ...]
+    passes: tuple[RecordedStates, ...]
     features: RecordedFeatures | None = None
-    """None where nothing is copied; then one sampling is enough."""
+    """None if nothing is copied; then one pass is enough."""
 
     def __post_init__(self) -> None:
-        if not self.samplings or not any(states.by_site for states in self.samplings):
-            raise ValueError("it holds no sampling")
-        if not any(states.steps == len(self.sigmas) for states in self.samplings):
-            raise ValueError("its samplings do not go through all steps")
+        if not self.passes or not any(states.by_site for states in self.passes):
+            raise ValueError("it holds no pass")
+        if not any(states.steps == len(self.sigmas) for states in self.passes):
+            raise ValueError("its passes do not go through all steps")
 
     def checked(self) -> RecordedSubject:
-        """This subject, refused with a ValueError where it holds what is no number."""
+        """Returns this subject. Raises ValueError if it holds NaN or infinite values."""
         if not all(tensor.isfinite().all() for tensor in self.tensors):
             raise ValueError(
                 "The recorded subject holds values that are not numbers (NaN or infinite). Sample the anchors in a "
@@ -116,17 +116,17 @@ class RecordedSubject:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The sides known in all samplings."""
-        return min((states.sides for states in self.samplings), key=len)
+        """The sides known in all passes."""
+        return min((states.sides for states in self.passes), key=len)
 
     @property
-    def lone(self) -> int:
-        """The sampling to look at where there is but one: the first that went through all steps."""
-        return next(number for number, states in enumerate(self.samplings) if states.steps == len(self.sigmas))
+    def single_pass(self) -> int:
+        """Index of the first complete pass, used when only one pass runs."""
+        return next(index for index, states in enumerate(self.passes) if states.steps == len(self.sigmas))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        states = tuple(tensor for sampling in self.samplings for tensor in sampling.tensors)
+        states = tuple(tensor for recorded in self.passes for tensor in recorded.tensors)
         return states if self.features is None else (*states, *self.features.tensors)
 
     @property
@@ -138,13 +138,13 @@ class RecordedSubject:
         return sum(tensor.numel() for tensor in self.tensors) * dtype.itemsize
 
     def without_features(self) -> RecordedSubject:
-        """The subject for a single sampling, in which nothing is copied: less than half as large."""
-        return replace(self, samplings=(self.samplings[self.lone],), features=None)
+        """The subject for a single pass, in which nothing is copied: less than half as large."""
+        return replace(self, passes=(self.passes[self.single_pass],), features=None)
 
     def stored_as(self, dtype: torch.dtype) -> RecordedSubject:
-        samplings = tuple(states.stored_as(dtype) for states in self.samplings)
+        passes = tuple(states.stored_as(dtype) for states in self.passes)
         features = None if self.features is None else self.features.stored_as(dtype)
-        return replace(self, samplings=samplings, features=features)
+        return replace(self, passes=passes, features=features)
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -154,7 +154,7 @@ class RecordedSubject:
 
 
 class SubjectRecorder:
-    """Writes down a subject while its anchors are sampled. Whoever starts that run makes it and reads it afterwards.
+    """Writes down a subject while its anchors are sampled. The caller who starts that run makes it, and reads it later.
 
     Inside the attentions tensors stay on their device; they leave it between two model calls.
     """
@@ -164,7 +164,7 @@ class SubjectRecorder:
         self._outputs: dict[tuple[AttentionSite, int], Tensor] = {}
         self._sigmas: dict[int, float] = {}
         self._patches: Tensor | None = None
-        self._places: tuple[Tensor, ...] = ()
+        self._indices: tuple[Tensor, ...] = ()
         self._size = (0, 0)
         self._anchors, self._steps = 0, 0
 
@@ -172,36 +172,36 @@ class SubjectRecorder:
         """Before a model call: the tensors of the call before leave the device."""
         self._settle()
         self._sigmas.setdefault(moment.step, moment.sigma)
-        self._size, self._anchors, self._steps = layout.latent or self._size, anchors, moment.steps
+        self._size, self._anchors, self._steps = layout.latent_size or self._size, anchors, moment.steps
 
     def see(self, call: AttentionCall, selected: Sequence[Tensor]) -> None:
-        """The states of a self-attention at the tokens that others see of each image."""
+        """Keeps the states of a self-attention at the `selected` tokens of each image."""
         if call.states is None or not selected:
             return
         states = torch.unflatten(call.states[: call.layout.host_rows], 0, (-1, call.layout.images))
         for side, chunk in _first_chunks(call.layout):
-            name = call.moment.samplings_left, call.site, call.moment.step, side
+            name = call.moment.pass_number, call.site, call.moment.step, side
             seen = [states[chunk, a].index_select(0, selected[a]) for a in range(self._anchors)]
-            # Samplers may look at a step twice; the first time is on the ladder.
+            # Samplers may evaluate a step twice; the first time is at the step's own noise level.
             self._states.setdefault(name, torch.cat(seen))
 
     def match(self, patches: Tensor, subjects: Tensor) -> None:
-        """The patches (images, patches, channels) by which later images are matched, where bool (images, patches)."""
+        """Keeps the patches that later images are matched to: (images, patches, channels) at `subjects`, bool."""
         anchors = range(self._anchors)
-        self._places = tuple(subjects[a].nonzero().squeeze(1) for a in anchors)
-        self._patches = torch.cat([patches[a].index_select(0, self._places[a]) for a in anchors])
+        self._indices = tuple(subjects[a].nonzero().squeeze(1) for a in anchors)
+        self._patches = torch.cat([patches[a].index_select(0, self._indices[a]) for a in anchors])
 
     def copy(self, call: AttentionCall, output: Tensor) -> None:
-        """The output of an attention that later images copy from."""
+        """Keeps the output of an attention that later images copy from."""
         rows = dict(_first_chunks(call.layout)).get("positive")
-        if rows is None or not self._places:
+        if rows is None or not self._indices:
             return
         images = output[call.layout.chunk_rows(rows)]
-        taken = torch.cat([images[a].index_select(0, places) for a, places in enumerate(self._places)])
+        taken = torch.cat([images[a].index_select(0, indices) for a, indices in enumerate(self._indices)])
         self._outputs.setdefault((call.site, call.moment.step), taken)
 
     def subject(self) -> RecordedSubject:
-        """All that was written down. Raises ValueError where that is nothing."""
+        """Everything that was written down. Raises ValueError if there is nothing."""
         self._settle()
         if not self._states:
             raise ValueError(
@@ -215,13 +215,12 @@ class SubjectRecorder:
                 "otherwise could not follow. Choose one that takes them all, e.g. euler or dpmpp_2m."
             )
         sigmas = tuple(self._sigmas[step] for step in steps)
-        lefts = sorted({left for left, *_ in self._states}, reverse=True)
-        samplings = tuple(self._packed(left) for left in lefts)
-        return RecordedSubject(self._anchors, self._size, sigmas, samplings, self._features()).checked()
+        passes = tuple(self._packed(number) for number in sorted({number for number, *_ in self._states}))
+        return RecordedSubject(self._anchors, self._size, sigmas, passes, self._features()).checked()
 
-    def _packed(self, left: int) -> RecordedStates:
-        """The states of one sampling, emptied out of here on the way, so that they are not held twice."""
-        mine = [name for name in self._states if name[0] == left]
+    def _packed(self, pass_number: int) -> RecordedStates:
+        """The states of one pass, taken out of the recorder so that they are not held twice."""
+        mine = [name for name in self._states if name[0] == pass_number]
         sites = list(dict.fromkeys(site for _, site, _, _ in mine))
         # A sampler or a node may leave out the negative at some steps.
         sides: list[Side] = [side for side in SIDES if all((*name[:3], side) in self._states for name in mine)]
@@ -229,14 +228,14 @@ class SubjectRecorder:
         by_site: dict[AttentionSite, Tensor] = {}
         counts: dict[AttentionSite, tuple[int, ...]] = {}
         for site in sites:
-            seen = {step: self._taken(left, site, step, sides) for step in steps}
+            seen = {step: self._taken(pass_number, site, step, sides) for step in steps}
             counts[site] = tuple(seen[step].shape[1] if step in seen else 0 for step in range(max(steps) + 1))
             by_site[site] = torch.cat(list(seen.values()), dim=1)
         return RecordedStates(by_site, counts)
 
-    def _taken(self, left: int, site: AttentionSite, step: int, sides: Sequence[Side]) -> Tensor:
+    def _taken(self, pass_number: int, site: AttentionSite, step: int, sides: Sequence[Side]) -> Tensor:
         """The states of one layer at one step: (sides, tokens, channels)."""
-        return torch.stack([self._states.pop((left, site, step, side)) for side in sides])
+        return torch.stack([self._states.pop((pass_number, site, step, side)) for side in sides])
 
     def _features(self) -> RecordedFeatures | None:
         if self._patches is None or not self._outputs:
@@ -261,11 +260,11 @@ def grid_of(call: AttentionCall) -> Grid:
 
 
 def _first_chunks(layout: BatchLayout) -> Iterator[tuple[Side, int]]:
-    """The first chunk of each side that a call holds; prompts combined with a story's do not count."""
+    """The first chunk of each side in a call. Prompts combined with a story's do not count."""
     seen: set[Side] = set()
     for number, chunk in enumerate(layout.chunks):
         side = side_of(layout, number)
-        foreign = bool(layout.stories) and chunk.conditional and chunk.story is None
+        foreign = bool(layout.tags) and chunk.conditional and chunk.tag is None
         if side not in seen and not foreign:
             seen.add(side)
             yield side, number

@@ -14,20 +14,20 @@ from .maps import Grid
 
 @dataclass(frozen=True, eq=False)
 class UserMasks:
-    """Masks of the user's for the subjects, in place of those found or as their limit."""
+    """A user's masks for the subjects: they replace the masks that attention finds, or limit them."""
 
     mask: ImageMask
     limits: bool = False
 
-    def laid(self, size: tuple[int, int], grid: Grid) -> Tensor:
-        """The masks on the tokens of a latent of `size`: bool (masks, tokens)."""
+    def on_grid(self, size: tuple[int, int], grid: Grid) -> Tensor:
+        """The masks on the tokens of a latent of `size` (height, width): bool (masks, tokens)."""
         height, width = (side * PIXELS_PER_LATENT for side in size)
         return mask_on_grid(fit_mask(self.mask.values, height, width, feather=True), *grid) > 0.5
 
-    def joined(self, laid: Tensor, found: Tensor | None, images: int) -> Tensor | None:
-        """The mask to use, bool (images, tokens), where these were laid and `found` was found; on its device."""
+    def combined(self, drawn: Tensor, found: Tensor | None, images: int) -> Tensor | None:
+        """The mask to use, bool (images, tokens), on the device of `found`; `drawn` is what `on_grid` gave."""
         if found is None:
-            return None if self.limits else laid.expand(images, -1)
-        # ComfyUI keeps masks on the CPU, and the model runs elsewhere.
-        laid = laid.to(found.device).expand(images, -1)
-        return found & laid if self.limits else laid
+            return None if self.limits else drawn.expand(images, -1)
+        # ComfyUI keeps masks on the CPU, while the model runs elsewhere.
+        drawn = drawn.to(found.device).expand(images, -1)
+        return found & drawn if self.limits else drawn

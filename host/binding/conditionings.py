@@ -1,4 +1,4 @@
-"""What only the guider's call tells: the role, crop and story of each conditioning."""
+"""What only CALC_COND_BATCH can see: the role, crop and tag of each conditioning."""
 
 from __future__ import annotations
 
@@ -6,29 +6,64 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...attention.engine.layout import Area, Chunk
+from torch import Tensor
+
+from ...attention.engine.layout import Chunk, Crop
 from .carried import KEY
 
-STORY = f"{KEY}_story"
-"""Under which name an entry of a conditioning says of which story it is."""
+TAG = f"{KEY}_story"
+"""The name under which an entry of a CONDITIONING keeps its tag. Saved recipes hold it too."""
+
+Group = Sequence[dict[str, Any]] | None
+"""The conditionings of one side, as ComfyUI passes them."""
+Key = tuple[int, Any]
+"""A conditioning: index of its side in the guider's list, and uuid."""
 
 
 @dataclass(frozen=True)
 class Conditionings:
-    """What only the guider's call tells: roles by number, areas and stories by number and uuid, how many images."""
+    """The conditionings of one step."""
 
     roles: tuple[str, ...]
-    areas: Mapping[tuple[int, Any], Area]
-    stories: Mapping[tuple[int, Any], str]
+    crops: Mapping[Key, Crop]
+    tags: Mapping[Key, str]
     images: int
     """Images of the latent batch, which ComfyUI never splits."""
 
+    @classmethod
+    def read(cls, groups: Sequence[Group], named: Mapping[str, Group], x: Tensor) -> Conditionings:
+        """Reads the sides of one step for the latents `x`; `named` are the guider's own, by role."""
+        height, width = x.shape[-2:]
+        roles = tuple(_role(index, group, named) for index, group in enumerate(groups))
+        found = [
+            ((index, cond["uuid"]), cond)
+            for index, group in enumerate(groups)
+            for cond in group or ()
+            if "uuid" in cond
+        ]
+        crops = {key: clamped(cond["area"], height, width) for key, cond in found if len(cond.get("area") or ()) == 4}
+        return cls(roles, crops, {key: cond[TAG] for key, cond in found if TAG in cond}, len(x))
+
     @property
-    def told(self) -> frozenset[str]:
-        """The stories on conditional sides, whether or not the model is shown them in one call."""
-        return frozenset(story for (number, _), story in self.stories.items() if Chunk(self.roles[number]).conditional)
+    def conditional_tags(self) -> frozenset[str]:
+        """The tags of conditional sides, whether or not ComfyUI sends them in one call."""
+        return frozenset(tag for (index, _), tag in self.tags.items() if Chunk(self.roles[index]).conditional)
 
 
-def clamped(area: Sequence[int], height: int, width: int) -> Area:
+def clamped(area: Sequence[int], height: int, width: int) -> Crop:
+    """ComfyUI's area, cut off at the edges of the latent as ComfyUI does."""
     rows, columns, top, left = area
     return min(height - top, rows), min(width - left, columns), top, left
+
+
+def _role(index: int, group: Group, named: Mapping[str, Group]) -> str:
+    for name, known in named.items():
+        if known is group:
+            return name
+    # Context windows hand over copies. (A uuid alone would mislead: the counterpart that ComfyUI makes for an
+    # area conditioning keeps the uuid of the other side.)
+    uuids = {cond.get("uuid") for cond in group or ()}
+    for name, known in named.items():
+        if uuids and uuids == {cond.get("uuid") for cond in known or ()}:
+            return name
+    return ("positive", "negative")[index] if index < 2 else f"conditioning {index}"

@@ -20,6 +20,7 @@ from ...attention.engine.guests import Guest
 from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
+from ...attention.engine.protocols import BringsGuests
 from ...attention.functional.attention import joined_contexts
 
 Control = dict[str, list[Tensor | None]] | None
@@ -34,7 +35,14 @@ class InvitedGuests:
     @classmethod
     def invite(cls, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> InvitedGuests:
         """Asks every patch for its guests at this moment."""
-        return cls(tuple((patch, guest) for patch, bank in patches for guest in patch.guests(moment, bank)))
+        return cls(
+            tuple(
+                (patch, guest)
+                for patch, bank in patches
+                if isinstance(patch, BringsGuests)
+                for guest in patch.guests(moment, bank)
+            )
+        )
 
     @property
     def rows(self) -> tuple[GuestRows, ...]:
@@ -58,7 +66,7 @@ def seat_guests(
     guests = invited.guests
     if not guests:
         return x, timesteps, context, y, control
-    _require_seats(guests, layout, x, context, y)
+    _check_seats(guests, layout, x, context, y)
     rows = sum(guest.rows for guest in guests)
     vectors = [_expanded(guest.vector, guest) for guest in guests if guest.vector is not None]
     return (
@@ -85,9 +93,9 @@ def shield_from_guests(transformer_options: Mapping[str, Any], layout: BatchLayo
     return options
 
 
-def _require_seats(guests: Sequence[Guest], layout: BatchLayout, x: Tensor, context: Tensor, y: Tensor | None) -> None:
+def _check_seats(guests: Sequence[Guest], layout: BatchLayout, x: Tensor, context: Tensor, y: Tensor | None) -> None:
     names = ", ".join(sorted({guest.name for guest in guests}))
-    if any(chunk.area is not None for chunk in layout.chunks):
+    if any(chunk.crop is not None for chunk in layout.chunks):
         raise ValueError(
             f"An area conditioning shows the model a crop of the picture, where the reference latents ({names}) cannot "
             "follow. Remove Conditioning (Set Area), or use a conditioning mask instead."

@@ -10,24 +10,35 @@ from torch import Tensor
 
 from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
+from ...attention.engine.protocols import SamplesAgain
 from .run import Run
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
-"""By a part of the module that the node's patch comes from."""
+"""The name of a node, by a part of the module that its patch comes from."""
 
 
 def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> RunPlan:
     """What is known of a run before its first step."""
     height, width = noise.shape[-2:]
-    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
-    moments = tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1])
-    others = frozenset(neighbours(guider.model_options))
-    devices = 1 + len(guider.model_patcher.get_additional_models_with_key("multigpu"))
-    cropped = any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group)
-    channels = getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1])
     return RunPlan(
-        name, moments, len(noise), (height, width), inpaints, others, devices, guides(guider), cropped, channels
+        sampler=getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__),
+        moments=tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1]),
+        images=len(noise),
+        size=(height, width),
+        inpaints=inpaints,
+        conflicts=frozenset(conflicting_nodes(guider.model_options)),
+        device_count=1 + len(guider.model_patcher.get_additional_models_with_key("multigpu")),
+        guided=guides(guider),
+        cropped=any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group),
+        channels=getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1]),
     )
+
+
+def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
+    """Lets every patch refuse the run before its first step. Returns how many passes the patches need."""
+    for patch in patches:
+        patch.check(plan)
+    return max((patch.passes(plan) for patch in patches if isinstance(patch, SamplesAgain)), default=1)
 
 
 def guides(guider: Any) -> bool:
@@ -39,15 +50,8 @@ def _is_for_an_area(cond: Mapping[str, Any]) -> bool:
     return cond.get("area") is not None or ("mask" in cond and bool(cond.get("set_area_to_bounds")))
 
 
-def require(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
-    """Lets every patch refuse the run before its first step; returns how often the sampler shall run."""
-    for patch in patches:
-        patch.require(plan)
-    return max((patch.samplings(plan) for patch in patches), default=1)
-
-
-def neighbours(model_options: Mapping[str, Any]) -> list[str]:
-    """Known nodes on the same model that change the tokens the UNet sees, or skip its calls."""
+def conflicting_nodes(model_options: Mapping[str, Any]) -> list[str]:
+    """The names of nodes on the same model that change the UNet's tokens, or skip its calls."""
     options = model_options["transformer_options"]
     found = ["EasyCache"] if "easycache" in options else []  # LazyCache leaves the same mark
     inputs = options.get("patches", {}).get("attn1_patch", ())

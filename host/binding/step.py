@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ...attention.engine.call import AttentionSite
-from ...attention.engine.layout import Area, BatchLayout
+from ...attention.engine.layout import BatchLayout, Crop
 from ...attention.engine.moment import Moment
+from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
 from .carried import carried_patches
 from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
 from .run import RUN, Run
@@ -36,14 +37,15 @@ def diffusion_model(
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
     patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
-    run.end_if_enough(patches, moment)
+    run.end_finished_pass(patches, moment)
     wanted = _wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
     acting = {id(patch) for those in wanted.values() for patch, _ in those}
     # A patch that acts nowhere now has no use for its guests.
     guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
     layout = replace(layout, guests=guests.rows, device=x.device)
     for patch, bank in patches:
-        patch.begin(layout, moment, bank)
+        if isinstance(patch, Prepares):
+            patch.begin(layout, moment, bank)
     x = _with_pinned(run, x, layout, patches, moment)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
@@ -64,43 +66,44 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
     numbers: Sequence[int] = transformer_options.get("cond_or_uncond", (0,))
     conditionings, uuids = run.conditionings, transformer_options.get("uuids")
     if conditionings is None or uuids is None:
-        return BatchLayout.from_numbers(numbers, len(x), _whole(run, x, [None]))
+        return BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, [None]))
     if len(x) != len(numbers) * conditionings.images:
         raise ValueError(
             f"The model was called with {len(x)} rows for {len(numbers)} conditionings of {conditionings.images} "
             "images. A node before this one, such as Tiled Diffusion, changes the batch inside the model; set its tile "
             "batch to 1, or bypass it to use Semblance."
         )
-    places = list(zip(numbers, uuids, strict=True))
-    areas = [conditionings.areas.get(place) for place in places]
-    layout = BatchLayout.from_numbers(numbers, len(x), _whole(run, x, areas), conditionings.roles, areas)
-    chunks = (replace(c, story=conditionings.stories.get(p)) for c, p in zip(layout.chunks, places, strict=True))
-    return replace(layout, chunks=tuple(chunks), stories=conditionings.told)
+    keys = list(zip(numbers, uuids, strict=True))
+    crops = [conditionings.crops.get(key) for key in keys]
+    layout = BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, crops), conditionings.roles, crops)
+    chunks = (replace(c, tag=conditionings.tags.get(key)) for c, key in zip(layout.chunks, keys, strict=True))
+    return replace(layout, chunks=tuple(chunks), tags=conditionings.conditional_tags)
 
 
-def _whole(run: Run, x: Tensor, areas: Sequence[Area | None]) -> tuple[int, int] | None:
-    """The size of the whole latent, or None where `x` is a crop that ComfyUI did not cut (Tiled Diffusion does)."""
-    sizes = {area[:2] if area else run.latent for area in areas}
-    return run.latent if sizes == {tuple(x.shape[-2:])} else None
+def _latent_size(run: Run, x: Tensor, crops: Sequence[Crop | None]) -> tuple[int, int] | None:
+    """The size of the whole latent, or None if `x` is a crop that ComfyUI did not cut, as Tiled Diffusion does."""
+    sizes = {crop[:2] if crop else run.latent_size for crop in crops}
+    return run.latent_size if sizes == {tuple(x.shape[-2:])} else None
 
 
 def _with_pinned(run: Run, x: Tensor, layout: BatchLayout, patches: Sequence[PatchWithBank], moment: Moment) -> Tensor:
-    """The sampler's rows with those images that a patch knows as they are; the run remembers which, for the result."""
+    """The sampler's rows with the images that a patch knows; the run keeps them for the result."""
     for patch, _ in patches:
-        run.pinned = patch.pins(moment) or run.pinned
-    return x if run.pinned is None else run.pinned.shown_in(x, len(layout.chunks))
+        if isinstance(patch, KnowsImages):
+            run.pinned = patch.pins(moment) or run.pinned
+    return x if run.pinned is None else run.pinned.into_noisy(x, len(layout.chunks))
 
 
 def _wanted(
     sites: Sequence[AttentionSite], patches: Sequence[PatchWithBank], moment: Moment
 ) -> dict[AttentionSite, Sequence[PatchWithBank]]:
-    """The patches that want to act at each site now, for the sites where there are any."""
+    """By site, the patches that act there now; sites without any are left out."""
     wanted = {site: [(patch, bank) for patch, bank in patches if patch.applies_to(site, moment)] for site in sites}
     return {site: those for site, those in wanted.items() if those}
 
 
 def _rehearsing(patches: Sequence[PatchWithBank], moment: Moment) -> Iterator[PatchWithBank]:
-    return ((patch, bank) for patch, bank in patches if patch.rehearses(moment))
+    return ((patch, bank) for patch, bank in patches if isinstance(patch, Rehearses) and patch.rehearses(moment))
 
 
 def _copied(control: Control) -> Control:

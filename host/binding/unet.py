@@ -15,6 +15,7 @@ from ...attention.engine.call import AttentionCall, AttentionKind, AttentionSite
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
+from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
 
 Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -70,9 +71,9 @@ class BoundSite:
             call = replace(call, states=states, project=project)
         for patch, bank in self.patches:
             call = patch.edit_inputs(call, bank)
-        if self.observer is not None:
-            patch, bank = self.observer
-            patch.observe(call, bank)
+        for patch, bank in (self.observer,) if self.observer else ():
+            if isinstance(patch, Rehearses):
+                patch.observe(call, bank)
         attend = partial(_attend, extra)
         if call.shared:
             output = attend_in_groups(call, partial(self._attended_by, extra))
@@ -169,7 +170,7 @@ def with_block_edits(
         part, number = options["block"]
         call = BlockCall(f"{part}.{number}", layout, moment, hidden, skip, rehearsal)
         for patch, bank in carried:
-            if patch.enters(call.block, moment):
+            if isinstance(patch, EditsBlocks) and patch.enters(call.block, moment):
                 call = patch.edit_block(call, bank)
         return call.hidden, call.skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import comfy.sampler_helpers
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from .carried import carried_patches
 from .findings import with_findings
-from .plan import plan_of, require
-from .run import RUN, Run, SamplingEnough, open_run
+from .plan import check, plan_of
+from .run import RUN, PassFinished, Run, open_run
 
 
 def outer_sample(
@@ -26,7 +27,7 @@ def outer_sample(
     *rest: Any,
     **named: Any,
 ) -> Tensor:
-    """OUTER_SAMPLE wrapper: the run lasts exactly as long as the sampler, which runs as often as the patches ask."""
+    """OUTER_SAMPLE wrapper: opens the run, lets the patches refuse it, and samples in as many passes as they need."""
     guider = executor.class_obj
     model_sampling = guider.model_patcher.get_model_object("model_sampling")
     options = guider.model_options["transformer_options"]
@@ -34,37 +35,37 @@ def outer_sample(
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
         plan = plan_of(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
         patches = carried_patches(options)
-        samplings = require(patches, plan)
+        run.passes = check(patches, plan)
         options[RUN] = run
         conds = guider.conds
         try:
-            for number in range(samplings):
-                run.samplings_left = samplings - 1 - number
+            for pass_number in range(1, run.passes + 1):
+                run.pass_number = pass_number
                 guider.conds = {name: [dict(cond) for cond in group] for name, group in conds.items()}
-                progress = _progress(callback, number, samplings)
-                with ended_early(guider) if run.samplings_left else nullcontext():
+                progress = _progress(callback, pass_number, run.passes)
+                with ended_early(guider) if pass_number < run.passes else nullcontext():
                     made = executor(noise, latent_image, sampler, sigmas, denoise_mask, progress, *rest, **named)
-            return with_findings(made, run.findings(patches, plan))
+            return with_findings(made, run.findings(patches, replace(plan, passes=run.passes)))
         finally:
             options.pop(RUN, None)
 
 
 @contextmanager
 def ended_early(guider: Any) -> Iterator[None]:
-    """Lets a sampling end by SamplingEnough, with the tidying that ComfyUI does after a whole one."""
+    """Lets a pass end by PassFinished, with the tidying that ComfyUI does after a whole one."""
     try:
         yield
-    except SamplingEnough:
+    except PassFinished:
         comfy.sampler_helpers.cleanup_models(guider.conds, guider.loaded_models)
 
 
-def _progress(callback: Callable[..., None] | None, number: int, samplings: int) -> Callable[..., None] | None:
-    """The callback of one sampling out of several, whose steps count on."""
-    if callback is None or samplings == 1:
+def _progress(callback: Callable[..., None] | None, pass_number: int, passes: int) -> Callable[..., None] | None:
+    """The callback of one pass out of several: its steps count on from those of the passes before."""
+    if callback is None or passes == 1:
         return callback
 
     def counted(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-        callback(number * steps + step, denoised, x, samplings * steps)
+        callback((pass_number - 1) * steps + step, denoised, x, passes * steps)
 
     return counted
 
@@ -92,11 +93,11 @@ def apply_model(
 def calc_cond_batch(
     executor: Any, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: dict[str, Any]
 ) -> Any:
-    """CALC_COND_BATCH wrapper: the only place where the conditionings' roles and areas can be seen."""
+    """CALC_COND_BATCH wrapper: the only place where the conditionings' roles and crops can be seen."""
     run: Run | None = model_options.get("transformer_options", {}).get(RUN)
     if run is None:
         return executor(model, conds, x_in, timestep, model_options)
     # Known to the run, not written into a copy of the options, where what others note for later calls would be lost.
     with run.reading(conds, x_in):
         found = executor(model, conds, x_in, timestep, model_options)
-        return found if run.pinned is None else [run.pinned.found_in(denoised) for denoised in found]
+        return found if run.pinned is None else [run.pinned.into_denoised(denoised) for denoised in found]

@@ -13,7 +13,7 @@ import latent_preview
 from torch import Tensor
 
 from ...attention.methods.consistory.method import ConsiStory
-from ...attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepWindow
+from ...attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepRange
 from ...attention.subjects.words import SubjectWords
 from ..binding.model import add_patch, map_model
 from ..conditioning import Conditioning
@@ -44,9 +44,9 @@ class StorySettings:
         sharing, injection, free_u = (described[name] for name in ("sharing", "injection", "free_u"))
         return cls(
             words=SubjectWords(**{name: _tuples(entry) for name, entry in described["words"].items()}),
-            sharing=read_settings(Sharing, {**sharing, "dropout": read_settings(MaskDropout, sharing["dropout"])}),
+            sharing=read_settings(Sharing, {**sharing, "dropout": _read_dropout(sharing["dropout"])}),
             blend=read_settings(QueryBlend, described["blend"]),
-            injection=read_settings(Injection, {**injection, "window": read_settings(StepWindow, injection["window"])}),
+            injection=read_settings(Injection, {**injection, "window": read_settings(StepRange, injection["window"])}),
             free_u=None if free_u is None else FreeU(**{name: _tuples(entry) for name, entry in free_u.items()}),
             fast=bool(described["fast"]),
         )
@@ -163,6 +163,11 @@ def read_settings(kind: type[Settings], described: Mapping[str, Any]) -> Setting
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds in (KINDS["int"], KINDS["float"])):
             raise TypeError(f"its {entry.name} is {value!r}")
     return made
+
+
+def _read_dropout(described: Mapping[str, Any]) -> MaskDropout:
+    """Files of version 0.1 call the fraction `share`."""
+    return read_settings(MaskDropout, {"fraction" if name == "share" else name: v for name, v in described.items()})
 
 
 def scheduler_names() -> list[str]:

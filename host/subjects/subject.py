@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ...attention.methods.consistory.applied import AppliedSubject
+from ...attention.methods.consistory.applied import applied_subject
 from ...attention.methods.consistory.method import ConsiStory
+from ...attention.methods.consistory.recorded_anchors import RecordedAnchors
 from ...attention.references.trajectory import ModelStamp
 from ...attention.subjects.recording import RecordedSubject, SubjectRecorder
 from ...attention.subjects.words import SubjectWords
@@ -80,15 +81,15 @@ def apply_subject(
     """
     require_model(subject.stamp, model)
     made = subject.story
-    patch = AppliedSubject(
+    patch = applied_subject(
         words,
         map_model(model).family.consistory,
-        replace(made.sharing, strength=sharing),
-        replace(made.blend, strength=query_blend),
+        subject.recorded,
         replace(made.injection, strength=injection),
-        made.free_u,
+        sharing=replace(made.sharing, strength=sharing),
+        blend=replace(made.blend, strength=query_blend),
+        free_u=made.free_u,
         fast=made.fast,
-        subject=subject.recorded,
     )
     return add_patch(model, patch)
 
@@ -110,8 +111,9 @@ def record(model: Any, sample: Callable[[Any], Sampled]) -> tuple[Sampled, Recor
 def story_on(model: Any) -> ConsiStory:
     """The story that a MODEL carries. Raises ValueError unless it is one."""
     stories = [patch for patch in patches_on(model) if isinstance(patch, ConsiStory)]
-    if len(stories) != 1 or isinstance(stories[0], AppliedSubject):
-        found = "an applied subject" if stories and isinstance(stories[0], AppliedSubject) else f"{len(stories)}"
+    applied = bool(stories) and isinstance(stories[0].anchors, RecordedAnchors)
+    if len(stories) != 1 or applied:
+        found = "an applied subject" if applied else f"{len(stories)}"
         raise ValueError(
             f"To record a subject the model needs one ConsiStory; this one carries {found}. Put the ConsiStory node "
             "between the model and Record Subject, and Apply Subject only after it, on the plain model."

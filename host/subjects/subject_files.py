@@ -141,17 +141,15 @@ def _features(subject: Subject, half: bool) -> Described:
     stored = recorded.stored_as(torch.float16).checked() if half else recorded
     error = max(map(_relative_error, stored.tensors, recorded.tensors)) if half else 0.0
     tensors = {
-        f"states.{number}.{_name(site)}": states
-        for number, sampling in enumerate(stored.samplings)
-        for site, states in sampling.by_site.items()
+        f"states.{index}.{_name(site)}": states
+        for index, states_of_pass in enumerate(stored.passes)
+        for site, states in states_of_pass.by_site.items()
     }
     described: dict[str, Any] = {
         "anchors": recorded.anchors,
         "size": recorded.size,
         "sigmas": recorded.sigmas,
-        "counts": [
-            {_name(site): counts for site, counts in sampling.counts.items()} for sampling in recorded.samplings
-        ],
+        "counts": [{_name(site): counts for site, counts in states.counts.items()} for states in recorded.passes],
     }
     if stored.features is not None:
         tensors["patches"] = stored.features.patches
@@ -162,7 +160,7 @@ def _features(subject: Subject, half: bool) -> Described:
 
 def _recorded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> RecordedSubject:
     """Raises KeyError, TypeError or ValueError where the file is not what it says of itself."""
-    samplings = tuple(
+    passes = tuple(
         RecordedStates(
             {_site(name): tensors[f"states.{number}.{name}"] for name in counts},
             {_site(name): tuple(map(int, of_steps)) for name, of_steps in counts.items()},
@@ -177,7 +175,7 @@ def _recorded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Rec
     height, width = map(int, json.loads(metadata["size"]))
     sigmas = tuple(map(float, json.loads(metadata["sigmas"])))
     anchors = int(json.loads(metadata["anchors"]))
-    return RecordedSubject(anchors, (height, width), sigmas, samplings, features).checked()
+    return RecordedSubject(anchors, (height, width), sigmas, passes, features).checked()
 
 
 def _recipe(subject: Subject) -> Described:

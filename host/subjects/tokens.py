@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...attention.functional.attention import joined_contexts
 from ...attention.subjects.words import SubjectWords, story_prompts
-from ..binding.conditionings import STORY
+from ..binding.conditionings import TAG
 
 Conditioning = list[list[Any]]
 TOWERS = {"l", "g", "h"}
@@ -105,7 +105,7 @@ def encode_story(
         for scene, length in zip(columns, lengths, strict=True)
     )
     words = SubjectWords(cast.subjects, prompts, copied, tokens)
-    return [[context, {**extras, STORY: words.text}] for context, extras in conditioning], words
+    return [[context, {**extras, TAG: words.text}] for context, extras in conditioning], words
 
 
 def _as_rows(entries: Sequence[list[Any]]) -> list[Any]:

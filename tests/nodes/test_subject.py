@@ -138,7 +138,7 @@ def test_files_are_as_large_as_was_said_and_half_without_injection(models: Path,
 
 def test_only_the_subjects_tokens_are_kept(fox: Any) -> None:
     subject = fox[1].recorded
-    for sampling in subject.samplings:
+    for sampling in subject.passes:
         for site, counts in sampling.counts.items():
             side = {3: 4, 6: 8, 9: 16}[site.number // 3 * 3]
             assert counts[0] == 0 and all(0 < count < 2 * side * side for count in counts[1:])
@@ -180,7 +180,7 @@ def test_a_recipe_by_a_sampler_that_is_not_here_is_refused(models: Path, fox: An
 
 def assert_same(found: RecordedSubject, expected: RecordedSubject) -> None:
     """But for rounding: a batch of another size is computed in another order."""
-    assert [states.counts for states in found.samplings] == [states.counts for states in expected.samplings]
+    assert [states.counts for states in found.passes] == [states.counts for states in expected.passes]
     for one, other in zip(found.tensors, expected.tensors, strict=True):
         assert relative_error(one, other) < 1e-3
 

@@ -23,8 +23,8 @@ from semblance.tests.support.studio import record_calls, wrap
 from semblance.tests.tiny_models import sampler_custom
 
 EVERY_IMAGE = slice(None)
-FIRST, SECOND = 1, 0
-"""The samplings of a run, by how many come after."""
+FIRST, SECOND = 1, 2
+"""The passes of a run, by number."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Between:
         def seen(maps: SubjectMaps, step: int, grid: Grid) -> Tensor | None:
             found = mask(maps, step, grid)
             if found is not None:
-                self.masks[maps._sampling, step - 1, grid[0] * grid[1]] = found
-                self.maps[maps._sampling, step - 1] = looked_at[-1]
+                self.masks[maps._pass_number, step - 1, grid[0] * grid[1]] = found
+                self.maps[maps._pass_number, step - 1] = looked_at[-1]
             return found
 
         def kept(bank: FeatureBank, name: Any, value: Any) -> None:

@@ -20,7 +20,7 @@ from semblance.attention.engine.guests import Guest
 from semblance.attention.engine.patch import AttentionPatch
 from semblance.attention.engine.scope import ImageMask, Scope
 from semblance.attention.methods.consistory.method import ConsiStory
-from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepWindow
+from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepRange
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.methods.styleid import StyleID
 from semblance.attention.references.style import StyleReference
@@ -192,7 +192,7 @@ def consistory(**settings: Any) -> Maker:
     """A story of two scenes, which acts at both steps of a run of two."""
 
     def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
-        sharing, injection = Sharing(strength), Injection(0.8 * strength, StepWindow(0.0, 1.0))
+        sharing, injection = Sharing(strength), Injection(0.8 * strength, StepRange(0.0, 1.0))
         chosen = {"sharing": sharing, "injection": injection, "blend": QueryBlend(until=0.6)} | settings
         if "anchors" in chosen:
             chosen["sharing"] = replace(sharing, anchors=chosen.pop("anchors"))

@@ -1,4 +1,4 @@
-"""How a story is told: the parts of ConsiStory that a user sets, each with its defaults of the authors' code."""
+"""The settings of ConsiStory, with the defaults of the authors' code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...engine.moment import Moment
 
 
 @dataclass(frozen=True)
-class StepWindow:
-    """The steps of a run from one share of it to another, both included, as the authors' code counts them."""
+class StepRange:
+    """The steps of a run from one fraction of them to another, both included, as the authors' code counts them."""
 
     start: float
     end: float
 
     def steps(self, total: int) -> range:
-        first, last = (int(total * share + 1e-6) for share in (self.start, self.end))
+        first, last = (int(total * fraction + 1e-6) for fraction in (self.start, self.end))
         return range(first, last + 1)
 
 
@@ -26,7 +26,7 @@ class StepWindow:
 class MaskDropout:
     """Which tokens of the subject are hidden from the other images, drawn anew at each step."""
 
-    share: float = 0.5
+    fraction: float = 0.5
     seed: int = 0
 
     def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
@@ -36,7 +36,7 @@ class MaskDropout:
         for image in range(images):
             number = ((self.seed * 1009 + step) * 1009 + image) * 1_000_003 + height * width
             generator = torch.Generator().manual_seed(number % 2**63)
-            drawn.append(torch.rand(height * width, generator=generator) < self.share)
+            drawn.append(torch.rand(height * width, generator=generator) < self.fraction)
         return torch.stack(drawn)
 
 
@@ -46,44 +46,45 @@ class Sharing:
 
     strength: float = 1.0
     anchors: int = 2
-    """The first images of the batch, which all others look at; 0 lets all look at all."""
+    """How many images, the first of the batch, all others attend to; 0 for every image."""
     dropout: MaskDropout = field(default_factory=MaskDropout)
 
     def sources(self, image: int, images: int) -> list[int]:
-        """The images that one looks at."""
-        return [other for other in range(self.looked_at(images)) if other != image]
+        """The images that one attends to."""
+        return [other for other in range(self.anchors_among(images)) if other != image]
 
-    def looked_at(self, images: int) -> int:
-        """How many images, the first ones, others look at."""
+    def anchors_among(self, images: int) -> int:
+        """How many of a batch of `images` are anchors."""
         return min(self.anchors or images, images)
 
 
 @dataclass(frozen=True)
 class QueryBlend:
-    """Queries of the model as it is, mixed in at the first steps so that layouts stay different."""
+    """Queries of the model without sharing, mixed in at the first steps so that layouts stay different."""
 
     strength: float = 1.0
     first: float = 0.9
     last: float = 0.81836735
     until: float = 0.1
-    """Share of the run."""
+    """Fraction of the steps."""
 
     def weight(self, moment: Moment) -> float:
-        steps = StepWindow(0.0, self.until).steps(moment.steps)
+        steps = StepRange(0.0, self.until).steps(moment.steps)
         if moment.step not in steps:
             return 0.0
-        place = moment.step / max(len(steps) - 1, 1)
-        return self.strength * (self.first + (self.last - self.first) * place)
+        fraction = moment.step / max(len(steps) - 1, 1)
+        return self.strength * (self.first + (self.last - self.first) * fraction)
 
 
 @dataclass(frozen=True)
 class Injection:
-    """Features copied along matches between images, in the last sampling."""
+    """Features copied along matches between images, in the last pass."""
 
     strength: float = 0.8
-    window: StepWindow = field(default_factory=lambda: StepWindow(0.1, 0.3334))
+    window: StepRange = field(default_factory=lambda: StepRange(0.1, 0.3334))
     in_turn: bool = True
-    """Each image copies from those before it as they have become, as the authors' code does; else as they were."""
+    """Each image copies from images that have copied themselves, as in the authors' code; otherwise from images as they
+    were before any copying."""
 
 
 @dataclass(frozen=True)

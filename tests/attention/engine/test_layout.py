@@ -47,8 +47,8 @@ def test_all_other_sides_are_conditional(role: str) -> None:
 
 
 def test_areas_go_with_their_chunks() -> None:
-    layout = BatchLayout.from_numbers([1, 0], 2, LATENT, areas=[None, (4, 4, 0, 2)])
-    assert [chunk.area for chunk in layout.chunks] == [None, (4, 4, 0, 2)]
+    layout = BatchLayout.from_numbers([1, 0], 2, LATENT, crops=[None, (4, 4, 0, 2)])
+    assert [chunk.crop for chunk in layout.chunks] == [None, (4, 4, 0, 2)]
 
 
 @pytest.mark.parametrize(("numbers", "rows"), [([1, 0], 3), ([], 2), ([0, 0, 0], 4)])

@@ -9,7 +9,7 @@ import torch
 
 from semblance.attention.engine.call import AttentionSite
 from semblance.attention.engine.moment import Moment
-from semblance.attention.engine.scope import CURVES, ImageMask, Scope, Window, finite
+from semblance.attention.engine.scope import CURVES, ImageMask, ScheduleWindow, Scope, finite
 
 SITE = AttentionSite("cross", "output", 1, 4)
 
@@ -37,20 +37,20 @@ def test_a_block_left_out_weighs_nothing() -> None:
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.1, 0), (0.25, 1), (0.5, 1), (0.75, 1), (0.76, 0), (1.0, 0)])
 def test_a_window_holds_both_its_ends(progress: float, weight: float) -> None:
-    assert Window(0.25, 0.75).weight(moment(progress)) == weight
+    assert ScheduleWindow(0.25, 0.75).weight(moment(progress)) == weight
 
 
 def test_a_whole_window_holds_noise_above_the_schedule_and_none_at_all() -> None:
-    assert Window().weight(Moment(20.0, 0, 1, 0.0, sigma_at)) == 1
-    assert Window().weight(Moment(0.0, 0, 1, 1.0, sigma_at)) == 1
+    assert ScheduleWindow().weight(Moment(20.0, 0, 1, 0.0, sigma_at)) == 1
+    assert ScheduleWindow().weight(Moment(0.0, 0, 1, 1.0, sigma_at)) == 1
 
 
 def test_on_its_edge_a_window_goes_by_the_noise_level_not_by_the_rounded_share() -> None:
     rounded_down, rounded_up = 0.25 - 1e-9, 0.25 + 1e-9
     for progress in (rounded_down, rounded_up):
-        assert Window(0.25, 0.5).weight(Moment(7.5, 0, 1, progress, sigma_at)) == 1
-        assert Window(0.1, 0.25).weight(Moment(7.5, 0, 1, progress, sigma_at)) == 1
-        fading = Window(0.25, 0.5, CURVES["fade in"]).weight(Moment(7.5, 0, 1, progress, sigma_at))
+        assert ScheduleWindow(0.25, 0.5).weight(Moment(7.5, 0, 1, progress, sigma_at)) == 1
+        assert ScheduleWindow(0.1, 0.25).weight(Moment(7.5, 0, 1, progress, sigma_at)) == 1
+        fading = ScheduleWindow(0.25, 0.5, CURVES["fade in"]).weight(Moment(7.5, 0, 1, progress, sigma_at))
         assert fading == pytest.approx(0, abs=1e-6)
 
 
@@ -65,19 +65,19 @@ def test_on_its_edge_a_window_goes_by_the_noise_level_not_by_the_rounded_share()
     ],
 )
 def test_curves_run_from_the_windows_start_to_its_end(curve: str, weights: list[float]) -> None:
-    window = Window(0.5, 1.0, CURVES[curve])
+    window = ScheduleWindow(0.5, 1.0, CURVES[curve])
     found = [window.weight(moment(0.5 + place / 2)) for place in (0, 0.25, 0.5, 0.75, 1)]
     assert found == pytest.approx(weights)
 
 
 def test_a_curve_of_ones_own_holds_beyond_its_ends() -> None:
-    window = Window(curve=((0.2, 1.0), (0.6, -1.0)))
+    window = ScheduleWindow(curve=((0.2, 1.0), (0.6, -1.0)))
     found = [window.weight(moment(place)) for place in (0.0, 0.2, 0.4, 0.6, 1.0)]
     assert found == pytest.approx([1, 1, 0, -1, -1])
 
 
 def test_a_block_weight_and_a_curve_multiply() -> None:
-    scope = Scope({"output.1": 0.5}, Window(curve=CURVES["fade in"]))
+    scope = Scope({"output.1": 0.5}, ScheduleWindow(curve=CURVES["fade in"]))
     assert scope.weight(SITE, moment(0.5)) == pytest.approx(0.25)
 
 
@@ -93,7 +93,7 @@ def test_a_block_weight_and_a_curve_multiply() -> None:
 )
 def test_a_window_that_cannot_be_is_refused_in_a_sentence(start: float, end: float, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Window(start, end)
+        ScheduleWindow(start, end)
 
 
 @pytest.mark.parametrize(
@@ -124,5 +124,5 @@ def test_the_description_says_where_when_and_on_which_area() -> None:
     assert repr(plain) == "output.1=1, input.8=0.25"
     assert repr(Scope({})) == "no block"
     mask = ImageMask(torch.ones(2, 48, 64))
-    whole = Scope({"output.1": 1.0}, Window(0.2, 0.8, CURVES["fade in"]), mask)
+    whole = Scope({"output.1": 1.0}, ScheduleWindow(0.2, 0.8, CURVES["fade in"]), mask)
     assert repr(whole) == "output.1=1, 0.2 to 0.8, curve ((0.0, 0.0), (1.0, 1.0)), 2 masks of 64x48"

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from semblance.attention.engine.call import AttentionCall, AttentionSite, SharedTokens
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
-from semblance.attention.engine.sharing import attend_in_groups, taken
+from semblance.attention.engine.sharing import attend_in_groups, select_rows
 
 LAYOUT = BatchLayout((Chunk("negative"), Chunk("positive")), 3, (2, 2))
 MOMENT = Moment(1.0, 1, 2, 0.5, lambda progress: 0.0)
@@ -50,5 +50,5 @@ def test_each_image_attends_to_its_own_tokens_and_to_those_it_is_shown_and_no_gp
 def test_rows_are_taken_as_by_a_list_in_brackets() -> None:
     rows = torch.arange(24.0).view(2, 3, 4)
     with NoLists():
-        found = taken(rows, (2, 0, 2), dim=1)
+        found = select_rows(rows, (2, 0, 2), dim=1)
     assert torch.equal(found, rows[:, [2, 0, 2]])

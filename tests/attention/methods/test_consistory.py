@@ -15,8 +15,9 @@ from semblance.attention.families import SDXL
 from semblance.attention.functional.correspondence import matched, nearest_patches, patches_of, smooth
 from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.word_maps import subject_mask
-from semblance.attention.methods.consistory.method import ConsiStory, selected_name
-from semblance.attention.methods.consistory.settings import Injection, QueryBlend, StepWindow
+from semblance.attention.methods.consistory.batch_anchors import selected_name
+from semblance.attention.methods.consistory.method import ConsiStory
+from semblance.attention.methods.consistory.settings import Injection, QueryBlend, StepRange
 from semblance.attention.subjects.words import SubjectWords
 from semblance.tests.support.frozen_cases import load_reference
 
@@ -26,9 +27,9 @@ LAYOUT = BatchLayout((Chunk("negative"), Chunk("positive")), FACTS["config"]["B"
 WORDS = SubjectWords(("a",), ("1", "2", "3"), (((1,),),) * 3, 8)
 
 
-def moment_of(step: int, steps: int = 50, left: int = 1) -> Moment:
+def moment_of(step: int, steps: int = 50, pass_number: int = 1) -> Moment:
     ladder = tuple(place / steps for place in range(steps))
-    return Moment(1.0, step, steps, ladder[step], lambda progress: 0.0, ladder, left)
+    return Moment(1.0, step, steps, ladder[step], lambda progress: 0.0, ladder, pass_number, passes=2)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
@@ -116,9 +117,9 @@ def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
     assert torch.equal(torch.stack(wanted), UNITS["inject.final_masks"])
     bank = FeatureBank()
     bank.remember("matches", (torch.stack(matches), torch.stack(wanted)))
-    window = StepWindow(facts["window"][0] / 10, facts["window"][1] / 10)
+    window = StepRange(facts["window"][0] / 10, facts["window"][1] / 10)
     patch = ConsiStory(WORDS, SDXL.consistory, injection=Injection(facts["alpha"], window, in_turn))
-    site, moment = AttentionSite("self", "input", 4), moment_of(facts["curr_iter"], 10, left=0)
+    site, moment = AttentionSite("self", "input", 4), moment_of(facts["curr_iter"], 10, pass_number=2)
     layout = BatchLayout((Chunk("positive"),), images, (16, 16))
     call = AttentionCall(site, layout, moment, 16, 16, 1, before, before, before)
     return before, patch.edit_output(call, before, plain_attention, bank)

@@ -48,7 +48,7 @@ def test_one_attention_equals_theirs(name: str) -> None:
     patch = StyleID(_nothing(), _nothing(), Scope({"output.6": 1.0}), gamma, temperature)
     layout = BatchLayout.from_numbers([0], rows, (4, 6))
     guests = (GuestRows(patch, CONTENT, 1), GuestRows(patch, STYLE, 1))
-    layout = BatchLayout(layout.chunks, layout.images, layout.latent, guests)
+    layout = BatchLayout(layout.chunks, layout.images, layout.latent_size, guests)
     short = style_key.new_zeros(1, style_key.shape[1] - tokens, style_key.shape[2])
 
     def widened(own: Tensor, of_content: Tensor) -> Tensor:

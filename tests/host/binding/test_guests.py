@@ -244,9 +244,9 @@ def test_another_packs_replacement_leaves_the_guests_their_own_attention(sd15: S
 
 
 def test_guests_come_only_while_their_patch_acts(sd15: Studio) -> None:
-    from semblance.attention.engine.scope import Window
+    from semblance.attention.engine.scope import ScheduleWindow
 
-    ours = replace(watch(sd15), scope=Scope({"output.5": 1.0}, Window(0.0, 0.4)))
+    ours = replace(watch(sd15), scope=Scope({"output.5": 1.0}, ScheduleWindow(0.0, 0.4)))
     sd15.sample(add_patch(sd15.model, ours), size=SIZE, steps=4)
     assert len(ours.guests_seen) == 2
     diary = Diary(Scope({"output.5": 1.0}))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nodes
-from semblance.attention.engine.scope import Scope, Window
+from semblance.attention.engine.scope import ScheduleWindow, Scope
 from semblance.host.binding.describe import describe
 from semblance.host.binding.model import patches_on
 from semblance.tests.support.speeds import slow
@@ -165,7 +165,7 @@ def test_half_precision_is_kept_and_costs_no_more_than_in_the_plain_model(
 
 @scoped_patch
 def test_the_description_says_what_each_patch_does_in_order(sd15: Studio, name: str) -> None:
-    window = sd15.everywhere(window=Window(0.2, 0.8))
+    window = sd15.everywhere(window=ScheduleWindow(0.2, 0.8))
     patched = sd15.with_patch(name, sd15.with_patch("edits output", strength=0.25), strength=0.75, scope=window)
     first, second = describe(patched).splitlines()[1:3]
     assert first.startswith("1. LookAway, strength 0.25, input.1=1, ")

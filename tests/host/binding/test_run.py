@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nodes
-from semblance.attention.engine.scope import CURVES, Scope, Window
+from semblance.attention.engine.scope import CURVES, ScheduleWindow, Scope
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.run import RUN
@@ -89,7 +89,7 @@ def test_progress_inverts_the_percentages_of_comfyui(sd15: Studio, sampler: str)
 
 
 def test_curves_follow_progress_in_the_window(sd15: Studio) -> None:
-    diary = Diary(Scope(ONE_BLOCK, Window(0.25, 0.75, CURVES["fade in"])))
+    diary = Diary(Scope(ONE_BLOCK, ScheduleWindow(0.25, 0.75, CURVES["fade in"])))
     sd15.sample(add_patch(sd15.model, diary), steps=10, scheduler="normal", images=1, cfg=1.0)
     expected = [(moment.progress - 0.25) / 0.5 for moment in diary.moments]
     assert len(expected) == 4 and diary.weights == pytest.approx(expected, abs=1e-3)
@@ -107,7 +107,7 @@ def test_the_window_is_that_of_a_controlnet_with_the_same_percentages(
 ) -> None:
     picture = torch.rand(1, 64, 64, 3)
     for start, end in PERCENTS:
-        diary = Diary(Scope(ONE_BLOCK, Window(start, end)))
+        diary = Diary(Scope(ONE_BLOCK, ScheduleWindow(start, end)))
         model, calls = record_calls(add_patch(sd15.model, diary))
         guided, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(
             sd15.positive, sd15.negative, control, picture, 1.0, start, end
@@ -128,7 +128,7 @@ def control(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_later_change_of_the_noise_schedule_moves_the_window_too(sd15: Studio) -> None:
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    diary = Diary(Scope(ONE_BLOCK, Window(0.04, 1.0)))
+    diary = Diary(Scope(ONE_BLOCK, ScheduleWindow(0.04, 1.0)))
     model = ModelSamplingDiscrete().patch(add_patch(sd15.model, diary), "v_prediction", True)[0]
     given, moved = (cast(Any, m.get_model_object("model_sampling")).percent_to_sigma(0.04) for m in (sd15.model, model))
     sigmas = torch.tensor([2 * moved, (given + moved) / 2, given / 2, 0.0])

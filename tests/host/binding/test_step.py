@@ -128,7 +128,7 @@ def test_the_layout_names_the_roles_as_the_guider_does(sd15: Studio) -> None:
         model, calls = record_calls(add_patch(sd15.model, diary))
         run_guider(guider(sd15, model), ONE_STEP)
         layout = diary.layouts[0]
-        assert layout.images == 2 and layout.latent == (8, 8) and layout.rows == len(calls[0]["x"])
+        assert layout.images == 2 and layout.latent_size == (8, 8) and layout.rows == len(calls[0]["x"])
         # ComfyUI sends the list from its end.
         roles[name] = [chunk.role for chunk in layout.chunks]
     assert roles == {
@@ -256,10 +256,10 @@ def test_areas_are_known_by_side_and_in_whole_pixels(sd15: Studio) -> None:
     entries = [*area_entries(sd15), *by_percent]
     sd15.sample(add_patch(sd15.model, diary), size=(12, 16), steps=1, positive=entries)
     seen = {chunk for layout in diary.layouts for chunk in layout.chunks}
-    assert {(chunk.role, chunk.area) for chunk in seen} == {
+    assert {(chunk.role, chunk.crop) for chunk in seen} == {
         (role, area) for role in ("positive", "negative") for area in (None, (6, 8, 2, 4), (3, 8, 9, 8))
     }
-    assert {layout.latent for layout in diary.layouts} == {(12, 16)}
+    assert {layout.latent_size for layout in diary.layouts} == {(12, 16)}
 
 
 def test_a_mask_with_bounds_as_area_is_a_crop_too(sd15: Studio) -> None:
@@ -268,5 +268,5 @@ def test_a_mask_with_bounds_as_area_is_a_crop_too(sd15: Studio) -> None:
     mask[:, 16:80, 32:96] = 1
     bounded = nodes.ConditioningSetMask().append(sd15.text(3), mask, "mask bounds", 1.0)[0]
     sd15.sample(add_patch(sd15.model, diary), size=(12, 16), steps=1, positive=[*sd15.positive, *bounded])
-    areas = {chunk.area for layout in diary.layouts for chunk in layout.chunks}
+    areas = {chunk.crop for layout in diary.layouts for chunk in layout.chunks}
     assert areas == {None, (8, 8, 2, 4)}

@@ -26,11 +26,11 @@ from semblance.attention.engine.layout import BatchLayout
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.scope import ImageMask
 from semblance.attention.methods.consistory.method import ConsiStory
-from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepWindow
+from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepRange
 from semblance.attention.subjects.maps import REMEMBERED_STEPS, Grid
 from semblance.attention.subjects.user_masks import UserMasks
 from semblance.attention.subjects.words import SubjectWords
-from semblance.host.binding.conditionings import STORY as STORY_MARK
+from semblance.host.binding.conditionings import TAG as STORY_MARK
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.run import RUN
 from semblance.host.subjects.masks import subject_masks_of
@@ -57,7 +57,7 @@ def story(studio: Studio, scenes: int = 2, **settings: Any) -> ConsiStory:
     """A story that acts at every step of a short run."""
     columns = tuple(((2 + scene,),) for scene in range(scenes))
     words = SubjectWords(("a fox",), tuple(f"scene {scene} of a fox" for scene in range(scenes)), columns, 77)
-    chosen = {"injection": Injection(window=StepWindow(0.0, 1.0)), "blend": QueryBlend(until=0.6)} | settings
+    chosen = {"injection": Injection(window=StepRange(0.0, 1.0)), "blend": QueryBlend(until=0.6)} | settings
     return ConsiStory(words, studio.model_map.family.consistory, **chosen)
 
 
@@ -105,7 +105,7 @@ def test_more_images_do_not_change_the_anchors(studio: Studio, in_turn: bool) ->
     text, latent = studio.text(5, rows=3), {"samples": torch.zeros(3, 4, 8, 8)}
     ((context, extras),) = text
     two = [[context[:2], {name: tensor[:2] for name, tensor in extras.items()}]]
-    injection = Injection(window=StepWindow(0.0, 1.0), in_turn=in_turn)
+    injection = Injection(window=StepRange(0.0, 1.0), in_turn=in_turn)
 
     def sampled(scenes: int, positive: Any) -> Tensor:
         model = add_patch(studio.model, story(studio, scenes, injection=injection))
@@ -206,7 +206,7 @@ def test_the_unet_is_called_as_often_as_said(sd15: Studio, settings: Any, first:
 
 def test_fast_ends_the_first_sampling_early_and_comes_to_the_same(sd15: Studio) -> None:
     """All that the second takes from the first is known by then, and the rehearsal it leaves out has no effect."""
-    clean = Injection(window=StepWindow(0.0, 0.5), in_turn=False)
+    clean = Injection(window=StepRange(0.0, 0.5), in_turn=False)
     whole, early = (story(sd15, injection=clean, fast=fast) for fast in (False, True))
     masks = {"masks": UserMasks(ImageMask(torch.ones(1, 64, 64)))}  # those found would be of fewer steps
     model, calls = record_unet_calls(add_patch(sd15.model, replace(early, **masks)))
@@ -231,7 +231,7 @@ def test_fast_does_not_end_a_sampling_that_another_story_needs(sd15: Studio) -> 
     assert calls_of(fast, idle) < 2 * 5
 
 
-def test_progress_counts_both_samplings(sd15: Studio) -> None:
+def test_progress_counts_both_passes(sd15: Studio) -> None:
     seen: list[tuple[int, int]] = []
     guider = guider_of(sd15, sd15.with_patch("consistory"))
     run_guider(guider, ladder(sd15, 3), callback=lambda step, denoised, x, steps: seen.append((step, steps)))
@@ -278,20 +278,20 @@ ENDS = {Fault: raise_fault, InterruptProcessingException: raise_interrupt}
 
 
 @pytest.mark.parametrize(
-    ("where", "left", "raised"),
+    ("where", "number", "raised"),
     slow_but(
-        itertools.product(["call", "rehearsal", "attention"], [1, 0], ENDS),
-        [("call", 1, Fault), ("rehearsal", 0, InterruptProcessingException), ("attention", 0, Fault)],
+        itertools.product(["call", "rehearsal", "attention"], [1, 2], ENDS),
+        [("call", 1, Fault), ("rehearsal", 2, InterruptProcessingException), ("attention", 2, Fault)],
     ),
 )
 def test_a_story_leaves_nothing_however_it_ends(
-    sd15: Studio, where: str, left: int, raised: type[BaseException]
+    sd15: Studio, where: str, number: int, raised: type[BaseException]
 ) -> None:
-    """In the first sampling, when one more is left, or in the second."""
+    """In either pass."""
     armed: list[bool] = []
 
     def stop(moment: Moment, here: str) -> None:
-        if armed and here == where and moment.samplings_left == left and moment.step == 1:
+        if armed and here == where and moment.pass_number == number and moment.step == 1:
             ENDS[raised]()
 
     patch = watched(sd15, stop)
@@ -539,7 +539,7 @@ def test_a_prompt_combined_with_the_storys_does_not_change_where_subjects_are_se
 def test_masks_of_the_users_go_where_the_model_is(limits: bool) -> None:
     """ComfyUI keeps them on the CPU; what is selected by them indexes tensors of the model's device."""
     masks, found = UserMasks(ImageMask(torch.ones(1, 64, 64)), limits), torch.ones(2, 16, dtype=torch.bool)
-    joined = masks.joined(masks.laid((8, 8), (4, 4)), found.to("meta"), 2)
+    joined = masks.combined(masks.on_grid((8, 8), (4, 4)), found.to("meta"), 2)
     assert joined is not None and joined.shape == (2, 16) and joined.device.type == "meta"
 
 
@@ -549,9 +549,9 @@ def test_masks_of_the_users_are_fitted_once_a_run(sd15: Studio) -> None:
 
     @dataclass(frozen=True, eq=False)
     class Counted(UserMasks):
-        def laid(self, size: tuple[int, int], grid: Grid) -> Tensor:
+        def on_grid(self, size: tuple[int, int], grid: Grid) -> Tensor:
             fitted.append(grid)
-            return super().laid(size, grid)
+            return super().on_grid(size, grid)
 
     masks = Counted(ImageMask(torch.ones(1, 64, 64)))
     told(sd15, story(sd15, masks=masks, injection=Injection(0.0)), steps=4, size=(4, 4), cfg=1.0)

@@ -13,7 +13,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from torch import Tensor
 
-from semblance.attention.engine.scope import Scope, Window
+from semblance.attention.engine.scope import ScheduleWindow, Scope
 from semblance.attention.functional.inversion import Convention, inversion_timesteps, sampling_timesteps
 from semblance.attention.functional.statistics import adain
 from semblance.attention.methods.styleid import StyleID
@@ -326,7 +326,7 @@ def test_a_sampler_that_looks_between_the_points_is_refused(sd15: Studio) -> Non
 
 def test_outside_its_window_no_trajectory_is_asked_and_no_row_added(sd15: Studio) -> None:
     content, style = pair(sd15)
-    scope = Scope(sd15.everywhere().blocks, Window(0.5, 1.0))
+    scope = Scope(sd15.everywhere().blocks, ScheduleWindow(0.5, 1.0))
     rows: list[int] = []
     unet = sd15.model.model.diffusion_model
     handle = unet.input_blocks[0][0].register_forward_hook(lambda module, inputs, output: rows.append(len(output)))

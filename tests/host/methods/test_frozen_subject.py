@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semblance.attention.engine.call import AttentionSite
 from semblance.attention.families import SDXL
-from semblance.attention.methods.consistory.applied import AppliedSubject
+from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Sharing
 from semblance.attention.subjects.recording import RecordedSubject
@@ -60,7 +60,7 @@ def recorded(model: Any) -> tuple[list[Tensor], RecordedSubject, Between]:
 def extra(model: Any, recorded: Any) -> tuple[list[Tensor], Between]:
     """The image that looks at them, after each sampling."""
     between = Between()
-    applied = add_patch(model, AppliedSubject(words_of("extra"), SDXL.consistory, subject=recorded[1]))
+    applied = add_patch(model, applied_subject(words_of("extra"), SDXL.consistory, recorded[1]))
     return samplings(applied, CASE, FACTS, EXTRA, between), between
 
 
@@ -99,13 +99,13 @@ def test_what_is_recorded_equals_their_cache(model: Any, recorded: Any) -> None:
     _, subject, _ = recorded
     for name, site in (("up_12", AttentionSite("self", "output", 0)), ("up_28", AttentionSite("self", "output", 5))):
         expected = CASE[f"cache1.input_h.{name}.step2"]
-        assert subject.samplings[0].sides == ("negative", "positive")
-        found = subject.samplings[0].at(site, 2)
+        assert subject.passes[0].sides == ("negative", "positive")
+        found = subject.passes[0].at(site, 2)
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-3
     site = AttentionSite("self", "input", 4)
     assert subject.features is not None
-    assert set(subject.samplings[1].by_site) == set(map(site_of, FACTS["cached_layers"]))
+    assert set(subject.passes[1].by_site) == set(map(site_of, FACTS["cached_layers"]))
     assert set(subject.features.outputs) == set(map(site_of, FACTS["h_out_layers"]))
     assert subject.features.steps == tuple(FACTS["caches"]["h_out down_0"]["steps"])
     outputs = subject.features.at(site, 1)

@@ -19,15 +19,15 @@ from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionSite, SharedTokens
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
-from semblance.attention.engine.sharing import see_all
-from semblance.attention.methods.consistory.applied import AppliedSubject
+from semblance.attention.engine.sharing import merge_shared
+from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
-from semblance.attention.methods.consistory.settings import Injection, Sharing, StepWindow
+from semblance.attention.methods.consistory.settings import Injection, Sharing, StepRange
 from semblance.attention.subjects.recording import RecordedFeatures, RecordedStates, RecordedSubject
 from semblance.attention.subjects.words import SubjectWords
-from semblance.host.binding.conditionings import STORY
+from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch, patches_on
-from semblance.host.binding.run import NoiseSchedule
+from semblance.host.binding.noise_schedule import NoiseSchedule
 from semblance.host.binding.unet import BoundSite
 from semblance.host.subjects.subject import record
 from semblance.tests.support.speeds import slow
@@ -35,7 +35,7 @@ from semblance.tests.support.studio import Studio, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 SIGMAS = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0])
-INJECTION = Injection(0.8, StepWindow(0.25, 0.75))
+INJECTION = Injection(0.8, StepRange(0.25, 0.75))
 SIZE = (16, 16)
 
 
@@ -72,7 +72,7 @@ def applied(
     studio: Studio, subject: RecordedSubject, scenes: int = 1, model: ModelPatcher | None = None, **settings: Any
 ) -> ModelPatcher:
     settings = {"injection": INJECTION} | settings
-    patch = AppliedSubject(words(scenes), studio.model_map.family.consistory, subject=subject, **settings)
+    patch = applied_subject(words(scenes), studio.model_map.family.consistory, subject, **settings)
     return add_patch(model or studio.model, patch)
 
 
@@ -98,7 +98,7 @@ def test_recording_changes_nothing_of_what_is_sampled(studio: Studio) -> None:
     made, subject = record(model, lambda recording: sample(studio, recording))
     assert torch.equal(made, sample(studio, model))
     assert [patch.recorder for patch in patches_on(model) if isinstance(patch, ConsiStory)] == [None]
-    assert len(subject.samplings) == 2 and subject.samplings[0].steps == len(SIGMAS) - 1
+    assert len(subject.passes) == 2 and subject.passes[0].steps == len(SIGMAS) - 1
     assert subject.sigmas == tuple(SIGMAS[:-1].tolist()) and subject.size == SIZE
 
 
@@ -130,13 +130,13 @@ def test_conditionings_sent_one_by_one_record_and_apply_the_same(
     assert relative_error(sample(studio, model, 1), together) < 1e-3
     assert [call["numbers"] for call in calls[:2]] == [[1], [0]]
     apart = recorded(studio)
-    assert apart.samplings[0].sides == ("negative", "positive")
+    assert apart.passes[0].sides == ("negative", "positive")
     for found, expected in zip(apart.tensors, subject.tensors, strict=True):
         assert found.shape == expected.shape and relative_error(found, expected) < 1e-3
 
 
 def test_prompts_combined_with_the_storys_are_not_recorded_in_its_place(sd15: Studio) -> None:
-    told, other = conditioning_set_values(prompts(sd15, 2), {STORY: words(2).text}), sd15.text(9)
+    told, other = conditioning_set_values(prompts(sd15, 2), {TAG: words(2).text}), sd15.text(9)
 
     def made(*entries: Any) -> RecordedSubject:
         def run(model: ModelPatcher) -> Tensor:
@@ -158,7 +158,7 @@ def test_strength_zero_leaves_the_model_untouched(studio: Studio, subject: Recor
 def test_half_precision_is_recorded_and_applied_in_its_own_type(dtype: torch.dtype) -> None:
     studio = Studio.of("sd15", dtype)
     subject = recorded(studio)
-    assert {tensor.dtype for states in subject.samplings for tensor in states.tensors} == {dtype}
+    assert {tensor.dtype for states in subject.passes for tensor in states.tensors} == {dtype}
     made = sample(studio, applied(studio, subject), 1)
     assert torch.isfinite(made).all() and relative_error(made, sample(studio, studio.model, 1)) > 1e-3
 
@@ -190,11 +190,13 @@ def test_two_subjects_act_together_in_either_order(sd15: Studio, subject_of: Any
 
 def test_shared_tokens_of_several_are_joined_image_by_image() -> None:
     key = torch.arange(6.0).view(1, 3, 2)
-    joined = see_all(SharedTokens((0, 2), key, -key), SharedTokens((1, 2), key + 10, key), SharedTokens((3,), key, key))
+    joined = merge_shared(
+        SharedTokens((0, 2), key, -key), SharedTokens((1, 2), key + 10, key), SharedTokens((3,), key, key)
+    )
     assert [tokens.images for tokens in joined] == [(0,), (1,), (2,), (3,)]
     assert torch.equal(joined[2].key, torch.cat([key, key + 10], dim=1))
     assert torch.equal(joined[2].value, torch.cat([-key, key], dim=1))
-    (alone,) = see_all(SharedTokens((0, 1), key, key))
+    (alone,) = merge_shared(SharedTokens((0, 1), key, key))
     assert alone.images == (0, 1) and torch.equal(alone.key, key)
 
 
@@ -239,7 +241,7 @@ def test_one_step_of_what_was_recorded_is_where_the_model_is(sd15: Studio, subje
             patch.begin(layout, Moment(float(SIGMAS[step]), step, 4, 0.5, schedule.sigma_at), bank)
         kept = [bank.recall(name) for name in bank]
         assert {tensor.device for tensor in kept} == {device}
-        assert len(kept) == len(subject.samplings[0].by_site)
+        assert len(kept) == len(subject.passes[0].by_site)
 
 
 def test_the_models_own_projection_is_taken_so_that_changed_weights_act(sd15: Studio, subject_of: Any) -> None:
@@ -251,7 +253,7 @@ def test_the_models_own_projection_is_taken_so_that_changed_weights_act(sd15: St
     }
     louder = sd15.model.clone()
     louder.add_patches(twice, 1.0)  # doubles what is read from every token, the recorded ones as well
-    silent = replace(subject, samplings=tuple(replace(s, by_site=zeros(s.by_site)) for s in subject.samplings))
+    silent = replace(subject, passes=tuple(replace(s, by_site=zeros(s.by_site)) for s in subject.passes))
     effects = [
         sample(sd15, applied(sd15, subject, model=model, injection=Injection(0.0)), 1)
         - sample(sd15, applied(sd15, silent, model=model, injection=Injection(0.0)), 1)

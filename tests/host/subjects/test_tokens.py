@@ -15,7 +15,7 @@ from torch import Tensor
 
 import nodes as host_nodes
 from semblance.attention.subjects.words import SubjectWords
-from semblance.host.binding.conditionings import STORY
+from semblance.host.binding.conditionings import TAG
 from semblance.host.subjects.tokens import Cast, encode_story
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.speeds import one_family
@@ -170,8 +170,8 @@ def test_columns_begin_with_the_official_one(clip: Any) -> None:
 
 def test_every_entry_says_of_which_story_it_is(clip: Any) -> None:
     conditioning, words = encode_story(clip, ["red fox"], "ink,", ["asleep", "by a lake"])
-    assert [extras[STORY] for _, extras in conditioning] == ["ink, red fox asleep\nink, red fox by a lake"]
-    assert words.text == conditioning[0][1][STORY]
+    assert [extras[TAG] for _, extras in conditioning] == ["ink, red fox asleep\nink, red fox by a lake"]
+    assert words.text == conditioning[0][1][TAG]
 
 
 def story(clip: Any, subjects: str, *scenes: str) -> tuple[Tensor, Tensor, SubjectWords]:

@@ -1,0 +1,89 @@
+"""What a method may do besides editing attentions: one small protocol for each. A method that adds none is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from .bank import FeatureBank
+from .call import AttentionCall, BlockCall
+from .guests import Guest, PinnedImages
+from .layout import BatchLayout
+from .moment import Moment, RunPlan
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """Does work between two model calls."""
+
+    def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        """Called once before each model call. Read tensors back to the CPU here, never inside an attention."""
+        ...
+
+
+@runtime_checkable
+class BringsGuests(Protocol):
+    """Sends latents of its own through the model."""
+
+    def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
+        """Extra rows for the next model call. They are cut off before the sampler sees the result."""
+        ...
+
+
+@runtime_checkable
+class KnowsImages(Protocol):
+    """Knows some images of the batch already."""
+
+    def pins(self, moment: Moment) -> PinnedImages | None:
+        """The images at the start of the batch that are known and must come out unchanged; None for none."""
+        ...
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """Needs to see what the model does without this patch."""
+
+    def rehearses(self, moment: Moment) -> bool:
+        """Whether the model runs once more, first, on the same latents with this patch only observing."""
+        ...
+
+    def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
+        """Reads, in a rehearsal, an attention that this patch applies to."""
+        ...
+
+
+@runtime_checkable
+class SamplesAgain(Protocol):
+    """Needs the sampler to run more than once from the same noise. The user gets the result of the last pass."""
+
+    def passes(self, plan: RunPlan) -> int:
+        """How often the sampler runs."""
+        ...
+
+    def pass_is_done(self, moment: Moment, bank: FeatureBank) -> bool:
+        """Whether a pass before the last may end now. Asked before each model call."""
+        ...
+
+
+@runtime_checkable
+class EditsBlocks(Protocol):
+    """Edits what enters a block of the decoder."""
+
+    def enters(self, block: str, moment: Moment) -> bool:
+        """Whether this patch edits the input of `block`, e.g. `output.3`, now."""
+        ...
+
+    def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
+        """Returns the block to run in place of `call`."""
+        ...
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """Finds something out that outlives the run, such as subject masks."""
+
+    def findings(self, plan: RunPlan, bank: FeatureBank) -> Mapping[str, Tensor]:
+        """Tensors by name that leave with the run's LATENT. Asked once, after the last pass."""
+        ...

@@ -1,0 +1,70 @@
+"""Runs in which a story cannot be told."""
+
+from __future__ import annotations
+
+from ...engine.layout import BatchLayout
+from ...engine.moment import RunPlan
+from ...references.trajectory import ReferenceTrajectory
+from ...subjects.user_masks import UserMasks
+from ...subjects.words import SubjectWords
+
+CROPPED = (
+    "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be followed. "
+    "Remove Conditioning (Set Area) or the tiling node."
+)
+
+
+def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, acts: bool) -> None:
+    """Raises ValueError for a run whose images are not the scenes of `words`, or are not shown whole."""
+    if plan.images != words.scenes:
+        raise ValueError(
+            f"The story has {words.scenes} scenes but the latent {plan.images} images. Set the batch size of "
+            "Empty Latent Image to the count that Story Prompts gives."
+        )
+    if plan.conflicts:
+        raise ValueError(
+            f"{' and '.join(sorted(plan.conflicts))} on the same model changes which tokens the images share. "
+            "Bypass it."
+        )
+    if plan.cropped and acts:
+        raise ValueError(CROPPED)
+    if plan.device_count > 1:
+        raise ValueError(
+            f"The model is spread over {plan.device_count} GPUs, but the images of a story share what is found on one. "
+            "Bypass MultiGPU CFG Split."
+        )
+    if masks is not None and len(masks.mask.values) not in (1, plan.images):
+        raise ValueError(
+            f"There are {len(masks.mask.values)} subject masks for {plan.images} images. Connect one mask, or "
+            "one for each image."
+        )
+
+
+def check_pictures(plan: RunPlan, pictures: ReferenceTrajectory, anchors: int) -> None:
+    """Raises ValueError for inverted pictures that cannot be the first of so many anchors."""
+    if pictures.images > anchors:
+        raise ValueError(
+            f"There are {pictures.images} inverted pictures, but the story has {anchors} anchors. Set anchors "
+            f"to {pictures.images}, and begin the scenes with a line for each picture that says what it shows."
+        )
+    if pictures.latents.shape[2] != plan.channels:
+        raise ValueError(
+            f"The model takes {plan.channels} channels where the inverted pictures have "
+            f"{pictures.latents.shape[2]}: it is an inpainting model, to which they cannot be shown. Load an "
+            "ordinary checkpoint, or disconnect the pictures."
+        )
+    if pictures.size != plan.size:
+        (height, width), (rows, columns) = pictures.size, plan.size
+        raise ValueError(
+            f"The inverted pictures are {width}x{height} in the latent, but the story's images {columns}x{rows}. "
+            "Make both of one size."
+        )
+    for moment in plan.moments:
+        pictures.place(moment.sigma)  # refuses a level between its points
+
+
+def whole_picture(layout: BatchLayout) -> tuple[int, int]:
+    """The latent's height and width. Raises ValueError if the model is shown a crop of it."""
+    if layout.latent_size is None or any(chunk.crop is not None for chunk in layout.chunks):
+        raise ValueError(CROPPED)
+    return layout.latent_size

@@ -1,4 +1,4 @@
-"""StyleID moves style and keeps structure, judged by the drawn world's truth over 64 held-out pairs."""
+"""StyleID moves style and keeps structure, judged by the drawn world's truth over 32 held-out pairs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from semblance.demo.world import draw
 
 pytestmark = pytest.mark.behaviour
 
-PAIRS = 64
+PAIRS = 32
+"""The means that are compared lie as far apart as over 64 pairs, which take eight minutes of one core."""
 BOTH = tuple(Way(f"gamma {gamma}", gamma=gamma) for gamma in GAMMAS)
 
 
 class Results:
     def __init__(self, study: Study) -> None:
-        self.pairs, self.judge = pairs_of(PAIRS), study.judge
+        self.pairs, self.judge = pairs_of(64).take(torch.arange(PAIRS)), study.judge
         self.contents = draw(self.pairs.asked).pictures
         self.made = paint(study, self.pairs, (*BOTH, BACK, ADAIN, KEYS_AND_VALUES))
         self.content = measure(study.judge, self.pairs, self.contents)
@@ -67,7 +68,7 @@ def test_the_colours_come_over(results: Results) -> None:
 def test_what_costs_structure_is_adain_and_not_the_injection(results: Results) -> None:
     """With other colours the small model draws some figures anew; keys and values take nothing more.
 
-    An overlap of 0.8 was aimed at. The content drawn in the style has 0.82 itself, for edges are style; StyleID 0.71.
+    An overlap of 0.8 was aimed at. The content drawn in the style has 0.82 itself, for edges are style; StyleID 0.70.
     """
     kept, adain, injected = (
         estimate(painted.overlap)
@@ -80,7 +81,7 @@ def test_what_costs_structure_is_adain_and_not_the_injection(results: Results) -
 
 
 def test_gamma_trades_structure_for_style_all_the_way(results: Results) -> None:
-    """The steps are small here: 0.70 to 0.72 of the figure, and 0.497 to 0.501 from the style's features."""
+    """The steps are small here: 0.69 to 0.72 of the figure, and 0.508 to 0.515 from the style's features."""
     for name in ("overlap", "gram"):
         means = [getattr(results.gamma(gamma), name).mean().item() for gamma in GAMMAS]
         assert all(low <= high + 0.01 for low, high in zip(means, means[1:], strict=False)), (name, means)

@@ -96,7 +96,7 @@ def test_subjects_of_the_other_modes_serve_too(mode: str) -> None:
     for injection in (0.8, 0.0):
         made = sampled(applied(model, subject, words, injection=injection), text)
         assert relative_error(made, sampled(model, text)) > 1e-3
-    assert subject.recorded.lone == (1 if mode == "fast" else 0)
+    assert subject.recorded.single_pass == (1 if mode == "fast" else 0)
 
 
 def test_one_anchor_is_enough_to_record() -> None:
@@ -315,7 +315,7 @@ def test_files_that_are_no_subject_are_refused_in_a_sentence(models: Path, fox: 
         "states.1.output.5.0": {"states.1.output.5.0": lambda states: None},
         "do not go through all steps": {"sigmas": lambda sigmas: [*sigmas, 0.01]},
         "not numbers": {"patches": lambda patches: patches * float("nan")},
-        "holds no sampling": {"counts": lambda counts: []},
+        "holds no pass": {"counts": lambda counts: []},
     }
     for words, changes in cases.items():
         path = saved()

@@ -12,7 +12,7 @@ from ..attention.families import STYLEID
 from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
-from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of
+from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of, styleid_sampler
 from . import sockets
 from .inputs import CATEGORY, CUSTOM, missing_choice, share_input
 from .parsing import parse_block_weights
@@ -57,7 +57,7 @@ class StyleID(io.ComfyNode):
             category=CATEGORY,
             description="Paints one picture in the style of another and keeps its structure. The content is sampled "
             "again from its own noise, with the keys and values of the style. Both pictures come from Invert Image. "
-            "Sample with this node's latent and sigmas, euler, CFG 1 and no added noise.",
+            "Sample with this node's latent, sigmas and sampler, at CFG 1.",
             search_aliases=["style injection", "style transfer", "training-free style", "photo to painting"],
             inputs=[
                 io.Model.Input("model", tooltip="The model both pictures were inverted with; it is not changed."),
@@ -125,6 +125,10 @@ class StyleID(io.ComfyNode):
                     "latent", tooltip="The latent that sampling starts from, for a sampler that adds no noise."
                 ),
                 io.Sigmas.Output("sigmas", tooltip="The noise levels of the steps, for SamplerCustom."),
+                io.Sampler.Output(
+                    "sampler",
+                    tooltip="Euler for SamplerCustom. It adds no noise, whether add_noise is on or off.",
+                ),
             ],
         )
 
@@ -164,4 +168,4 @@ class StyleID(io.ComfyNode):
             finite(strength, "The strength"),
         )
         begin = start_of(model, content, style, start_mode, finite(adain, "AdaIN"))
-        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas)
+        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas, styleid_sampler())

@@ -86,6 +86,11 @@ class StyleID(AttentionPatch, BringsGuests):
                 f"The sampler {plan.sampler.removeprefix('sample_')} adds noise of its own, which the inverted "
                 "pictures do not hold. Choose euler or ddim."
             )
+        if plan.adds_noise:
+            raise ValueError(
+                "The sampler node adds fresh noise, which the inverted pictures do not hold. Sample by SamplerCustom "
+                "with the sampler of the StyleID node, or turn add_noise off."
+            )
         if plan.inpaints:
             raise ValueError(
                 "The latent carries a noise mask, which would mix fresh noise into an inverted picture. Remove the "
@@ -97,6 +102,7 @@ class StyleID(AttentionPatch, BringsGuests):
                 "see. Bypass it."
             )
         for name, trajectory in ((CONTENT, self.content), (STYLE, self.style)):
+            trajectory.check_channels(plan.channels)
             if trajectory.size != plan.size:
                 raise ValueError(
                     f"The {name} trajectory is of {_size(trajectory.size)}, but the sampler works on "

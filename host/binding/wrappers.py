@@ -33,7 +33,7 @@ def outer_sample(
     options = guider.model_options["transformer_options"]
     height, width = noise.shape[-2:]
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
-        plan = plan_of(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
+        plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
         patches = carried_patches(options)
         run.passes = check(patches, plan)
         options[RUN] = run

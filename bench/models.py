@@ -61,7 +61,7 @@ class RealAdapter:
         scope = Scope(model_map.family.preset(preset))
         numbers = self.adapter.numbers_for(model_map)
         patch = InstantStyle(self.adapter.image_tokens(self.reference), self.adapter, numbers, scope)
-        return add_patch(model, patch, [self.adapter.patcher])
+        return add_patch(model, patch)
 
 
 def real_adapter(model: Any, kind: Family, variant: Literal["base", "plus"]) -> RealAdapter:

@@ -14,8 +14,7 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
 from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of, styleid_sampler
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, missing_choice, share_input
-from .parsing import parse_block_weights
+from .inputs import CATEGORY, CUSTOM, custom_blocks, missing_choice, share_input
 
 PRESETS: dict[str, tuple[float, float]] = {
     "balanced": (0.75, 1.5),
@@ -47,9 +46,9 @@ class StyleID(io.ComfyNode):
         )
         weights = io.String.Input(
             "weights",
-            default="output.6=1.0, output.7=1.0",
+            default="",
             tooltip="Blocks with their weights, e.g. output.6=1.0, output.7=0.5. A block with a higher weight takes on "
-            "more of the style. If a name is wrong, the error lists the right ones.",
+            "more of the style. Empty: the blocks of 'family'. If a name is wrong, the error lists the right ones.",
         )
         return io.Schema(
             node_id="SemblanceStyleID",
@@ -154,10 +153,7 @@ class StyleID(io.ComfyNode):
     ) -> io.NodeOutput:
         check_pair(model, content, style)
         gamma, temperature = PRESETS.get(preset["preset"]) or (preset["gamma"], preset["temperature"])
-        family = map_model(model).family
-        weights = family.weights(STYLEID)
-        if blocks["blocks"] == CUSTOM:
-            weights = parse_block_weights(blocks["weights"], family.blocks)
+        weights = custom_blocks(blocks["weights"] if blocks["blocks"] == CUSTOM else "", map_model(model), STYLEID)
         scope = Scope(weights, ScheduleWindow(start, end), None if mask is None else ImageMask(mask))
         patch = StyleIDPatch(
             content,

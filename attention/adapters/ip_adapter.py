@@ -14,7 +14,7 @@ class ImageAdapter(Protocol):
     """What a method needs of an adapter, wherever its weights happen to be."""
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values of the cross-attention kept under `number`, each (..., tokens, channels)."""
+        """Image keys and values of the cross-attention kept under `number`, each (..., tokens, channels), anywhere."""
         ...
 
 

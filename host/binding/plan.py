@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import SamplesAgain
+from ...attention.engine.protocols import NeedsMemory, SamplesAgain
 from .run import Run
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
@@ -47,6 +47,11 @@ def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
     for patch in patches:
         patch.check(plan)
     return max((patch.passes(plan) for patch in patches if isinstance(patch, SamplesAgain)), default=1)
+
+
+def extra_images(patches: Sequence[AttentionPatch], plan: RunPlan) -> float:
+    """For how many images beside those of the run the patches need memory."""
+    return sum(patch.extra_images(plan) for patch in patches if isinstance(patch, NeedsMemory))
 
 
 def guides(guider: Any) -> bool:

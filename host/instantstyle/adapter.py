@@ -34,8 +34,9 @@ class LoadedAdapter:
     patcher: Any
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values for one cross-attention; the sampler has put the weights in place."""
-        return self.patcher.model.keys_values(number, tokens)
+        """Image keys and values for one cross-attention, where ComfyUI has put the weights."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        return self.patcher.model.keys_values(number, tokens.to(self.patcher.load_device))
 
     def image_tokens(self, reference: StyleReference) -> ImageTokens:
         """The reference through this adapter's projector, in float32 on the CPU."""

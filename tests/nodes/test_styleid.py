@@ -125,6 +125,8 @@ def test_every_setting_acts(pair: Any) -> None:
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
             assert relative_error(made[one], made[other]) > 1e-5, (one, other)
+    own = painted(model, content, style, blocks={"blocks": "custom", "weights": ""})[0]
+    assert torch.equal(sampled(own, start, sigmas), made["balanced"])
     assert set(PRESETS) == {"balanced", "high style", "faithful"}
 
 

@@ -168,8 +168,7 @@ def instantstyle(variant: str, pictures: int = 1, shares: Sequence[float] = (), 
     def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
         mask = painted(masks, 40, 56) if masks else None
         scope = Scope(scope.blocks, scope.window, mask)
-        patch = studio.instantstyle(strength, scope, variant, pictures, shares)
-        return patch, [studio.adapters[variant].patcher]
+        return studio.instantstyle(strength, scope, variant, pictures, shares), ()
 
     return make
 

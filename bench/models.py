@@ -88,5 +88,6 @@ def sample(model: Any, kind: Family, side: int, steps: int = 2, cfg: float = 5.0
         pooled = {"pooled_output": torch.randn((1, POOLED_WIDTH), generator=generator)} if kind == "sdxl" else {}
         return [[torch.randn((1, 77, TEXT_WIDTH[kind]), generator=generator), pooled]]
 
-    latent = {"samples": torch.zeros(1, 4, side, side)}
-    nodes.common_ksampler(model, 1, steps, cfg, "euler", "normal", conditioning(1), conditioning(2), latent)
+    latent = {"samples": torch.randn(1, 4, side, side)}  # the start itself: StyleID refuses added noise
+    settings = (model, 1, steps, cfg, "euler", "normal", conditioning(1), conditioning(2), latent)
+    nodes.common_ksampler(*settings, disable_noise=True)

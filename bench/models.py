@@ -61,7 +61,7 @@ class RealAdapter:
         scope = Scope(model_map.family.preset(preset))
         numbers = self.adapter.numbers_for(model_map)
         patch = InstantStyle(self.adapter.image_tokens(self.reference), self.adapter, numbers, scope)
-        return add_patch(model, patch, [self.adapter.patcher])
+        return add_patch(model, patch)
 
 
 def real_adapter(model: Any, kind: Family, variant: Literal["base", "plus"]) -> RealAdapter:
@@ -88,5 +88,6 @@ def sample(model: Any, kind: Family, side: int, steps: int = 2, cfg: float = 5.0
         pooled = {"pooled_output": torch.randn((1, POOLED_WIDTH), generator=generator)} if kind == "sdxl" else {}
         return [[torch.randn((1, 77, TEXT_WIDTH[kind]), generator=generator), pooled]]
 
-    latent = {"samples": torch.zeros(1, 4, side, side)}
-    nodes.common_ksampler(model, 1, steps, cfg, "euler", "normal", conditioning(1), conditioning(2), latent)
+    latent = {"samples": torch.randn(1, 4, side, side)}  # the start itself: StyleID refuses added noise
+    settings = (model, 1, steps, cfg, "euler", "normal", conditioning(1), conditioning(2), latent)
+    nodes.common_ksampler(*settings, disable_noise=True)

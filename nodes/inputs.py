@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..attention.engine.scope import CURVES, Keyframes
 from ..attention.families import PRESETS
+from ..attention.families.family import STYLE, BlockChoice, ChoiceKey
 from ..host.binding.model import ModelMap
 from ..host.files import UnreadableFile, file_names, find_file
 from ..host.inversion.runs import MOST_STEPS
@@ -23,9 +24,10 @@ def blocks_input() -> io.DynamicCombo.Input:
     """Which blocks a method acts in: a preset of the family, or a weight for each named block."""
     weights = io.String.Input(
         "weights",
-        default="output.1=1.0",
+        default="",
         tooltip="Blocks with their weights, e.g. output.1=1.0, input.8=0.4. A block with a higher weight follows the "
-        "reference more. If a name is wrong, the error lists the right ones.",
+        "reference more. Empty: the blocks of 'style' in this model. If a name is wrong, the error lists the right "
+        "ones.",
     )
     options = [io.DynamicCombo.Option(preset, []) for preset in PRESETS]
     return io.DynamicCombo.Input(
@@ -96,8 +98,14 @@ def inversion_check_input() -> io.Boolean.Input:
 def read_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str, float]:
     """Weights by block name from the `blocks` input."""
     if blocks["blocks"] == CUSTOM:
-        return parse_block_weights(blocks["weights"], model_map.family.blocks)
+        return custom_blocks(blocks["weights"], model_map, STYLE)
     return model_map.family.preset(blocks["blocks"])
+
+
+def custom_blocks(text: str, model_map: ModelMap, own: ChoiceKey[BlockChoice]) -> dict[str, float]:
+    """Weights by block name from a text; where it is empty, the method's `own` blocks in the MODEL's family."""
+    family = model_map.family
+    return parse_block_weights(text, family.blocks) if text.strip() else family.weights(own)
 
 
 def read_curve(curve: dict[str, Any]) -> Keyframes:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
+from ..attention.methods.instantstyle import MASKS_BY, MasksBy
 from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
 from ..host.binding.model import add_patch, map_model
 from ..host.instantstyle.encoding import EncodedStyle
@@ -69,6 +70,14 @@ class InstantStyle(io.ComfyNode):
                     tooltip="'soft' keeps the mask's feathering; 'hard' cuts it at half grey, as the authors' code "
                     "does.",
                 ),
+                io.Combo.Input(
+                    "masks_by",
+                    options=list(MASKS_BY),
+                    optional=True,
+                    advanced=True,
+                    tooltip="What several masks stand for: 'per picture' gives each reference picture its area, 'per "
+                    "image' each image of the batch. 'auto' goes by their number; if both fit, they are per picture.",
+                ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with the style on it, for any sampler.")],
         )
@@ -90,6 +99,7 @@ class InstantStyle(io.ComfyNode):
         curve: dict[str, Any],
         mask: Tensor | None = None,
         mask_edges: str = "soft",
+        masks_by: MasksBy = "auto",
     ) -> io.NodeOutput:
         model_map = map_model(model)
         adapter = reference.adapter
@@ -97,5 +107,6 @@ class InstantStyle(io.ComfyNode):
         area = None if mask is None else ImageMask(mask, feather=mask_edges == "soft")
         scope = Scope(read_blocks(blocks, model_map), ScheduleWindow(start, end, read_curve(curve)), area)
         tokens = adapter.image_tokens(reference.reference)
-        patch = InstantStylePatch(tokens, adapter, numbers, scope, finite(strength, "The strength"), adapter.name)
-        return io.NodeOutput(add_patch(model, patch, [adapter.patcher]))
+        strength = finite(strength, "The strength")
+        patch = InstantStylePatch(tokens, adapter, numbers, scope, strength, adapter.name, masks_by)
+        return io.NodeOutput(add_patch(model, patch))

@@ -12,10 +12,9 @@ from ..attention.families import STYLEID
 from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_model
-from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of
+from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of, styleid_sampler
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, fraction_input, missing_choice
-from .parsing import parse_block_weights
+from .inputs import CATEGORY, CUSTOM, custom_blocks, fraction_input, missing_choice
 
 PRESETS: dict[str, tuple[float, float]] = {
     "balanced": (StyleIDPatch.gamma, StyleIDPatch.temperature),
@@ -47,9 +46,9 @@ class StyleID(io.ComfyNode):
         )
         weights = io.String.Input(
             "weights",
-            default="output.6=1.0, output.7=1.0",
+            default="",
             tooltip="Blocks with their weights, e.g. output.6=1.0, output.7=0.5. A block with a higher weight takes on "
-            "more of the style. If a name is wrong, the error lists the right ones.",
+            "more of the style. Empty: the blocks of 'family'. If a name is wrong, the error lists the right ones.",
         )
         return io.Schema(
             node_id="SemblanceStyleID",
@@ -57,7 +56,7 @@ class StyleID(io.ComfyNode):
             category=CATEGORY,
             description="Paints one picture in the style of another and keeps its structure. The content is sampled "
             "again from its own noise, with the keys and values of the style. Both pictures come from Invert Image. "
-            "Sample with this node's latent and sigmas, euler, CFG 1 and no added noise.",
+            "Sample with this node's latent, sigmas and sampler, at CFG 1.",
             search_aliases=["style injection", "style transfer", "training-free style", "photo to painting"],
             inputs=[
                 io.Model.Input("model", tooltip="The model both pictures were inverted with; it is not changed."),
@@ -125,6 +124,10 @@ class StyleID(io.ComfyNode):
                     "latent", tooltip="The latent that sampling starts from, for a sampler that adds no noise."
                 ),
                 io.Sigmas.Output("sigmas", tooltip="The noise levels of the steps, for SamplerCustom."),
+                io.Sampler.Output(
+                    "sampler",
+                    tooltip="Euler for SamplerCustom. It adds no noise, whether add_noise is on or off.",
+                ),
             ],
         )
 
@@ -150,10 +153,7 @@ class StyleID(io.ComfyNode):
     ) -> io.NodeOutput:
         check_pair(model, content, style)
         gamma, temperature = PRESETS.get(preset["preset"]) or (preset["gamma"], preset["temperature"])
-        family = map_model(model).family
-        weights = family.weights(STYLEID)
-        if blocks["blocks"] == CUSTOM:
-            weights = parse_block_weights(blocks["weights"], family.blocks)
+        weights = custom_blocks(blocks["weights"] if blocks["blocks"] == CUSTOM else "", map_model(model), STYLEID)
         scope = Scope(weights, ScheduleWindow(start, end), None if mask is None else ImageMask(mask))
         patch = StyleIDPatch(
             content,
@@ -164,4 +164,4 @@ class StyleID(io.ComfyNode):
             finite(strength, "The strength"),
         )
         begin = start_of(model, content, style, start_mode, finite(adain, "AdaIN"))
-        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas)
+        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas, styleid_sampler())

@@ -14,7 +14,8 @@ class ImageAdapter(Protocol):
     """What a method needs of an adapter, on whatever device its weights are."""
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values (..., tokens, channels) of the cross-attention with this number in the file."""
+        """Image keys and values (..., tokens, channels) of the cross-attention with this number in the file, on any
+        device."""
         ...
 
 

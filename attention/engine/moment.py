@@ -53,5 +53,18 @@ class RunPlan:
     """Whether a conditioning is for a part of the picture."""
     channels: int = 4
     """Input channels of the UNet: those of the latent, and of an inpainting model also of mask and picture."""
+    adds_noise: bool = False
+    """Whether the sampler adds noise to the latent that it is given."""
+    empty: bool = False
+    """Whether the latent is empty, so that the run makes its images from noise alone."""
+    cfg: float | None = None
+    """The CFG of ComfyUI's own guiders; None where a guider combines its sides in a way of its own."""
+    end: float = 0.0
+    """The last noise level (sigma), where no model is called."""
     passes: int = 1
     """How often the sampler runs; 1 while the patches are still being asked."""
+
+    @property
+    def start(self) -> float:
+        """The noise level (sigma) that the run starts from."""
+        return self.moments[0].sigma if self.moments else self.end

@@ -24,6 +24,18 @@ class Prepares(Protocol):
 
 
 @runtime_checkable
+class NeedsMemory(Protocol):
+    """Holds more memory during a run than the model does for its images."""
+
+    def extra_images(self, plan: RunPlan) -> float:
+        """For how many images beside those of the run the host is asked to make room.
+
+        A guest's row counts as one. Tensors kept from call to call count as the images that take as much memory.
+        """
+        ...
+
+
+@runtime_checkable
 class BringsGuests(Protocol):
     """Sends latents of its own through the model."""
 

@@ -11,9 +11,10 @@ the reference's content behind. Content words can be taken out of the embedding 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from ..engine.patch import Attend, AttentionPatch
 from ..engine.scope import ImageMask, Scope
 from ..engine.token_masks import mask_per_image, masks_on_tokens
 from ..functional.attention import token_weights
+
+MasksBy = Literal["auto", "per picture", "per image"]
+MASKS_BY: tuple[MasksBy, ...] = ("auto", "per picture", "per image")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,7 @@ class InstantStyle(AttentionPatch):
 
     One mask in the scope holds for the sum of all pictures; as many masks as pictures give each picture an area and
     a softmax of its own, as diffusers does; any other number is one mask for each image of the batch.
+    `masks_by` decides where both counts fit.
     """
 
     tokens: ImageTokens
@@ -70,6 +75,21 @@ class InstantStyle(AttentionPatch):
     scope: Scope
     strength: float = 1.0
     name: str = "IP-Adapter"
+    masks_by: MasksBy = "auto"
+    """What the masks of the scope stand for; `auto` takes their number for the answer, pictures first."""
+    image_keys: Mapping[AttentionSite, Sequence[tuple[Tensor, Tensor]]] = field(init=False, repr=False)
+    """Keys and values (2, tokens, channels) on the CPU, by layer in scope: of all pictures, or of each in turn."""
+
+    def __post_init__(self) -> None:
+        mask, pictures = self.scope.mask, len(self.tokens.conditional)
+        if self.masks_by == "per picture" and mask is not None and len(mask.values) not in (1, pictures):
+            raise ValueError(
+                f"There are {len(mask.values)} masks for {pictures} reference pictures. Connect one mask for each "
+                "picture, or set masks_by to 'per image'."
+            )
+        # Once, before any run: no run needs the adapter, and no attention waits for its weights.
+        sites = [site for site in self.numbers if self.strength * self.scope.blocks.get(site.block, 0.0)]
+        object.__setattr__(self, "image_keys", {site: self._projected(self.numbers[site]) for site in sites})
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         return site in self.numbers and self._weight(site, moment) != 0.0
@@ -117,23 +137,33 @@ class InstantStyle(AttentionPatch):
     def _keys_values(
         self, picture: int | None, call: AttentionCall, query: Tensor, bank: FeatureBank
     ) -> tuple[Tensor, Tensor]:
-        """Image keys and values of each chunk's side, (chunks, tokens, channels): projected once a run."""
+        """Image keys and values of each chunk's side, (chunks, tokens, channels)."""
         name = (call.site, picture, query.device, query.dtype)
 
-        def project() -> tuple[Tensor, Tensor]:
-            tokens = self.tokens.both_sides(picture).to(query.device)
-            key, value = self.adapter.keys_values(self.numbers[call.site], tokens)
-            return key.to(query.dtype), value.to(query.dtype)
+        def bring() -> tuple[Tensor, Tensor]:
+            key, value = self.image_keys[call.site][picture or 0]
+            return key.to(query), value.to(query)
 
         def line_up() -> tuple[Tensor, Tensor]:
-            key, value = bank.once(name, project)
+            key, value = bank.once(name, bring)
             sides = [int(conditional) for conditional in call.layout.conditional]
             return key[sides], value[sides]
 
         return bank.once((*name, call.layout.conditional), line_up)
 
+    def _projected(self, number: int) -> Sequence[tuple[Tensor, Tensor]]:
+        pictures = range(len(self.tokens.conditional)) if self._by_picture else (None,)
+        with torch.no_grad():
+            found = [self.adapter.keys_values(number, self.tokens.both_sides(picture)) for picture in pictures]
+        return [(key.cpu(), value.cpu()) for key, value in found]
+
+    @property
+    def _by_picture(self) -> bool:
+        """Whether each picture has a mask, and so a softmax, of its own."""
+        return self.scope.mask is not None and self._mask_per_picture(self.scope.mask)
+
     def _mask_per_picture(self, mask: ImageMask) -> bool:
-        return 1 < len(mask.values) == len(self.tokens.conditional)
+        return self.masks_by != "per image" and 1 < len(mask.values) == len(self.tokens.conditional)
 
     def _masks(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""

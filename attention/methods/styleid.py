@@ -22,7 +22,7 @@ from ..engine.call import AttentionCall, AttentionSite
 from ..engine.guests import Guest
 from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
-from ..engine.protocols import BringsGuests
+from ..engine.protocols import BringsGuests, NeedsMemory
 from ..engine.scope import Scope
 from ..engine.token_masks import mask_per_image
 from ..references.trajectory import ReferenceTrajectory
@@ -33,7 +33,7 @@ RANDOM_SAMPLERS = ("ancestral", "sde", "lcm", "ddpm", "er_sde", "seeds", "sa_sol
 
 
 @dataclass(frozen=True, eq=False)
-class StyleID(AttentionPatch, BringsGuests):
+class StyleID(AttentionPatch, BringsGuests, NeedsMemory):
     """Puts the style trajectory's keys and values, and the content trajectory's queries, where the scope says.
 
     Acts on conditional and unconditional rows alike. Either trajectory holds one picture for all images of the batch,
@@ -56,6 +56,9 @@ class StyleID(AttentionPatch, BringsGuests):
     def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
         pairs = ((CONTENT, self.content), (STYLE, self.style))
         return [Guest(name, t.at(moment.sigma), t.context, t.vector) for name, t in pairs]
+
+    def extra_images(self, plan: RunPlan) -> float:
+        return self.content.images + self.style.images if self._acts(plan) else 0
 
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         if not self._wholly(call):
@@ -86,6 +89,11 @@ class StyleID(AttentionPatch, BringsGuests):
                 f"The sampler {plan.sampler.removeprefix('sample_')} adds noise of its own, which the inverted "
                 "pictures do not hold. Choose euler or ddim."
             )
+        if plan.adds_noise:
+            raise ValueError(
+                "The sampler node adds fresh noise, which the inverted pictures do not hold. Sample by SamplerCustom "
+                "with the sampler of the StyleID node, or turn add_noise off."
+            )
         if plan.inpaints:
             raise ValueError(
                 "The latent carries a noise mask, which would mix fresh noise into an inverted picture. Remove the "
@@ -97,6 +105,7 @@ class StyleID(AttentionPatch, BringsGuests):
                 "see. Bypass it."
             )
         for name, trajectory in ((CONTENT, self.content), (STYLE, self.style)):
+            trajectory.check_channels(plan.channels)
             if trajectory.size != plan.size:
                 raise ValueError(
                     f"The {name} trajectory is of {_size(trajectory.size)}, but the sampler works on "
@@ -114,6 +123,10 @@ class StyleID(AttentionPatch, BringsGuests):
     def __repr__(self) -> str:
         parts = f"gamma {self.gamma:g}, temperature {self.temperature:g}, strength {self.strength:g}"
         return f"StyleID ({self.content.steps} steps, {self.content.convention}), {parts}, {self.scope}"
+
+    def _acts(self, plan: RunPlan) -> bool:
+        blocks = self.strength != 0.0 and any(self.scope.blocks.values())
+        return blocks and any(self.scope.window.weight(moment) for moment in plan.moments)
 
     def _weight(self, site: AttentionSite, moment: Moment) -> float:
         return self.strength * self.scope.weight(site, moment)

@@ -91,15 +91,21 @@ class ReferenceTrajectory:
         noises = None if self.noises is None else self.noises[:, rows]
         return replace(self, latents=self.latents[:, rows], context=chosen(self.context), vector=vector, noises=noises)
 
-    def index(self, sigma: float) -> int:
-        """The index of the point at a noise level. Raises OffLadder if it lies between the points."""
+    def check_channels(self, channels: int) -> None:
+        """Raises ValueError for a model whose UNet takes another number of channels."""
+        if channels != self.latents.shape[2]:
+            raise ValueError(
+                f"The model takes {channels} channels where the inverted pictures have {self.latents.shape[2]}: it is "
+                "an inpainting model, to which they cannot be shown. Load an ordinary checkpoint."
+            )
+
+    def index(self, sigma: float, remedy: str = "") -> int:
+        """The index of the point at a noise level. Raises OffLadder, with a `remedy`, if it lies between the points."""
         nearest = min(range(len(self.sigmas)), key=lambda point: abs(self.sigmas[point] - sigma))
         if abs(self.sigmas[nearest] - sigma) > self.TOLERANCE * sigma:
             raise OffLadder(
                 f"The sampler asks for noise level {sigma:.4g}, which the trajectory of {self.steps} steps does not "
-                f"pass (the nearest is {self.sigmas[nearest]:.4g}). Connect the SIGMAS of {self._source} and a sampler "
-                "that evaluates the model once a step, such as euler or ddim; with KSampler take the scheduler "
-                "ddim_uniform and as many steps."
+                f"pass (the nearest is {self.sigmas[nearest]:.4g}). {remedy or self._remedy}"
             )
         return nearest
 
@@ -109,8 +115,12 @@ class ReferenceTrajectory:
         return (self.latents,) if self.noises is None else (self.latents, self.noises)
 
     @property
-    def _source(self) -> str:
-        return "the StyleID node" if self.noises is None else "Invert Image (edit-friendly)"
+    def _remedy(self) -> str:
+        source = "the StyleID node" if self.noises is None else "Invert Image (edit-friendly)"
+        return (
+            f"Connect the SIGMAS of {source} and a sampler that evaluates the model once a step, such as euler or "
+            "ddim; with KSampler take the scheduler ddim_uniform and as many steps."
+        )
 
     def __repr__(self) -> str:
         height, width = self.size

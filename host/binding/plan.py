@@ -6,23 +6,27 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import comfy.samplers
 from torch import Tensor
 
 from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import SamplesAgain
+from ...attention.engine.protocols import NeedsMemory, SamplesAgain
 from .run import Run
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
 """The name of a node, by a part of the module that its patch comes from."""
 
 
-def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, inpaints: bool) -> RunPlan:
+def plan_of(
+    guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, latent: Tensor, inpaints: bool
+) -> RunPlan:
     """What is known of a run before its first step."""
     height, width = noise.shape[-2:]
+    levels = sigmas.tolist()
     return RunPlan(
         sampler=getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__),
-        moments=tuple(run.moment(sigma) for sigma in sigmas.tolist()[:-1]),
+        moments=tuple(run.moment(sigma) for sigma in levels[:-1]),
         images=len(noise),
         size=(height, width),
         inpaints=inpaints,
@@ -31,6 +35,10 @@ def plan_of(guider: Any, run: Run, sampler: Any, sigmas: Tensor, noise: Tensor, 
         guided=guides(guider),
         cropped=any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group),
         channels=getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1]),
+        adds_noise=getattr(sampler, "adds_noise", True) and bool(noise.any()),
+        empty=not latent.any(),
+        cfg=cfg_of(guider),
+        end=levels[-1],
     )
 
 
@@ -41,9 +49,20 @@ def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
     return max((patch.passes(plan) for patch in patches if isinstance(patch, SamplesAgain)), default=1)
 
 
+def extra_images(patches: Sequence[AttentionPatch], plan: RunPlan) -> float:
+    """For how many images beside those of the run the patches need memory."""
+    return sum(patch.extra_images(plan) for patch in patches if isinstance(patch, NeedsMemory))
+
+
 def guides(guider: Any) -> bool:
     """Whether a guider has a negative side and, as ComfyUI's own tells by its CFG, asks the model for it."""
     return bool(guider.conds.get("negative")) and not math.isclose(getattr(guider, "cfg", 1.0), 1.0)
+
+
+def cfg_of(guider: Any) -> float | None:
+    """The CFG of a guider that leaves it to ComfyUI's own guidance, else None: DualCFGGuider, for one, has two."""
+    own = getattr(type(guider), "predict_noise", None) is comfy.samplers.CFGGuider.predict_noise
+    return float(guider.cfg) if own else None
 
 
 def _is_for_an_area(cond: Mapping[str, Any]) -> bool:

@@ -44,6 +44,8 @@ class Run:
         self._sites: dict[int, tuple[AttentionSite, ...]] = {}
         self._progress = tuple(self._schedule.progress(sigma) for sigma in (self._ladder[:-1] or self._ladder))
         self.pass_number, self.passes = 1, 1
+        self.extra_images = 0.0
+        """For how many images beside those of the run the patches need memory."""
         self.conditionings: Conditionings | None = None
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .carried import carried_patches
 from .findings import with_findings
-from .plan import check, plan_of
+from .plan import check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
 
 
@@ -33,9 +33,10 @@ def outer_sample(
     options = guider.model_options["transformer_options"]
     height, width = noise.shape[-2:]
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
-        plan = plan_of(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
+        plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
         patches = carried_patches(options)
         run.passes = check(patches, plan)
+        run.extra_images = extra_images(patches, plan)
         options[RUN] = run
         conds = guider.conds
         try:
@@ -48,6 +49,21 @@ def outer_sample(
             return with_findings(made, run.findings(patches, replace(plan, passes=run.passes)))
         finally:
             options.pop(RUN, None)
+
+
+def prepare_sampling(
+    executor: Any, model: Any, noise_shape: Sequence[float], conds: Any, *rest: Any, **named: Any
+) -> Any:
+    """PREPARE_SAMPLING wrapper: lets ComfyUI make room for what the patches need beside the model and its images."""
+    run: Run | None = _options_in(rest, named).get(RUN)
+    if run is not None and run.extra_images:
+        noise_shape = [noise_shape[0] + run.extra_images, *noise_shape[1:]]
+    return executor(model, noise_shape, conds, *rest, **named)
+
+
+def _options_in(rest: Sequence[Any], named: Mapping[str, Any]) -> Mapping[str, Any]:
+    model_options = named.get("model_options", rest[0] if rest else None) or {}
+    return model_options.get("transformer_options", {})
 
 
 @contextmanager

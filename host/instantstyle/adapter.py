@@ -34,8 +34,9 @@ class LoadedAdapter:
     patcher: Any
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values of one cross-attention, (..., tokens, channels). The weights must be loaded already."""
-        return self.patcher.model.keys_values(number, tokens)
+        """Image keys and values of one cross-attention, (..., tokens, channels), on the device of ComfyUI's choice."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        return self.patcher.model.keys_values(number, tokens.to(self.patcher.load_device))
 
     def image_tokens(self, reference: StyleReference) -> ImageTokens:
         """The reference after this adapter's projector, float32 on the CPU."""

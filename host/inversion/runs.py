@@ -71,6 +71,18 @@ class SamplerCall:
             self.callback({"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
 
+class NoiselessSampler(comfy.samplers.KSAMPLER):
+    """A SAMPLER that drops the noise it is handed, so that a sampler node's add_noise may be on or off."""
+
+    adds_noise = False
+    """Read by the plan of a run; a SAMPLER without it takes the noise."""
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: Any, callback: Any, noise: Tensor, *rest: Any, **named: Any
+    ) -> Tensor:
+        return super().sample(model_wrap, sigmas, extra_args, callback, torch.zeros_like(noise), *rest, **named)
+
+
 Walk = Callable[[SamplerCall, Tensor, list[float]], Tensor]
 """A sampler as (call, x, noise levels) -> x at the last level."""
 
@@ -89,7 +101,11 @@ def walk_sampler(walk: Walk) -> comfy.samplers.KSAMPLER:
 def sample_with_text(
     model: Any, latent: Tensor, sigmas: Tensor, text: Text, walk: Walk
 ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-    """Like `sample_without_noise`, with the steps of `walk`; also returns the `shown_text` of the run."""
+    """Like `sample_without_noise`, with the steps of `walk`; also returns the `shown_text` of the run.
+
+    Raises ValueError for a model that needs more than a picture's latent.
+    """
+    _check_channels(model)
     shown: list[tuple[Tensor, Tensor | None]] = []
 
     def recorded(call: SamplerCall, x: Tensor, levels: list[float]) -> Tensor:
@@ -108,3 +124,13 @@ def sample_without_noise(model: Any, latent: Tensor, sigmas: Tensor, text: Text,
     latent = comfy.sample.fix_empty_latent_channels(model, latent)
     callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
     return guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=0)
+
+
+def _check_channels(model: Any) -> None:
+    """Refuses inpainting models, before minutes of inversion that nothing could use."""
+    taken, held = model.model.diffusion_model.in_channels, model.model.latent_format.latent_channels
+    if taken != held:
+        raise ValueError(
+            f"The model takes {taken} channels where a picture's latent has {held}: it is an inpainting model, which "
+            "cannot invert a picture. Load an ordinary checkpoint."
+        )

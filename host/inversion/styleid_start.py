@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import comfy.samplers
+
 from ...attention.functional.statistics import adain
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..identity import INVERT_AGAIN, check_model, stamp_of
 from .ddim import sampling_sigmas
-from .runs import Start, start_latent
+from .runs import NoiselessSampler, Start, start_latent
 
 StartMode = Literal["official", "exact"]
 START_MODES: tuple[StartMode, ...] = ("official", "exact")
@@ -37,6 +39,11 @@ def start_of(
         noise = adain(noise, style.at(level), adain_strength)
     images = max(content.images, style.images)
     return Start(start_latent(model, noise.expand(images, -1, -1, -1), sigmas[0].item()), sigmas)
+
+
+def styleid_sampler() -> NoiselessSampler:
+    """Euler's steps, which are DDIM's, from the latent as it is."""
+    return NoiselessSampler(comfy.samplers.sampler_object("euler").sampler_function)
 
 
 def check_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory) -> None:

@@ -20,6 +20,7 @@ def subject_masks_of(latent: Mapping[str, Any]) -> Tensor:
     if SUBJECT_MASKS not in found:
         raise ValueError(
             "This LATENT carries no subject masks. Connect it from the sampler itself, with no node between, and give "
-            "that sampler a model from ConsiStory whose sharing or injection is above 0."
+            "that sampler a model from ConsiStory whose sharing or injection is above 0, or from Apply Subject whose "
+            "injection is above 0."
         )
     return found[SUBJECT_MASKS].float()

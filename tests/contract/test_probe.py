@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import folder_paths
@@ -34,6 +35,9 @@ def argument_names(function: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
+WRAPPED = ("OUTER_SAMPLE", "PREPARE_SAMPLING", "CALC_COND_BATCH", "APPLY_MODEL", "DIFFUSION_MODEL")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "function", "arguments"),
     [
@@ -48,6 +52,12 @@ def argument_names(function: Callable[..., Any]) -> list[str]:
             "calc_cond_batch",
             comfy.samplers._calc_cond_batch,
             ["model", "conds", "x_in", "timestep", "model_options"],
+        ),
+        (
+            "PREPARE_SAMPLING",
+            "prepare_sampling",
+            comfy.sampler_helpers.prepare_sampling,
+            ["model", "noise_shape", "conds", "model_options"],
         ),
         (
             "APPLY_MODEL",
@@ -92,7 +102,7 @@ def run() -> dict[str, list[Any]]:
         seen.setdefault("extra", []).append(extra)
         return query
 
-    for kind in ("OUTER_SAMPLE", "CALC_COND_BATCH", "APPLY_MODEL", "DIFFUSION_MODEL"):
+    for kind in WRAPPED:
         value = getattr(comfy.patcher_extension.WrappersMP, kind)
         comfy.patcher_extension.add_wrapper_with_key(value, "probe", recorder(kind), model.model_options, True)
     model.set_model_attn2_replace(replacement, *BLOCK)
@@ -102,12 +112,18 @@ def run() -> dict[str, list[Any]]:
 
 
 def test_every_wrapper_is_called_in_a_run(run: dict[str, list[Any]]) -> None:
-    for kind in ("OUTER_SAMPLE", "CALC_COND_BATCH", "APPLY_MODEL", "DIFFUSION_MODEL"):
+    for kind in WRAPPED:
         assert kind in run, f"a {kind} wrapper in model_options is no longer called; see WRAPPERS in {BINDING}model.py"
 
 
 def test_wrappers_get_their_arguments_by_place(run: dict[str, list[Any]]) -> None:
-    for kind, count in (("OUTER_SAMPLE", 4), ("CALC_COND_BATCH", 5), ("APPLY_MODEL", 6), ("DIFFUSION_MODEL", 6)):
+    for kind, count in (
+        ("OUTER_SAMPLE", 4),
+        ("PREPARE_SAMPLING", 3),
+        ("CALC_COND_BATCH", 5),
+        ("APPLY_MODEL", 6),
+        ("DIFFUSION_MODEL", 6),
+    ):
         _, arguments, named = run[kind][0]
         assert len(arguments) >= count, (
             f"{kind} wrappers now get {sorted(named)} by name; see {BINDING}wrappers.py, step.py"

@@ -202,6 +202,31 @@ def test_mask_for_each_image_of_the_batch(style: Any) -> None:
         assert relative_error(found[image], alone[image]) <= SAME
 
 
+def test_as_many_masks_as_pictures_and_images_go_by_the_choice(two_styles: Any) -> None:
+    model = make_unet("sd15")
+    masks = torch.cat([half_mask(True), half_mask(False)])
+    auto, by_picture, by_image = (
+        sampled(styled(model, two_styles, mask=masks, masks_by=choice), images=2)
+        for choice in ("auto", "per picture", "per image")
+    )
+    assert torch.equal(auto, by_picture)
+    for image, mask in enumerate(masks):
+        alone = sampled(styled(model, two_styles, mask=mask[None]), images=2)
+        assert relative_error(by_image[image], alone[image]) <= SAME
+    assert relative_error(by_image, by_picture) > CHANGED
+    with pytest.raises(ValueError, match="3 masks for 2 reference pictures. Connect one mask for each picture"):
+        styled(model, two_styles, mask=torch.ones(3, 64, 64), masks_by="per picture")
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_no_blocks_of_ones_own_are_those_of_style(models: Path, kind: str) -> None:
+    encoder = make_clip_vision("h" if kind == "sd15" else "g")
+    model, style = make_unet(kind), encode(load_adapter(models, kind), encoder, picture(1))
+    (own,) = patches_on(styled(model, style, blocks={"blocks": "custom", "weights": ""}))
+    (preset,) = patches_on(styled(model, style, blocks={"blocks": "style"}))
+    assert own.scope.blocks == preset.scope.blocks
+
+
 def test_wrong_count_of_masks_is_refused_when_the_batch_is_known(two_styles: Any) -> None:
     masked = styled(make_unet("sd15"), two_styles, mask=torch.ones(3, 64, 64))
     with pytest.raises(

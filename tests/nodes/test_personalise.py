@@ -26,6 +26,7 @@ from semblance.tests.tiny_models import (
     make_unet,
     make_vae,
     random_latent,
+    sampler_custom,
 )
 from semblance.tests.tiny_models.unets import UNET_CONFIGS, base_model, patcher_around
 from semblance.tests.tiny_models.weights import seed_weights
@@ -113,6 +114,22 @@ def test_pictures_on_an_inpainting_model_are_refused_before_the_first_step() -> 
     assert torch.isfinite(sampled(told(model, None))).all()
     with pytest.raises(ValueError, match="takes 9 channels where the inverted pictures have 4.*ordinary checkpoint"):
         sampled(patched)
+    with pytest.raises(ValueError, match="takes 9 channels where a picture's latent has 4.*ordinary checkpoint"):
+        inverted(model, random_latent(2, SIDE, SIDE, seed=3))
+
+
+def test_scenes_that_would_start_from_too_little_noise_are_refused() -> None:
+    """The SIGMAS of Invert Image (edit-friendly) without the steps it skips, or KSampler's denoise below 1."""
+    model, pictures = make_unet("sd15"), random_latent(2, SIDE, SIDE, seed=3)
+    trajectory = inverted(model, pictures)[0]
+    patched, sigmas = told(model, trajectory), torch.tensor(trajectory.sigmas).flip(0)
+    text, negative = prompts("sd15", *SCENES)[0], make_conditioning("sd15", seed=2)
+    empty = empty_latent(len(SCENES), SIDE, SIDE)
+    assert torch.isfinite(sampler_custom(patched, text, negative, empty, sigmas, add_noise=True)).all()
+    with pytest.raises(ValueError, match="starts at noise level .*ddim_uniform, 5 steps and denoise 1, or set skip"):
+        sampler_custom(patched, text, negative, empty, sigmas[2:], add_noise=True)
+    scenes = random_latent(len(SCENES), SIDE, SIDE, seed=5)  # img2img starts lower, from pictures
+    assert torch.isfinite(sampler_custom(patched, text, negative, scenes, sigmas[2:], add_noise=True)).all()
 
 
 def test_the_states_of_the_pictures_need_no_prompt() -> None:
@@ -168,7 +185,7 @@ def test_pictures_that_do_not_fit_the_story_are_refused() -> None:
         sampled(told(model, small))
     fitting = inverted(model, random_latent(2, SIDE, SIDE))[0]
     for settings in ({"steps": 8}, {"scheduler": "karras"}):
-        with pytest.raises(ValueError, match="noise level .*with KSampler take the scheduler ddim_uniform and as many"):
+        with pytest.raises(ValueError, match="noise level .*Use KSampler with the scheduler ddim_uniform and as many"):
             sampled(told(model, fitting), **settings)
     with pytest.raises(ValueError, match="trajectory of the pictures was made with an SD 1.5 model, but this one"):
         told(make_unet("sdxl"), fitting, "sdxl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import nodes as host_nodes
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.host.binding.model import patches_on
 from semblance.host.files import UnreadableFile
+from semblance.host.identity import stamp_of
 from semblance.host.inversion import ddim as inversion
 from semblance.nodes.adain import AdaINLatent
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
@@ -24,6 +26,7 @@ from semblance.tests.support.graphs import encode, load_adapter, picture, relati
 from semblance.tests.support.speeds import FAMILIES, slow, slow_but
 from semblance.tests.tiny_models import (
     Family,
+    ksampler,
     make_clip,
     make_clip_vision,
     make_conditioning,
@@ -33,6 +36,8 @@ from semblance.tests.tiny_models import (
     sampler_custom,
     with_lora,
 )
+from semblance.tests.tiny_models.unets import UNET_CONFIGS, base_model, patcher_around
+from semblance.tests.tiny_models.weights import seed_weights
 
 STEPS = 4
 CHANGED = 1e-3
@@ -56,7 +61,7 @@ def inverted(model: Any, content: dict[str, Any], style: dict[str, Any] | None =
 
 
 def painted(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory, **settings: Any) -> Any:
-    """The outputs of StyleID: model, latent, sigmas."""
+    """The outputs of StyleID: model, latent, sigmas, sampler."""
     chosen = {
         "preset": {"preset": "balanced"},
         "blocks": {"blocks": "family"},
@@ -92,8 +97,8 @@ def test_a_style_moves_the_picture_and_not_the_model(kind: Family) -> None:
     model = make_unet(kind)
     content, noise, style, _ = inverted(model, latent(1), latent(2)).result
     assert content.images == style.images == 1 and noise["samples"].shape == (1, 4, 8, 8)
-    patched, start, sigmas = painted(model, content, style).result
-    plain, _, _ = painted(model, content, style, strength=0.0).result
+    patched, start, sigmas, _ = painted(model, content, style).result
+    plain, _, _, _ = painted(model, content, style, strength=0.0).result
     made = sampled(patched, start, sigmas, kind)
     assert relative_error(made, sampled(model, start, sigmas, kind)) > CHANGED
     assert torch.equal(sampled(plain, start, sigmas, kind), sampled(model, start, sigmas, kind))
@@ -102,7 +107,7 @@ def test_a_style_moves_the_picture_and_not_the_model(kind: Family) -> None:
 
 def test_every_setting_acts(pair: Any) -> None:
     model, content, style = pair
-    _, start, sigmas = painted(model, content, style).result
+    _, start, sigmas, _ = painted(model, content, style).result
     ways: dict[str, dict[str, Any]] = {
         "balanced": {},
         "high style": {"preset": {"preset": "high style"}},
@@ -120,6 +125,8 @@ def test_every_setting_acts(pair: Any) -> None:
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
             assert relative_error(made[one], made[other]) > 1e-5, (one, other)
+    own = painted(model, content, style, blocks={"blocks": "custom", "weights": ""})[0]
+    assert torch.equal(sampled(own, start, sigmas), made["balanced"])
     assert set(PRESETS) == {"balanced", "high style", "faithful"}
 
 
@@ -147,20 +154,20 @@ def test_one_style_for_many_contents_many_for_one_and_pairs(pair: Any) -> None:
         (one_content, styles, [(0, 0), (0, 1), (0, 2)]),
         (contents, styles, [(0, 0), (1, 1), (2, 2)]),
     ):
-        patched, start, sigmas = painted(model, content, style).result
+        patched, start, sigmas, _ = painted(model, content, style).result
         batch = sampled(patched, start, sigmas)
         for image, (which, whose) in enumerate(couples):
-            alone = painted(model, contents.select([which]), styles.select([whose])).result
+            *alone, _ = painted(model, contents.select([which]), styles.select([whose])).result
             # Steps of a quarter of the schedule on a random network blow rounding up.
             assert relative_error(batch[image : image + 1], sampled(*alone)) < 1e-2
     with pytest.raises(ValueError, match="one picture for all, or one for each"):
-        patched, start, sigmas = painted(model, contents, styles).result
+        patched, start, sigmas, _ = painted(model, contents, styles).result
         sampled(patched, {"samples": start["samples"][:2]}, sigmas)
 
 
 def test_a_prompt_with_guidance_is_followed_on_both_sides(pair: Any) -> None:
     model, content, style = pair
-    patched, start, sigmas = painted(model, content, style).result
+    patched, start, sigmas, _ = painted(model, content, style).result
     lone, guided = (sampled(patched, start, sigmas, cfg=cfg) for cfg in (1.0, 4.0))
     assert relative_error(lone, guided) > CHANGED
     other = sampled(patched, start, sigmas, cfg=4.0, positive=make_conditioning("sd15", seed=8))
@@ -173,7 +180,7 @@ def test_a_prompt_with_guidance_is_followed_on_both_sides(pair: Any) -> None:
 def test_the_mask_keeps_the_style_to_its_side(pair: Any) -> None:
     """Attention mixes places, so the other side moves too, but from the first step on by far less."""
     model, content, style = pair
-    patched, start, sigmas = painted(model, content, style, adain=0.0).result
+    patched, start, sigmas, _ = painted(model, content, style, adain=0.0).result
     left = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], dim=2)
     masked = painted(model, content, style, adain=0.0, mask=left)[0]
     plain, whole, half = (sampled(m, start, sigmas[:2]) for m in (model, patched, masked))
@@ -187,7 +194,7 @@ def test_the_mask_keeps_the_style_to_its_side(pair: Any) -> None:
 
 def test_lora_controlnet_and_instantstyle_act_beside_it(pair: Any, models: Path) -> None:
     model, content, style = pair
-    patched, start, sigmas = painted(model, content, style).result
+    patched, start, sigmas, _ = painted(model, content, style).result
     alone = sampled(patched, start, sigmas)
     lora = painted(with_lora(model), content, style)[0]
     assert relative_error(sampled(lora, start, sigmas), alone) > CHANGED
@@ -210,11 +217,43 @@ def test_lora_controlnet_and_instantstyle_act_beside_it(pair: Any, models: Path)
     assert relative_error(sampled(before, start, sigmas), sampled(after, start, sigmas)) < 1e-4
 
 
+def test_added_noise_is_refused_before_the_first_step(pair: Any) -> None:
+    model, content, style = pair
+    patched, start, sigmas, _ = painted(model, content, style).result
+    with pytest.raises(ValueError, match="adds fresh noise.*sampler of the StyleID node, or turn add_noise off"):
+        sampled(patched, start, sigmas, add_noise=True)
+    text = make_conditioning("sd15", seed=1)
+    with pytest.raises(ValueError, match="adds fresh noise"):
+        ksampler(patched, text, text, start, steps=STEPS, cfg=1.0, scheduler="ddim_uniform")
+
+
+@pytest.mark.parametrize("add_noise", [False, True])
+def test_the_sampler_of_the_node_adds_no_noise(pair: Any, add_noise: bool) -> None:
+    model, content, style = pair
+    patched, start, sigmas, own = painted(model, content, style).result
+    made = sampled(patched, start, sigmas, sampler=own, add_noise=add_noise)
+    assert torch.equal(made, sampled(patched, start, sigmas))
+
+
+def test_an_inpainting_model_is_refused_before_the_inversion_and_before_the_first_step(pair: Any) -> None:
+    _, content, style = pair
+    model = patcher_around(base_model("sd15", {**UNET_CONFIGS["sd15"], "in_channels": 9}))
+    seed_weights(model.model.diffusion_model, 0)
+    model.model.set_inpaint()
+    with pytest.raises(ValueError, match="takes 9 channels where a picture's latent has 4.*ordinary checkpoint"):
+        inverted(model, latent(1), latent(2))
+    stamp = stamp_of(model)
+    content, style = (replace(trajectory, stamp=stamp) for trajectory in (content, style))
+    patched, start, sigmas, _ = painted(model, content, style).result
+    with pytest.raises(ValueError, match="takes 9 channels where the inverted pictures have 4.*ordinary checkpoint"):
+        sampled(patched, start, sigmas)
+
+
 @pytest.mark.parametrize("sampler", ["euler", slow("ddim")])
 def test_the_plain_advanced_sampler_serves_as_documented(pair: Any, sampler: str) -> None:
     model = pair[0]
     content, _, style, _ = inverted(model, latent(1), latent(2), steps=10).result
-    patched, start, sigmas = painted(model, content, style).result
+    patched, start, sigmas, _ = painted(model, content, style).result
     text = make_conditioning("sd15", seed=1)
     (made,) = host_nodes.KSamplerAdvanced().sample(
         patched, "disable", 1, 10, 1.0, sampler, "ddim_uniform", text, text, start, 0, 10000, "disable"
@@ -290,8 +329,8 @@ def test_a_saved_trajectory_comes_back(pair: Any, models: Path, precision: str) 
     assert (again.sigmas, again.steps, again.convention, again.stamp) == (
         content.sigmas, content.steps, content.convention, content.stamp,
     )  # fmt: skip
-    patched, start, sigmas = painted(model, again, style).result
-    expected = sampled(*painted(model, content, style).result)
+    patched, start, sigmas, _ = painted(model, again, style).result
+    expected = sampled(*painted(model, content, style).result[:3])
     assert relative_error(sampled(patched, start, sigmas), expected) < (1e-5 if precision == "float32" else 0.2)
     assert run(SaveTrajectory, content, "places/house", precision)[0] != name
 

@@ -80,6 +80,14 @@ def test_subject_masks_come_along_with_anchors_and_new_scenes(fox: Any) -> None:
         assert masks.shape == (images, SIDE * 8, SIDE * 8) and 0 < masks.mean() < 1
 
 
+def test_without_injection_apply_subject_makes_no_masks_and_the_refusal_says_so(fox: Any) -> None:
+    model, subject = fox
+    text, words = prompts("sd15", "in a boat", "at night")
+    made = sampled(applied(model, subject, words, sharing=1.0, injection=0.0), text)
+    with pytest.raises(ValueError, match="no subject masks.*or from Apply Subject whose injection is above 0"):
+        run(SubjectMasks, {"samples": made})
+
+
 def test_every_setting_of_apply_acts(fox: Any) -> None:
     model, subject = fox
     text, words = prompts("sd15", "in a boat", "at night")

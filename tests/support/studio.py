@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import comfy.patcher_extension
+import comfy.sample
 import comfy.samplers
 import pytest
 import torch
@@ -31,6 +32,7 @@ from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.model import ModelMap, add_patch, map_model
 from semblance.host.identity import stamp_of
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
+from semblance.host.inversion.runs import start_latent
 from semblance.tests.support.speeds import FAMILIES, slow_but
 from semblance.tests.tiny_models import (
     CONTEXT_WIDTH,
@@ -99,9 +101,16 @@ class Studio:
         self, model: ModelPatcher | None = None, images: int = 2, size: Sequence[int] = (8, 8), **more: Any
     ) -> Tensor:
         """The KSampler node's result, of two steps unless more are asked for."""
-        settings = {"steps": 2, "scheduler": "simple", **more}
+        settings = {"steps": 2, "scheduler": "simple", "seed": 1, **more}
         positive, negative = settings.pop("positive", self.positive), settings.pop("negative", self.negative)
-        return ksampler(model or self.model, positive, negative, empty_latent(images, *size), **settings)
+        latent = self._noisy_latent(images, size, settings["seed"])
+        return ksampler(model or self.model, positive, negative, latent, add_noise=False, **settings)
+
+    def _noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
+        """The start of a run that adds no noise, which StyleID refuses."""
+        noise = comfy.sample.prepare_noise(empty_latent(images, *size)["samples"], seed)
+        sigma = float(self.model.get_model_object("model_sampling").sigma_max)
+        return {"samples": start_latent(self.model, noise, sigma)}
 
     def with_patch(
         self,
@@ -159,8 +168,7 @@ def instantstyle(variant: str, pictures: int = 1, shares: Sequence[float] = (), 
     def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
         mask = painted(masks, 40, 56) if masks else None
         scope = Scope(scope.blocks, scope.window, mask)
-        patch = studio.instantstyle(strength, scope, variant, pictures, shares)
-        return patch, [studio.adapters[variant].patcher]
+        return studio.instantstyle(strength, scope, variant, pictures, shares), ()
 
     return make
 

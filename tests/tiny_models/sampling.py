@@ -49,12 +49,14 @@ def ksampler(
     sampler: str = "euler",
     scheduler: str = "normal",
     denoise: float = 1.0,
+    add_noise: bool = True,
 ) -> Tensor:
-    """The KSampler node's result."""
+    """The KSampler node's result; without added noise that of KSampler (Advanced)."""
     import nodes
 
     settings = (seed, steps, cfg, sampler, scheduler)
-    (result,) = nodes.common_ksampler(model, *settings, positive, negative, latent, denoise=denoise)
+    given = (*settings, positive, negative, latent)
+    (result,) = nodes.common_ksampler(model, *given, denoise=denoise, disable_noise=not add_noise)
     return result["samples"]
 
 
@@ -67,12 +69,12 @@ def sampler_custom(
     *,
     seed: int = 1,
     cfg: float = 1.0,
-    sampler: str = "euler",
+    sampler: Any = "euler",
     add_noise: bool = False,
 ) -> Tensor:
-    """The SamplerCustom node's result for a ladder of sigmas of one's own."""
+    """The SamplerCustom node's result for a ladder of sigmas of one's own; `sampler` is a name or a SAMPLER."""
     from comfy_extras.nodes_custom_sampler import SamplerCustom
 
-    sampler_object = comfy.samplers.sampler_object(sampler)
+    sampler_object = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
     result = SamplerCustom.execute(model, add_noise, seed, cfg, positive, negative, sampler_object, sigmas, latent)
     return result[0]["samples"]

@@ -27,7 +27,7 @@ from ...engine.guests import PinnedImages
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend, AttentionPatch
-from ...engine.protocols import EditsBlocks, KnowsImages, Prepares, Rehearses, Reports, SamplesAgain
+from ...engine.protocols import EditsBlocks, KnowsImages, NeedsMemory, Prepares, Rehearses, Reports, SamplesAgain
 from ...engine.sharing import merge_shared
 from ...functional.free_u import damp_low_frequencies, strengthen
 from ...references.trajectory import ReferenceTrajectory
@@ -41,14 +41,14 @@ from .anchors import Anchors
 from .batch_anchors import BatchAnchors, selected_name
 from .injection import inject, match_subjects, unit_patches
 from .requirements import check_pictures, check_story, whole_picture
-from .settings import FreeU, Injection, QueryBlend, Sharing
+from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
 
 FEATURES_AT = 1 - 261 / 999
 """Progress of the run at which features match best (DIFT's timestep 261)."""
 
 
 @dataclass(frozen=True, eq=False)
-class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks, KnowsImages, Reports):
+class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks, KnowsImages, NeedsMemory, Reports):
     """Keeps the subjects of `words` alike in all images of a batch. Each image has a prompt of its own."""
 
     words: SubjectWords
@@ -76,6 +76,9 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
 
     def passes(self, plan: RunPlan) -> int:
         return 2 if self.injection.strength else 1
+
+    def extra_images(self, plan: RunPlan) -> float:
+        return KEPT_QUERIES * plan.images if self.sharing.strength and self.blend.strength else 0
 
     def pass_is_done(self, moment: Moment, bank: FeatureBank) -> bool:
         return not self.injection.strength or (self.fast and moment.step > features_step(moment))

@@ -12,6 +12,11 @@ CROPPED = (
     "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be followed. "
     "Remove Conditioning (Set Area) or the tiling node."
 )
+STORY_LADDER = (
+    "Use KSampler with the scheduler ddim_uniform and as many steps, or the SIGMAS of Invert Image (edit-friendly) "
+    "with skip at 0, and a sampler that evaluates the model once a step, such as euler or ddim."
+)
+"""What gives a story the noise levels of its pictures. SIGMAS with steps skipped would start the scenes too low."""
 
 
 def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, acts: bool) -> None:
@@ -47,12 +52,7 @@ def check_pictures(plan: RunPlan, pictures: ReferenceTrajectory, anchors: int) -
             f"There are {pictures.images} inverted pictures, but the story has {anchors} anchors. Set anchors "
             f"to {pictures.images}, and begin the scenes with a line for each picture that says what it shows."
         )
-    if pictures.latents.shape[2] != plan.channels:
-        raise ValueError(
-            f"The model takes {plan.channels} channels where the inverted pictures have "
-            f"{pictures.latents.shape[2]}: it is an inpainting model, to which they cannot be shown. Load an "
-            "ordinary checkpoint, or disconnect the pictures."
-        )
+    pictures.check_channels(plan.channels)
     if pictures.size != plan.size:
         (height, width), (rows, columns) = pictures.size, plan.size
         raise ValueError(
@@ -60,7 +60,14 @@ def check_pictures(plan: RunPlan, pictures: ReferenceTrajectory, anchors: int) -
             "Make both of one size."
         )
     for moment in plan.moments:
-        pictures.index(moment.sigma)  # refuses a level between its points
+        pictures.index(moment.sigma, STORY_LADDER)  # refuses a level between its points
+    top = pictures.sigmas[-1]
+    if plan.empty and plan.start < top * (1 - pictures.TOLERANCE):
+        raise ValueError(
+            f"The sampler starts at noise level {plan.start:.4g}, but the inverted pictures begin at {top:.4g}: the "
+            "other scenes would start from too little noise and come out washed out. Use KSampler with the scheduler "
+            f"ddim_uniform, {pictures.steps} steps and denoise 1, or set skip to 0 at Invert Image (edit-friendly)."
+        )
 
 
 def whole_picture(layout: BatchLayout) -> tuple[int, int]:

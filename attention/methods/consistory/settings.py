@@ -58,6 +58,13 @@ class Sharing:
         return min(self.anchors or images, images)
 
 
+KEPT_QUERIES = 0.04
+"""How much more memory than ComfyUI reckons an image takes while its queries are kept for blending, as a fraction.
+
+Measured on SDXL at 1024 pixels in half precision, for 4, 8 and 12 images.
+"""
+
+
 @dataclass(frozen=True)
 class QueryBlend:
     """Queries of the model without sharing, mixed in at the first steps so that layouts stay different."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import Any
 
 import comfy.model_management
@@ -16,10 +17,11 @@ from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionCall
 from semblance.attention.engine.patch import Attend
 from semblance.attention.engine.scope import Scope
+from semblance.attention.methods.styleid import StyleID
 from semblance.host.binding.model import add_patch
 from semblance.tests.support.endings import resident, tensors_alive
 from semblance.tests.support.speeds import slow
-from semblance.tests.support.studio import PATCHES, STORIES, Studio, guider_of, ladder, run_guider
+from semblance.tests.support.studio import PATCHES, STORIES, Studio, guider_of, ladder, run_guider, trajectory
 from semblance.tests.support.toy_patches import Diary, ToyPatch
 
 
@@ -74,34 +76,23 @@ def loaded(patcher: ModelPatcher) -> bool:
 
 
 @pytest.mark.parametrize("variant", ["base", "plus"])
-def test_adapter_weights_are_loaded_for_the_run_and_freed_with_the_rest(
-    studio: Studio, variant: str, nothing_loaded: None
-) -> None:
+def test_an_adapter_is_not_loaded_for_a_run(studio: Studio, variant: str, nothing_loaded: None) -> None:
+    """On SDXL it takes 0.7 to 0.85 GB; its keys and values were projected when the patch was made."""
     adapter = studio.adapters[variant]
-    patch = studio.instantstyle(variant=variant)
+    model = add_patch(studio.model, studio.instantstyle(variant=variant))
     comfy.model_management.unload_all_models()
-    model = add_patch(studio.model, patch, [adapter.patcher])
-    assert model.model_patches_models() == [adapter.patcher]
-    assert not loaded(adapter.patcher)
+    assert model.model_patches_models() == []
     during: list[bool] = []
     run_guider(guider_of(studio, model), ladder(studio, 1), callback=lambda *_: during.append(loaded(adapter.patcher)))
-    assert during == [True]
-    comfy.model_management.unload_all_models()
-    assert not loaded(adapter.patcher)
+    assert during == [False]
 
 
 def test_a_branch_carries_the_weights_of_all_its_patches_and_the_given_model_none(sd15: Studio) -> None:
-    branch = sd15.with_patch("instantstyle plus", sd15.with_patch("instantstyle", sd15.with_patch("edits output")))
-    assert branch.model_patches_models() == [sd15.adapters[name].patcher for name in ("base", "plus")]
-    assert branch.clone().model_patches_models() == branch.model_patches_models()
+    weights = [sd15.adapters[name].patcher for name in ("base", "plus")]
+    branch = add_patch(sd15.with_patch("edits output"), sd15.instantstyle(), weights[:1])
+    branch = add_patch(branch, sd15.instantstyle(variant="plus"), weights[1:])
+    assert branch.model_patches_models() == branch.clone().model_patches_models() == weights
     assert sd15.model.model_patches_models() == []
-
-
-def test_weights_freed_between_two_runs_come_back(sd15: Studio, nothing_loaded: None) -> None:
-    model = sd15.with_patch("instantstyle")
-    before = sd15.sample(model)
-    comfy.model_management.unload_all_models()
-    assert torch.equal(sd15.sample(model), before)
 
 
 def test_features_kept_during_a_run_do_not_outlive_it_in_the_patch(sd15: Studio) -> None:
@@ -111,5 +102,40 @@ def test_features_kept_during_a_run_do_not_outlive_it_in_the_patch(sd15: Studio)
     sd15.sample(add_patch(add_patch(sd15.model, patch), diary), steps=1)
     gc.collect()
     assert [bank() for bank in diary.banks] == [None]
-    assert set(vars(patch)) == {"tokens", "adapter", "numbers", "scope", "strength", "name"}
+    assert set(vars(patch)) == {field.name for field in fields(patch)}
     assert all(vars(patch.tokens)[name] is value for name, value in state.items())
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """What ComfyUI is asked to make room for at the start of each run: for both sides of CFG, and at least."""
+    asked: list[tuple[float, float]] = []
+    load = comfy.model_management.load_models_gpu
+
+    def recorded(models: Any, memory_required: float = 0, minimum_memory_required: Any = None, **named: Any) -> None:
+        if minimum_memory_required is not None:
+            asked.append((memory_required, minimum_memory_required))
+        load(models, memory_required=memory_required, minimum_memory_required=minimum_memory_required, **named)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", recorded)
+    return asked
+
+
+def test_the_host_makes_room_for_guests(sd15: Studio, room: list[tuple[float, float]]) -> None:
+    content, style = (trajectory(sd15, (8, 8), seed) for seed in (1, 2))
+    four = [replace(one, latents=one.latents.repeat(1, 4, 1, 1, 1)) for one in (content, style)]
+    styled = add_patch(sd15.model, StyleID(four[0], four[1], sd15.everywhere()))
+    idle = add_patch(sd15.model, StyleID(four[0], four[1], sd15.everywhere(), strength=0.0))
+    for model in (sd15.model, styled, idle, sd15.with_patch("instantstyle")):
+        sd15.sample(model, images=4, steps=1)
+    plain, guests, without, image_keys = room
+    assert guests == pytest.approx((3 * plain[0], 3 * plain[1]))  # four contents and four styles beside four images
+    assert without == image_keys == plain
+
+
+def test_the_host_makes_room_for_the_queries_that_a_story_keeps(sd15: Studio, room: list[tuple[float, float]]) -> None:
+    sd15.sample(images=2)
+    sd15.sample(sd15.with_patch("consistory"), images=2)
+    plain, *passes = room
+    assert len(passes) == 2
+    assert passes == [pytest.approx((1.04 * plain[0], 1.04 * plain[1]))] * 2

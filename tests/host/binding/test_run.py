@@ -337,15 +337,17 @@ def counted(patch: InstantStyle, counter: CountingAdapter) -> InstantStyle:
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_image_keys_are_projected_once_a_run_for_each_layer(
+def test_image_keys_are_projected_once_for_each_layer_and_before_any_run(
     studio: Studio, sampler: str, one_conditioning_a_call: None
 ) -> None:
     counter = CountingAdapter(studio.adapters["base"])
     patch = counted(studio.instantstyle(pictures=2), counter)
-    model = add_patch(studio.model, patch, [studio.adapters["base"].patcher])
-    for run in (1, 2):
+    projected = dict.fromkeys(patch.numbers.values(), 1)
+    assert dict(counter.projected) == projected
+    model = add_patch(studio.model, patch)
+    for _ in range(2):
         studio.sample(model, sampler=sampler)
-        assert dict(counter.projected) == dict.fromkeys(patch.numbers.values(), run)
+    assert dict(counter.projected) == projected
 
 
 def test_only_the_layers_in_scope_are_projected(sd15: Studio) -> None:

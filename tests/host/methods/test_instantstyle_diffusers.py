@@ -70,8 +70,8 @@ class Scene:
 
     def ours(self, patches: list[tuple[InstantStyle, LoadedAdapter]], timestep: int) -> Tensor:
         model = self.model
-        for patch, adapter in patches:
-            model = add_patch(model, patch, [adapter.patcher])
+        for patch, _ in patches:
+            model = add_patch(model, patch)
         sigma = model.model.model_sampling.sigmas[timestep]
         x = self.latent * (1 + sigma**2).sqrt()
         options = {**model.model_options["transformer_options"], "cond_or_uncond": [1, 0]}

@@ -37,7 +37,7 @@ def styled(model: Any, adapter: LoadedAdapter) -> Any:
     tokens = adapter.image_tokens(StyleReference((picture,), torch.zeros_like(picture), (1.0,)))
     model_map = map_model(model)
     patch = InstantStyle(tokens, adapter, adapter.numbers_for(model_map), Scope(model_map.family.preset("all")))
-    return add_patch(model, patch, [adapter.patcher])
+    return add_patch(model, patch)
 
 
 def sample(model: Any, kind: Family, control: comfy.controlnet.ControlNet | None = None) -> Tensor:

@@ -111,8 +111,8 @@ def predicted_noise(
 def test_equals_diffusers_and_the_authors_code(kind: str, name: str) -> None:
     case, metadata = load_reference(f"ip_adapter_{kind}")
     model = oracle_unet(kind)
-    for patch, adapter in style_patches(kind, name, map_model(model)):
-        model = add_patch(model, patch, [adapter.patcher])
+    for patch, _ in style_patches(kind, name, map_model(model)):
+        model = add_patch(model, patch)
     found = predicted_noise(model, case, metadata["timestep"])
     assert furthest(found, case[f"out.{name}"]) <= 1e-4
 
@@ -128,7 +128,7 @@ def test_one_patch_with_a_mask_for_each_picture_equals_diffusers(kind: str) -> N
     mask = ImageMask(case["in.mask_raw_u8"][: len(pictures)] / 255, feather=False)
     scope = Scope(FAMILY[kind].preset("all"), mask=mask)
     patch = InstantStyle(adapter.image_tokens(reference), adapter, adapter.numbers_for(map_model(model)), scope)
-    found = predicted_noise(add_patch(model, patch, [adapter.patcher]), case, metadata["timestep"])
+    found = predicted_noise(add_patch(model, patch), case, metadata["timestep"])
     assert furthest(found, case["out.masked_per_image"]) <= 1e-4
 
 
@@ -141,7 +141,7 @@ def test_presets_equal_the_authors_target_blocks(kind: str, preset: str, officia
     model, adapter = oracle_unet(kind), adapter_of(kind, "base")
     tokens = adapter.image_tokens(reference_of(case, [0], is_global=True))
     patch = InstantStyle(tokens, adapter, adapter.numbers_for(map_model(model)), Scope(FAMILY[kind].preset(preset)))
-    found = predicted_noise(add_patch(model, patch, [adapter.patcher]), case, metadata["timestep"])
+    found = predicted_noise(add_patch(model, patch), case, metadata["timestep"])
     assert furthest(found, case[f"official_instantstyle.{official}"]) <= 1e-4
 
 
@@ -190,7 +190,7 @@ def test_content_subtraction_equals_the_authors_code(path: str) -> None:
             tokens, adapter, adapter.numbers_for(map_model(model)), Scope(FAMILY[kind].preset("style"))
         )
         rows = [0, metadata["batch_prompts"]]
-        found = predicted_noise(add_patch(model, patch, [adapter.patcher]), case, metadata["timestep"], rows)
+        found = predicted_noise(add_patch(model, patch), case, metadata["timestep"], rows)
         assert furthest(found, subtraction[f"{path}.out.unet_style_block.scale_{scale}"]) <= 1e-4
 
 

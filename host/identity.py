@@ -5,7 +5,7 @@ A ModelStamp has two notions of prediction, and files of both kinds exist:
 - `stamp_of`, for trajectories: `eps` or `v`. Models that DDIM cannot invert have no such stamp and are refused.
 - `subject_stamp`, for subjects: the names of the classes that ComfyUI samples by. Every model has one.
 
-Neither counts a LoRA.
+Neither counts a LoRA; another checkpoint merged into the model makes another model of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import comfy.model_sampling
 
 from ..attention.functional.inversion import TRAINING_STEPS
 from ..attention.references.trajectory import ModelStamp
+from ..attention.references.weight_samples import WeightSamples
 from .binding.model import map_model
+from .weight_values import is_merged, sample_weights
 
 INVERT_AGAIN = "Invert the picture with the model you sample with; a LoRA may be added afterwards."
 """What to do about a trajectory of another model."""
@@ -37,18 +39,18 @@ def stamp_of(model: Any) -> ModelStamp:
             f"This model's noise schedule has {len(schedule)} steps where {TRAINING_STEPS} are expected. Remove "
             "ModelSampling nodes before Invert Image."
         )
-    return ModelStamp(known.name, prediction, _digest(model))
+    return ModelStamp(known.name, prediction, sample_weights(model).text())
 
 
 def subject_stamp(model: Any) -> ModelStamp:
     """The stamp of a MODEL for recorded subjects. Raises ValueError for an unknown family."""
     sampling = model.get_model_object("model_sampling")
     kinds = "/".join(base.__name__ for base in type(sampling).__bases__)
-    return ModelStamp(map_model(model).name, kinds, _digest(model))
+    return ModelStamp(map_model(model).name, kinds, sample_weights(model).text())
 
 
-def check_model(stamp: ModelStamp, here: ModelStamp, made: str, remedy: str) -> None:
-    """Refuses, with a ValueError, what was made with a model other than the one `here`.
+def check_model(stamp: ModelStamp, here: ModelStamp, model: Any, made: str, remedy: str) -> None:
+    """Refuses, with a ValueError, what was made with a model other than MODEL, whose stamp is `here`.
 
     `made` begins the sentence, such as "The subject was recorded"; `remedy` is the sentence after it.
     """
@@ -56,7 +58,7 @@ def check_model(stamp: ModelStamp, here: ModelStamp, made: str, remedy: str) -> 
     if stamp.prediction != here.prediction:
         found = f"a model that predicts {stamp.prediction}, but this one predicts {here.prediction}"
         raise _other_model(made, found, remedy)
-    if stamp.weights != here.weights:
+    if not _same_weights(stamp, here, model):
         raise _other_model(made, f"another {stamp.family} model, whose weights are not those of this one", remedy)
 
 
@@ -84,8 +86,16 @@ def _prediction(model_sampling: Any) -> str:
     )
 
 
-def _digest(model: Any) -> str:
-    """A digest of the noise schedule, the shapes of all weights and samples of some, before any LoRA."""
+def _same_weights(stamp: ModelStamp, here: ModelStamp, model: Any) -> bool:
+    recorded, present = (WeightSamples.read(each.weights) for each in (stamp, here))
+    if recorded is not None and present is not None:
+        return recorded.is_same(present)
+    # A digest does not say whether a merge was on the model, so none may be.
+    return not is_merged(model) and stamp.weights == _digest(model)
+
+
+def _digest(model: Any) -> str | None:
+    """What version 0.1 wrote for a model's weights, or None where the layers do not show theirs."""
     schedule = model.get_model_object("model_sampling").sigmas
     digest = hashlib.sha256(schedule.float().cpu().numpy().tobytes())
     weights = model.model.diffusion_model.state_dict()
@@ -94,5 +104,7 @@ def _digest(model: Any) -> str:
     for name in sorted(weights)[:: max(1, len(weights) // 16)]:
         kept = backup.get(f"diffusion_model.{name}")
         weight = weights[name] if kept is None else kept.weight
+        if weight.device.type == "meta":
+            return None
         digest.update(weight.flatten()[:64].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..functional.inversion import Convention
+from .weight_samples import WeightSamples
 
 
 class OffLadder(ValueError):
@@ -23,7 +25,17 @@ class ModelStamp:
     prediction: str
     """What the network predicts. Trajectories have `eps` or `v`, subjects the names of ComfyUI's sampling classes."""
     weights: str
-    """A digest of the noise schedule, the weights' shapes and samples of the weights, without any LoRA."""
+    """The text of `WeightSamples`, without any LoRA. Files of version 0.1 have a digest."""
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> ModelStamp:
+        """From what JSON made of it. Raises TypeError or ValueError where that is not it."""
+        stamp = cls(**described)
+        for entry in (stamp.family, stamp.prediction, stamp.weights):
+            if not isinstance(entry, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"its model is described by {entry!r}")
+        WeightSamples.read(stamp.weights)
+        return stamp
 
 
 @dataclass(frozen=True, eq=False)

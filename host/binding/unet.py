@@ -49,7 +49,7 @@ class LayerInputs:
         return layer.to_k(states), layer.to_v(states)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoundSite:
     """The attention of one site during one call: inputs edited, attention run once, output edited."""
 
@@ -188,6 +188,6 @@ def _attend(extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, ma
         value,
         extra["n_heads"],
         mask=mask,
-        attn_precision=extra["attn_precision"],
+        attn_precision=extra.get("attn_precision"),
         transformer_options=extra,
     )

@@ -50,7 +50,7 @@ def check_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTraject
     """Raises ValueError, saying what differs, if the trajectories do not fit each other or the MODEL."""
     here = stamp_of(model)
     for name, trajectory in (("content", content), ("style", style)):
-        check_model(trajectory.stamp, here, f"The {name} trajectory was made", INVERT_AGAIN)
+        check_model(trajectory.stamp, here, model, f"The {name} trajectory was made", INVERT_AGAIN)
         if trajectory.noises is not None:
             raise ValueError(
                 f"The {name} was inverted by Invert Image (edit-friendly), whose states lie on no common path: sampled "

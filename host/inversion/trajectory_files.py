@@ -94,7 +94,7 @@ def _trajectory(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Referen
         sigmas=sigmas,
         steps=int(json.loads(metadata["steps"])),
         convention=conventions[metadata["convention"]],
-        stamp=ModelStamp(**json.loads(metadata["stamp"])),
+        stamp=ModelStamp.read(json.loads(metadata["stamp"])),
         context=tensors["context"].float(),
         vector=tensors["vector"].float() if "vector" in tensors else None,
         guidance=float(json.loads(metadata["guidance"])),

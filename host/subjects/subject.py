@@ -101,7 +101,7 @@ def check_recorded_with(stamp: ModelStamp, model: Any) -> None:
         "Load the model that it was recorded with, with the same ModelSampling node if there was one, or record the "
         "subject anew; a LoRA may be added to either."
     )
-    check_model(stamp, subject_stamp(model), "The subject was recorded", remedy)
+    check_model(stamp, subject_stamp(model), model, "The subject was recorded", remedy)
 
 
 Sampled = TypeVar("Sampled")

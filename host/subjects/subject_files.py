@@ -75,7 +75,7 @@ def load_subject(name: str, model: Any = None) -> Subject:
     """
     tensors, metadata = read_saved(SUBJECTS, find_file(name, SUBJECTS), name, FORMAT)
     try:
-        stamp = read_settings(ModelStamp, json.loads(metadata["stamp"]))
+        stamp = ModelStamp.read(json.loads(metadata["stamp"]))
         story = StorySettings.read(json.loads(metadata["story"]))
         sampler = read_settings(SamplerSettings, json.loads(metadata["sampler"]))
         thumbnail = metadata["modelspec.thumbnail"]

@@ -149,7 +149,7 @@ def _shield_replacement(occupant: Callable[..., Tensor], rows: int) -> Callable[
             key[rows:],
             value[rows:],
             extra["n_heads"],
-            attn_precision=extra["attn_precision"],
+            attn_precision=extra.get("attn_precision"),
             transformer_options=extra,
         )
         return _rejoined(replaced, plain)

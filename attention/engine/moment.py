@@ -44,7 +44,7 @@ class RunPlan:
     inpaints: bool
     """Whether a noise mask keeps part of the latent."""
     conflicts: frozenset[str]
-    """Nodes on the same model that change the UNet's tokens or skip its calls: EasyCache, HyperTile, ToMe."""
+    """Nodes on the model that change the UNet's tokens or skip its calls: HyperTile, ToMe, EasyCache, LazyCache."""
     device_count: int = 1
     """Over how many devices the conditionings of a call are spread."""
     guided: bool = False

@@ -72,7 +72,12 @@ def _is_for_an_area(cond: Mapping[str, Any]) -> bool:
 def conflicting_nodes(model_options: Mapping[str, Any]) -> list[str]:
     """The names of nodes on the same model that change the UNet's tokens, or skip its calls."""
     options = model_options["transformer_options"]
-    found = ["EasyCache"] if "easycache" in options else []  # LazyCache leaves the same mark
+    found = [_cache(options["easycache"])] if "easycache" in options else []
     inputs = options.get("patches", {}).get("attn1_patch", ())
     makers = {getattr(patch, "__module__", "") + "." + getattr(patch, "__qualname__", "") for patch in inputs}
     return found + [name for part, name in TOKEN_MERGERS.items() if any(part in maker for maker in makers)]
+
+
+def _cache(holder: Any) -> str:
+    """EasyCache and LazyCache leave their marks under one name."""
+    return "LazyCache" if "Lazy" in type(holder).__name__ else "EasyCache"

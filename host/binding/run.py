@@ -14,6 +14,7 @@ from ...attention.engine.guests import PinnedImages
 from ...attention.engine.moment import Moment, RunPlan
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import Reports, SamplesAgain
+from .attendance import Attendance
 from .carried import KEY
 from .conditionings import Conditionings, Group
 from .noise_schedule import NoiseSchedule
@@ -34,9 +35,15 @@ class Run:
         ladder: Sequence[float],
         latent_size: tuple[int, int],
         conditionings: Callable[[], Mapping[str, Any]] = dict,
+        others: Callable[[], str] = str,
     ) -> None:
-        """`ladder` are the run's noise levels, the last one included; `conditionings` gives the guider's by role."""
+        """`ladder` are the run's noise levels, the last one included; `conditionings` gives the guider's by role.
+
+        `others` tells what other nodes put on the model.
+        """
         self.latent_size = latent_size
+        self.others = others
+        self.attendance = Attendance()
         self._schedule = NoiseSchedule(model_sampling)
         self._ladder = tuple(ladder)
         self._conditionings = conditionings
@@ -109,7 +116,7 @@ class Run:
             bank.clear()
         self._banks.clear()
         self._sites.clear()
-        self._conditionings = dict
+        self._conditionings, self.others, self.attendance = dict, str, Attendance()
 
 
 @contextmanager
@@ -118,9 +125,10 @@ def open_run(
     sigmas: Tensor,
     latent_size: tuple[int, int],
     conditionings: Callable[[], Mapping[str, Any]] = dict,
+    others: Callable[[], str] = str,
 ) -> Iterator[Run]:
     """A run that is closed after success, an error and the user's interrupt alike."""
-    run = Run(model_sampling, sigmas.tolist(), latent_size, conditionings)
+    run = Run(model_sampling, sigmas.tolist(), latent_size, conditionings, others)
     try:
         yield run
     finally:

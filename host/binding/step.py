@@ -11,6 +11,7 @@ from torch import Tensor
 from ...attention.engine.call import AttentionSite
 from ...attention.engine.layout import BatchLayout, Crop
 from ...attention.engine.moment import Moment
+from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
 from .carried import carried_patches
 from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
@@ -33,6 +34,7 @@ def diffusion_model(
     Wrappers run after the graph is built, so the order of nodes does not matter and no other pack meets our objects.
     """
     run: Run = transformer_options[RUN]
+    run.attendance.called = True
     layout = _layout(transformer_options, x, run)
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
@@ -54,12 +56,25 @@ def diffusion_model(
     if inputs.sites:
         given["attn1_patch"] = [*given.get("attn1_patch", ()), inputs.note]
     options["patches"] = with_block_edits(given, patches, layout, moment, rehearsal=True)
+    rehearsed, met = set[int](), set[int]()
     for rehearsing in _rehearsing(patches, moment):
-        options["patches_replace"] = bound_sites(occupied, wanted, layout, moment, inputs, rehearsing)
+        options["patches_replace"] = bound_sites(occupied, wanted, layout, moment, inputs, rehearsed, rehearsing)
         executor(x, timesteps, context, y, _copied(control), options, **named)
     options["patches"] = with_block_edits(given, patches, layout, moment)
-    options["patches_replace"] = bound_sites(occupied, wanted, layout, moment, inputs)
-    return executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
+    options["patches_replace"] = bound_sites(occupied, wanted, layout, moment, inputs, met)
+    output = executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
+    _take_attendance(run, [patch for patch, _ in patches if id(patch) in acting], rehearsed, met, transformer_options)
+    return output
+
+
+def _take_attendance(
+    run: Run, acting: Sequence[AttentionPatch], rehearsed: set[int], met: set[int], options: Mapping[str, Any]
+) -> None:
+    run.attendance.met |= met
+    if "easycache" in options:  # which never skips a first step; methods that it would mislead refuse it by name
+        return
+    run.attendance.want(acting)
+    run.attendance.check_rehearsed(rehearsed, met, run.others)
 
 
 def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> BatchLayout:

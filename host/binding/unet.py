@@ -59,10 +59,13 @@ class BoundSite:
     moment: Moment
     occupant: Occupant | None
     inputs: LayerInputs
+    met: set[int]
+    """Gets the ids of the patches that an attention came to."""
     observer: PatchWithBank | None = None
     """A patch that only looks on."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        self.met.update(id(patch) for patch, _ in (*self.patches, *([self.observer] if self.observer else ())))
         height, width = extra["activations_shape"][-2:]
         self._check_whole_picture(query, height, width)
         call = AttentionCall(self.site, self.layout, self.moment, height, width, extra["n_heads"], query, key, value)
@@ -142,6 +145,7 @@ def bound_sites(
     layout: BatchLayout,
     moment: Moment,
     inputs: LayerInputs,
+    met: set[int],
     rehearsing: PatchWithBank | None = None,
 ) -> dict[str, dict[Any, Occupant]]:
     """A copy of `patches_replace` with our sites in it, each around its present occupant."""
@@ -153,7 +157,7 @@ def bound_sites(
         occupant = occupants.get(one_depth, occupants.get(whole_block))
         observer = rehearsing if rehearsing in patches else None
         acting = [one for one in patches if one != observer]
-        occupants[one_depth] = BoundSite(site, acting, layout, moment, occupant, inputs, observer)
+        occupants[one_depth] = BoundSite(site, acting, layout, moment, occupant, inputs, met, observer)
     return bound
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.sampler_helpers
 from torch import Tensor
 
+from ...attention.engine.moment import Moment
+from ...attention.engine.patch import AttentionPatch
+from .attendance import in_time, wants
 from .carried import carried_patches
 from .findings import with_findings
+from .neighbours import also_on
 from .plan import check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
+from .unet import attention_sites
 
 
 def outer_sample(
@@ -32,7 +38,8 @@ def outer_sample(
     model_sampling = guider.model_patcher.get_model_object("model_sampling")
     options = guider.model_options["transformer_options"]
     height, width = noise.shape[-2:]
-    with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds) as run:
+    others = partial(also_on, guider.model_patcher, guider.model_options)
+    with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds, others) as run:
         plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
         patches = carried_patches(options)
         run.passes = check(patches, plan)
@@ -46,6 +53,8 @@ def outer_sample(
                 progress = _progress(callback, pass_number, run.passes)
                 with ended_early(guider) if pass_number < run.passes else nullcontext():
                     made = executor(noise, latent_image, sampler, sigmas, denoise_mask, progress, *rest, **named)
+            if not run.attendance.called:
+                _check_uncalled(run, guider.model_patcher.model, patches, plan.moments)
             return with_findings(made, run.findings(patches, replace(plan, passes=run.passes)))
         finally:
             options.pop(RUN, None)
@@ -102,8 +111,12 @@ def apply_model(
     if RUN in options:
         return executor(x, t, c_concat, c_crossattn, control, options, **named)
     height, width = x.shape[-2:]
-    with open_run(executor.class_obj.model_sampling, t[:1], (height, width)) as run:
-        return executor(x, t, c_concat, c_crossattn, control, {**options, RUN: run}, **named)
+    model = executor.class_obj
+    others = partial(also_on, model.current_patcher, {"transformer_options": options}) if model.current_patcher else str
+    with open_run(model.model_sampling, t[:1], (height, width), others=others) as run:
+        output = executor(x, t, c_concat, c_crossattn, control, {**options, RUN: run}, **named)
+        run.attendance.check(run.others)
+        return output
 
 
 def calc_cond_batch(
@@ -116,4 +129,17 @@ def calc_cond_batch(
     # Known to the run, not written into a copy of the options, where what others note for later calls would be lost.
     with run.reading(conds, x_in):
         found = executor(model, conds, x_in, timestep, model_options)
+        if run.attendance.called:
+            run.attendance.check(run.others)
+        elif in_time(conds, sigma := float(timestep[0])):
+            patches = carried_patches(model_options["transformer_options"])
+            _check_uncalled(run, model, patches, [run.moment(sigma)])
         return found if run.pinned is None else [run.pinned.into_denoised(denoised) for denoised in found]
+
+
+def _check_uncalled(run: Run, model: Any, patches: Sequence[AttentionPatch], moments: Sequence[Moment]) -> None:
+    """Refuses a run that never called the model, if a patch wanted to act at one of these moments."""
+    sites = run.sites_of(model.diffusion_model, attention_sites)
+    for moment in moments:
+        run.attendance.want(wants(patches, sites, moment))
+    run.attendance.check(run.others)

@@ -1,0 +1,95 @@
+"""What other nodes put on a model, in words: for Show Patches, and for refusals, which do not guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .carried import KEY
+
+GUIDER_SLOTS = ("model_function_wrapper", "sampler_", "denoise_mask_function")
+"""How the entries of a MODEL's options begin that hold another node's function around a step."""
+MOST_SHOWN = 12
+
+
+def neighbours(model: Any, model_options: Mapping[str, Any]) -> list[str]:
+    """What other nodes put on a MODEL and into the options it runs with, one thing a line."""
+    options = model_options.get("transformer_options", {})
+    return _foreign_replacements(options) + _foreign_lists(options) + _foreign_slots(model, model_options)
+
+
+def also_on(model: Any, model_options: Mapping[str, Any]) -> str:
+    """The same as a sentence for the end of a refusal; what runs the model itself comes first."""
+    options = model_options.get("transformer_options", {})
+    replaced = {
+        f"Another node replaces {slot}: {_name(occupant)}": None
+        for slot, occupants in options.get("patches_replace", {}).items()
+        for occupant in occupants.values()
+    }
+    lists, slots = _foreign_lists(options), _foreign_slots(model, model_options)
+    found = list(dict.fromkeys([*_exchanged(model), *_slots(model_options), *replaced, *lists, *slots]))
+    if not found:
+        return "Show Patches finds nothing of another node on this model."
+    shown = [line.replace("Another node ", "") for line in found[:MOST_SHOWN]]
+    more = f", and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return f"What other nodes do on this model: {'; '.join(shown)}{more}."
+
+
+def _slots(model_options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Another node sets {slot}: {_name(occupant)}"
+        for slot, occupants in model_options.items()
+        if slot.startswith(GUIDER_SLOTS)
+        for occupant in (occupants if isinstance(occupants, list) else [occupants])
+    ]
+
+
+def _exchanged(model: Any) -> list[str]:
+    """Methods of the UNet that a node exchanged on the module itself, past the MODEL."""
+    unet = model.model.diffusion_model
+    own = [(name, vars(unet)[name]) for name in ("forward", "_forward") if name in vars(unet)]
+    kind = [(name, vars(type(unet)).get(name)) for name in ("forward", "_forward")]
+    strange = [(name, thing) for name, thing in kind if thing and thing.__module__ != type(unet).__module__]
+    return [f"Another node exchanges diffusion_model.{name}: {_name(thing)}" for name, thing in own + strange]
+
+
+def _foreign_replacements(options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Another node replaces {slot} of {'.'.join(str(part) for part in key)}: {_name(occupant)}"
+        for slot, occupants in options.get("patches_replace", {}).items()
+        for key, occupant in occupants.items()
+    ]
+
+
+def _foreign_lists(options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Another node patches {name}: {_name(patch)}"
+        for name, patches in options.get("patches", {}).items()
+        if name != KEY
+        for patch in patches
+    ]
+
+
+def _foreign_slots(model: Any, model_options: Mapping[str, Any]) -> list[str]:
+    options = model_options.get("transformer_options", {})
+    lines = _slots(model_options)
+    wrappers = {
+        f"{kind} ({key})"
+        for source in (options.get("wrappers", {}), model.wrappers)
+        for kind, keyed in source.items()
+        for key in keyed
+        if key != KEY
+    }
+    lines += [f"Another node wraps {wrapper}" for wrapper in sorted(wrappers)]
+    if "optimized_attention_override" in options:
+        lines.append(f"Another node chooses the attention kernel: {_name(options['optimized_attention_override'])}")
+    lines += [f"Another node exchanges {name}: {_name(thing)}" for name, thing in model.object_patches.items()]
+    if model.patches:
+        lines.append(f"{len(model.patches)} weights are changed (LoRA or merge)")
+    return lines
+
+
+def _name(thing: Any) -> str:
+    kind = type(thing)
+    named = thing if hasattr(thing, "__qualname__") else kind
+    return f"{named.__module__}.{named.__qualname__}"

@@ -309,7 +309,11 @@ def sampler_with(**inputs: Any) -> dict[str, Any]:
         ({"merged": MERGED, "sampler": sampler_with(model=["merged", 0])}, "sampler", "ToMe on the same model changes"),
         ({"cached": CACHED, "sampler": sampler_with(model=["cached", 0])}, "sampler", "EasyCache on the same model"),
         ({"area": AREA, "sampler": sampler_with(positive=["area", 0])}, "sampler", "Remove Conditioning (Set Area) or"),
-        ({"tale": {"sharing": 0.0, "injection": 0.0}}, "masks", "whose sharing or injection is above 0."),
+        (
+            {"tale": {"sharing": 0.0, "injection": 0.0}},
+            "masks",
+            "sharing or injection is above 0, or from Apply Subject",
+        ),
         (
             {
                 "white": WHITE,

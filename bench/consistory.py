@@ -31,6 +31,7 @@ from semblance.attention.subjects.maps import REMEMBERED_STEPS
 from semblance.attention.subjects.recording import RecordedSubject
 from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.model import add_patch, map_model
+from semblance.host.binding.unet import BoundSite
 from semblance.host.subjects.subject import record
 from semblance.tests.tiny_models import UNET_CONFIGS, empty_latent, ksampler, make_conditioning, make_unet
 from semblance.tests.tiny_models.unets import base_model, patcher_around
@@ -108,6 +109,11 @@ def rows_of_calls(model: Any, images: int, steps: int = STEPS) -> list[int]:
 
     def answer(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Tensor:
         rows.append(len(x))
+        options: dict[str, Any] = rest[-1]
+        for sites in options.get("patches_replace", {}).values():
+            for site in sites.values():
+                if isinstance(site, BoundSite):
+                    site.note_patches()  # as if the model had run, for a run in which no patch is met is stopped
         return torch.zeros_like(x)
 
     silent = model.clone()

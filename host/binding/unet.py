@@ -65,7 +65,7 @@ class BoundSite:
     """A patch that only looks on."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        self.met.update(id(patch) for patch, _ in (*self.patches, *([self.observer] if self.observer else ())))
+        self.note_patches()
         height, width = extra["activations_shape"][-2:]
         self._check_whole_picture(query, height, width)
         call = AttentionCall(self.site, self.layout, self.moment, height, width, extra["n_heads"], query, key, value)
@@ -87,6 +87,10 @@ class BoundSite:
         for patch, bank in self.patches:
             output = patch.edit_output(call, output, attend, bank)
         return output
+
+    def note_patches(self) -> None:
+        """Notes that an attention came to the patches of this site."""
+        self.met.update(id(patch) for patch, _ in (*self.patches, *([self.observer] if self.observer else ())))
 
     def _occupied(self, call: AttentionCall, extra: dict[str, Any]) -> Tensor:
         assert self.occupant is not None

@@ -120,7 +120,11 @@ def passes_of(
     with between.watched():
         last = sampler_custom(watched, positive, negative, latent, levels, cfg=facts["guidance_scale"])
     # Where memory is short ComfyUI sends the two sides of a step one after the other.
-    steps = [call for before, call in zip([None, *calls], calls) if not before or before["sigma"] != call["sigma"]]
+    steps = [
+        call
+        for before, call in zip([None, *calls[:-1]], calls, strict=True)
+        if not before or before["sigma"] != call["sigma"]
+    ]
     between.latents = [call["x"][: len(noise)] / (1 + call["sigma"] ** 2) ** 0.5 for call in steps]
     made[-1] = model.model.process_latent_in(last)
     return [latents / (1 + levels[-1] ** 2) ** 0.5 for latents in made]

@@ -164,7 +164,7 @@ def on_sdxl(kept: Mapping[str, int]) -> dict[str, float]:
         "vanilla queries": WIDER * tokens / 2,
         "features": WIDER * tokens,
         "matches": tokens,
-        "selected places": tokens,
+        "selected tokens": tokens,
         "attention maps": tokens * remembered,
     }
     return {part: kept[part] * times for part, times in growth.items()}

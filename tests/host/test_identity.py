@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from semblance.attention.references.trajectory import ModelStamp
 from semblance.attention.references.weight_samples import WeightSamples
 from semblance.host.identity import check_model, stamp_of, subject_stamp
 from semblance.host.weight_values import sample_weights
+from semblance.tests.support.speeds import slow_but
 from semblance.tests.tiny_models import make_unet
 
 REMEDY = "Do this."
@@ -164,8 +166,10 @@ MERGES: dict[str, Callable[[ModelPatcher, ModelPatcher], ModelPatcher]] = {
 }
 
 
-@pytest.mark.parametrize("name", MERGES)
-@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(
+    ("name", "loaded"),
+    slow_but(itertools.product(MERGES, [False, True]), [("all of the other", True), ("half of each", False)]),
+)
 def test_a_merge_in_the_graph_is_another_model(
     plain: ModelPatcher, other: ModelPatcher, name: str, loaded: bool
 ) -> None:
@@ -178,6 +182,7 @@ def test_a_merge_in_the_graph_is_another_model(
     comfy.model_management.load_models_gpu([plain])
 
 
+@pytest.mark.slow
 def test_a_merge_is_measured_as_the_model_it_makes(plain: ModelPatcher, other: ModelPatcher) -> None:
     """All of one model is that one; and a merge saved to a file is the merge in the graph."""
     assert is_one(other, merged(plain, other, 0.0)) and is_one(plain, merged(plain, other, 1.0))

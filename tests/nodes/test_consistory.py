@@ -94,6 +94,7 @@ def test_a_story_moves_the_pictures_and_not_the_model(kind: Family) -> None:
     assert torch.equal(teller.sample(teller.model), plain) and patches_on(teller.model) == ()
 
 
+@pytest.mark.slow
 def test_every_setting_acts(teller: Storyteller) -> None:
     left = torch.zeros(1, 64, 64)
     left[..., :32] = 1

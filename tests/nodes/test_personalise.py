@@ -138,6 +138,7 @@ def test_the_states_of_the_pictures_need_no_prompt() -> None:
     assert relative_error(without.latents, inverted(model, pictures)[0].latents) < 1e-5
 
 
+@pytest.mark.slow
 def test_conditionings_sent_one_by_one_and_cfg_one_keep_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy.model_patcher import ModelPatcher
 
@@ -162,6 +163,7 @@ def test_pictures_are_recorded_as_a_subject() -> None:
     assert relative_error(made, sampled(model, scenes=("at night",))) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_model_and_its_next_run_are_left_as_they_were() -> None:
     model, pictures = make_unet("sd15"), random_latent(2, SIDE, SIDE, seed=3)
     plain = sampled(model)

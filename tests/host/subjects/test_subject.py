@@ -32,7 +32,6 @@ from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.binding.noise_schedule import NoiseSchedule
 from semblance.host.binding.unet import BoundSite
 from semblance.host.subjects.subject import record
-from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import Studio, painted, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
@@ -159,7 +158,8 @@ def test_strength_zero_leaves_the_model_untouched(studio: Studio, subject: Recor
     assert torch.equal(sample(studio, idle), sample(studio, studio.model))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, slow(torch.bfloat16)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_recorded_and_applied_in_its_own_type(dtype: torch.dtype) -> None:
     studio = Studio.of("sd15", dtype)
     subject = recorded(studio)
@@ -176,6 +176,7 @@ def test_a_recording_in_float16_serves_a_model_in_float32(sd15: Studio, subject_
     assert 0 < relative_error(rounded, exact) < 1e-2
 
 
+@pytest.mark.slow
 def test_two_subjects_act_together_in_either_order(sd15: Studio, subject_of: Any) -> None:
     one = subject_of("sd15")
     _, two = record(story(sd15), lambda model: sample(sd15, model, first=20))
@@ -303,6 +304,7 @@ def test_a_recording_that_fails_leaves_nothing(sd15: Studio, fault: type[BaseExc
     assert recorded(sd15).bytes
 
 
+@pytest.mark.slow
 def test_subjects_recorded_and_dropped_keep_no_tensor(sd15: Studio, subject_of: Any) -> None:
     def alive() -> int:
         gc.collect()

@@ -149,9 +149,9 @@ def held_out(scenes: Scenes) -> Tensor:
 def draw(scenes: Scenes, size: int = PICTURE_SIZE, device: torch.device | str = "cpu") -> Drawing:
     """Draws all scenes at once, anti-aliased, `size` pixels square."""
     content, style = scenes.content.to(device), scenes.style.to(device)
-    x, y = _pixel_centres(size, device)
+    x, y = pixel_centres(size, device)
     x, y = x.expand(len(content), -1, -1), y.expand(len(content), -1, -1)
-    texture = _texture_field(style, x, y)
+    texture = texture_field(style, x, y)
     colours = style.palette()[..., None, None]  # (pictures, 5, 3, 1, 1)
     accent = (style.contrast[:, None, None] * texture)[:, None]
     pictures = torch.lerp(colours[:, 0], colours[:, 1], accent)
@@ -159,7 +159,7 @@ def draw(scenes: Scenes, size: int = PICTURE_SIZE, device: torch.device | str = 
     masks = []
     for slot in range(2):
         distance = _distance(content, style, slot, x, y)
-        fill, ink = _coverage(style, distance, pixel=2.0 / size)
+        fill, ink = coverage(style, distance, pixel=2.0 / size)
         pictures = torch.lerp(pictures, figure, fill[:, None])
         pictures = torch.lerp(pictures, colours[:, 4], ink[:, None])
         masks.append(torch.maximum(fill, ink))
@@ -263,7 +263,7 @@ def _accent(colour: Tensor, generator: torch.Generator) -> Tensor:
     return colour + torch.stack([step, torch.zeros(count), turn], dim=1)
 
 
-def _texture_field(style: Style, x: Tensor, y: Tensor) -> Tensor:
+def texture_field(style: Style, x: Tensor, y: Tensor) -> Tensor:
     """The texture of every picture, 0 where the main colour is and 1 where the accent is: (pictures, height, width)."""
     cos, sin = style.angle.cos()[:, None, None], style.angle.sin()[:, None, None]
     turn = (math.pi * style.frequency)[:, None, None]  # radians per unit of length: the side is 2 long
@@ -297,7 +297,7 @@ def _distance(content: Content, style: Style, slot: int, x: Tensor, y: Tensor) -
     return torch.where((shape < 0)[:, None, None], torch.full_like(distance, 9.0), distance)
 
 
-def _coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+def coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
     """How far the figure's colour and the ink line cover each pixel, 0..1; `pixel` is a pixel's side."""
     fading = style.softness.clamp_min(pixel)[:, None, None]
     fill = torch.sigmoid(-4.0 * distance / fading)
@@ -306,7 +306,7 @@ def _coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Ten
     return fill, ink
 
 
-def _pixel_centres(size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def pixel_centres(size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     line = (torch.arange(size, device=device) + 0.5) * (2.0 / size) - 1.0
     return line[None, None, :], -line[None, :, None]
 

@@ -1,0 +1,107 @@
+"""Captions of views: a figure and where it stands, or how many there are, and sometimes how they are drawn.
+
+"two cats side by side, spotted, on a checked ground, ocean colours". As in `captions`, words name kinds only.
+"""
+
+import random
+from typing import TypeVar
+
+from .captions import EDGE_WORDS, PALETTE_WORDS, PLACE_WORDS, TEXTURE_WORDS
+from .figures import FIGURES
+from .layouts import ARRANGEMENT_NAMES, Views
+from .world import EDGES, PALETTE_NAMES, TEXTURES
+
+FIGURE_WORDS: dict[str, tuple[tuple[str, str], ...]] = {
+    "cat": (("cat", "cats"), ("kitten", "kittens")),
+    "dog": (("dog", "dogs"), ("puppy", "puppies")),
+    "fish": (("fish", "fish"), ("goldfish", "goldfish")),
+    "bird": (("bird", "birds"), ("sparrow", "sparrows")),
+    "frog": (("frog", "frogs"), ("toad", "toads")),
+    "hippo": (("hippo", "hippos"), ("hippopotamus", "hippopotamuses")),
+    "kiwi": (("kiwi", "kiwis"), ("kiwi bird", "kiwi birds")),
+    "horse": (("horse", "horses"), ("pony", "ponies")),
+    "rabbit": (("rabbit", "rabbits"), ("bunny", "bunnies")),
+    "ghost": (("ghost", "ghosts"), ("spook", "spooks")),
+    "tree": (("tree", "trees"), ("fir", "firs")),
+    "house": (("house", "houses"), ("cottage", "cottages")),
+    "rocket": (("rocket", "rockets"), ("spaceship", "spaceships")),
+    "boat": (("boat", "boats"), ("sailboat", "sailboats")),
+    "car": (("car", "cars"), ("automobile", "automobiles")),
+    "cactus": (("cactus", "cactuses"), ("desert plant", "desert plants")),
+    "flower": (("flower", "flowers"), ("blossom", "blossoms")),
+    "butterfly": (("butterfly", "butterflies"), ("moth", "moths")),
+    "leaf": (("leaf", "leaves"), ("foliage leaf", "foliage leaves")),
+    "snowman": (("snowman", "snowmen"), ("snow figure", "snow figures")),
+    "moon": (("moon", "moons"), ("crescent", "crescents")),
+    "star": (("star", "stars"), ("asterisk", "asterisks")),
+    "heart": (("heart", "hearts"), ("valentine", "valentines")),
+    "dove": (("dove", "doves"), ("pigeon", "pigeons")),
+}
+"""One and several of each figure, and a synonym."""
+ARRANGEMENT_WORDS = {
+    "one": ("a {one} {place}",),
+    "two side by side": ("two {many} side by side", "two {many} next to each other"),
+    "two one above the other": ("two {many} one above the other", "two {many} on top of each other"),
+    "four": ("four {many}", "a square of four {many}"),
+    "nine": ("nine {many}", "three rows of {many}"),
+    "board": ("four pictures of a {one}", "a storyboard of a {one}"),
+}
+
+
+def view_captions(views: Views, seed: int) -> list[str]:
+    """One caption a view, in any of its words; of ten, five name the content alone."""
+    chance = random.Random(seed)
+    return [_caption(content, style, chance) for content, style in zip(_contents(views), _styles(views), strict=True)]
+
+
+def plain_captions(views: Views) -> list[str]:
+    """The content in its plainest words, no style."""
+    return [_content_phrase(content, None) for content in _contents(views)]
+
+
+Words = TypeVar("Words")
+_Content = tuple[str, str, tuple[int, int]]  # figure, arrangement, place
+_Style = tuple[str, str, str, str]  # palette or "", coat, texture of the ground or "", edge
+
+
+def _contents(views: Views) -> list[_Content]:
+    layouts = views.layouts
+    rows = zip(layouts.figure.tolist(), layouts.arrangement.tolist(), layouts.place.tolist(), strict=True)
+    return [(FIGURES[figure], ARRANGEMENT_NAMES[kind], (place[0], place[1])) for figure, kind, place in rows]
+
+
+def _styles(views: Views) -> list[_Style]:
+    subject, ground = views.subject, views.ground
+    one_palette = (subject.palette_name == ground.palette_name) & (subject.palette_name >= 0)
+    boards = (views.layouts.arrangement == ARRANGEMENT_NAMES.index("board")).tolist()
+    styles: list[_Style] = []
+    for row, board in enumerate(boards):
+        palette = PALETTE_NAMES[int(subject.palette_name[row])] if one_palette[row] and not board else ""
+        texture = "" if board else TEXTURES[int(ground.texture[row])]
+        styles.append((palette, TEXTURES[int(subject.texture[row])], texture, EDGES[int(subject.edge[row])]))
+    return styles
+
+
+def _caption(content: _Content, style: _Style, chance: random.Random) -> str:
+    told = _content_phrase(content, chance)
+    if chance.random() < 0.5:
+        return told
+    palette, coat, texture, edge = style
+    phrases = [f"{_pick(PALETTE_WORDS[palette], chance)} colours"] if palette and chance.random() < 0.85 else []
+    phrases += [_pick(TEXTURE_WORDS[coat], chance)] if chance.random() < 0.5 else []
+    phrases += [f"on a {TEXTURE_WORDS[texture][0]} ground"] if texture and chance.random() < 0.7 else []
+    phrases += [_pick(EDGE_WORDS[edge], chance)] if chance.random() < 0.5 else []
+    chance.shuffle(phrases)
+    return ", ".join([told, *phrases])
+
+
+def _content_phrase(content: _Content, chance: random.Random | None) -> str:
+    """The words for a content; without `chance` the plainest."""
+    figure, arrangement, place = content
+    one, many = _pick(FIGURE_WORDS[figure], chance)
+    where = _pick(PLACE_WORDS[place], chance)
+    return _pick(ARRANGEMENT_WORDS[arrangement], chance).format(one=one, many=many, place=where)
+
+
+def _pick(words: tuple[Words, ...], chance: random.Random | None) -> Words:
+    return words[0] if chance is None else chance.choice(words)

@@ -75,6 +75,19 @@ def _judge(arguments: argparse.Namespace) -> None:
     train_judge(Plan("judge", arguments.steps or 1200, 2e-3, arguments.seed + 500_000, weight_decay=0.02))
 
 
+def _view_text(arguments: argparse.Namespace) -> None:
+    from .training.views import TEXT, train_view_text
+
+    train_view_text(Plan(TEXT, arguments.steps or 400, 2e-3, arguments.seed, weight_decay=0.02))
+
+
+def _view_unet(arguments: argparse.Namespace) -> None:
+    from .training.views import UNET, train_view_unet
+
+    steps = arguments.steps or 20_000
+    train_view_unet(Plan(UNET, steps, 1e-3, arguments.seed, average=0.998, muon=10.0))
+
+
 _COMMANDS = {
     "autoencoder": _autoencoder,
     "decoder": _decoder,
@@ -84,6 +97,8 @@ _COMMANDS = {
     "adapter": _adapter,
     "words": _words,
     "judge": _judge,
+    "view-text": _view_text,
+    "view-unet": _view_unet,
 }
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ..captions import write_captions
 from ..shapes import SHAPES
 from ..world import EDGES, LOWEST_FREQUENCY, PALETTE_NAMES, TEXTURES, Content, Scenes, Style, draw, sample_scenes
-from .loop import RUNS_FOLDER, Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .loop import RUNS_FOLDER, Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import (
     EMBED_WIDTH,
     TEXT_CONFIG,
@@ -48,7 +48,7 @@ class Truth:
         there = (content.shape >= 0).float()  # (pictures, 2)
         numbers = [
             style.palette_lab().flatten(1) / 30,
-            _direction(style) * textured,
+            texture_direction(style) * textured,
             (style.frequency / (1.36 * LOWEST_FREQUENCY)).log2()[:, None] * 3 * textured,
             _placement(content) * there.repeat_interleave(3, dim=1),
             torch.stack([style.softness, style.outline], dim=1) * 20,
@@ -76,7 +76,7 @@ class Truth:
         return {**{f"read_{name}": r for name, r in zip(self.NAMES, right, strict=True)}, "read_palette_error": error}
 
 
-def _direction(style: Style) -> Tensor:
+def texture_direction(style: Style) -> Tensor:
     """The texture's angle as a point on a circle, in its own symmetry: (pictures, 2)."""
     turn = torch.where((style.texture == TEXTURES.index("stripes")) | (style.texture == TEXTURES.index("waves")), 2, 4)
     return torch.stack([(turn * style.angle).cos(), (turn * style.angle).sin()], dim=1)
@@ -107,7 +107,7 @@ def train_text(plan: Plan, batch: int = 128) -> None:
     def loss_of(step: int) -> Tensor:
         scenes, tokens = _captioned(batch, plan.seed + step, "train", device)
         truth = Truth(scenes, device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             text, scene = model.text(tokens).text_embeds, model.scene(truth.vector())
             readout = model.readout(scene)
         return contrast(text, scene, model.logit_scale) + truth.loss(readout) + norm_loss(text, scene)
@@ -130,7 +130,7 @@ def train_vision(plan: Plan, batch: int = 96) -> None:
         truth = Truth(scenes, device)
         with torch.no_grad():
             text, scene = teacher.text(tokens).text_embeds, teacher.scene(truth.vector())
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             image = vision(pixels).image_embeds
         near = (image.float() - scene).pow(2).mean()
         return contrast(text, image, teacher.logit_scale) + near + truth.loss(teacher.readout(image.float()))

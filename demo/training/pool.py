@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..world import Content, Scenes, Style, draw, sample_scenes
-from .loop import RUNS_FOLDER
+from .loop import RUNS_FOLDER, half_precision
 from .parts import Autoencoder, PictureEmbedder
 
 CHUNK = 64  # scenes drawn and encoded at a time
@@ -43,7 +43,7 @@ def encoded_pool(scenes: Scenes, name: str, device: torch.device) -> Pool:
     autoencoder = Autoencoder.load("sdxl", device)
 
     def latents(pictures: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             return autoencoder.encode(pictures.contiguous(memory_format=torch.channels_last)).half()
 
     return Pool(scenes, _once(folder / "latents", scenes, latents, device), folder)

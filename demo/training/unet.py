@@ -12,7 +12,7 @@ from ..captions import full_captions, write_captions
 from ..world import PICTURE_SIZE, draw, sample_scenes
 from .diffusion import STEPS, add_noise, alphas_cumprod, sample, velocity_to
 from .grafting import graft
-from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .loop import Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import build_unet, unet_config
 from .parts import LATENT_SCALE, V_PREDICTION_KEY, Autoencoder, TextContext, load_weights, part_exists
 from .pool import CHUNK, Pool, open_pool
@@ -48,6 +48,12 @@ def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *
     return attend(query, key, value, heads)
 
 
+def _self_attentions(unet: Any) -> list[tuple[str, int, int]]:
+    from semblance.host.binding.unet import attention_sites
+
+    return [(site.part, site.number, site.depth) for site in attention_sites(unet) if site.kind == "self"]
+
+
 class CaptionedPool:
     """A pool's rows with one caption each, whose contexts are computed once. The last row is the empty caption."""
 
@@ -79,9 +85,9 @@ class CaptionedPool:
 class Denoiser:
     """A UNet with its text encoder, called as the host calls it."""
 
-    def __init__(self, unet: Any, topology: str, device: torch.device) -> None:
+    def __init__(self, unet: Any, topology: str, device: torch.device, text: TextContext | None = None) -> None:
         self.unet, self.topology, self.device = unet, topology, device
-        self.text = TextContext.load(topology, device)
+        self.text = text or TextContext.load(topology, device)
 
     def prompt(self, captions: list[str]) -> dict[str, Tensor]:
         """The UNet's conditions for captions, at the true picture size."""
@@ -93,9 +99,15 @@ class Denoiser:
             return {"context": context}
         return {"context": context, "y": torch.cat([pooled, size_embedding(sizes.to(self.device))], dim=1)}
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None) -> Tensor:
-        options = {"optimized_attention_override": _plain_attention, "patches_replace": {"attn2": replace or {}}}
-        with torch.autocast(self.device.type, torch.bfloat16):
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None, self_attention=None
+    ) -> Tensor:
+        """The predicted v; `replace` has cross-attentions by site, `self_attention` stands for every self-attention."""
+        patches = {"attn2": replace or {}}
+        if self_attention:
+            patches["attn1"] = dict.fromkeys(_self_attentions(self.unet), self_attention)
+        options = {"optimized_attention_override": _plain_attention, "patches_replace": patches}
+        with half_precision(self.device):
             return self.unet(latents, timesteps.float(), transformer_options=options, **prompt).float()
 
     def sample(
@@ -149,7 +161,7 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
     export(run, weights, figures, unet_config(topology))
 
 
-def denoising_loss(predict, latents: Tensor, generator: torch.Generator) -> Tensor:
+def denoising_loss(predict, latents: Tensor, generator: torch.Generator, later: float = 0.0) -> Tensor:
     """Squared error of the predicted v in units of its own spread, so that each noise level counts alike.
 
     `predict` takes noisy latents and timesteps. A share START_SHARE is pure noise, where sampling starts: the last
@@ -157,7 +169,7 @@ def denoising_loss(predict, latents: Tensor, generator: torch.Generator) -> Tens
     in noise that has none, and does not listen to the words.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    timesteps = draw_timesteps(len(latents), generator).to(latents.device)
+    timesteps = draw_timesteps(len(latents), generator, later).to(latents.device)
     start = (torch.rand(len(latents), generator=generator) < START_SHARE).to(latents.device)
     timesteps = timesteps.masked_fill(start, STEPS - 1)
     noisy = torch.where(start[:, None, None, None], noise, add_noise(latents, noise, timesteps))
@@ -166,13 +178,13 @@ def denoising_loss(predict, latents: Tensor, generator: torch.Generator) -> Tens
     return (errors / (kept + (1 - kept) * latents.pow(2).mean())).mean()
 
 
-def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
+def draw_timesteps(count: int, generator: torch.Generator, later: float = 0.0) -> Tensor:
     """Timesteps (count,) of examples: one half evenly, the other mostly from the middle, where form is settled.
 
-    The logit-normal density of arXiv:2403.03206.
+    The logit-normal density of arXiv:2403.03206; `later` moves its middle towards the noise.
     """
     evenly = torch.randint(STEPS, (count,), generator=generator)
-    middle = (torch.randn(count, generator=generator).sigmoid() * STEPS).long().clamp(0, STEPS - 1)
+    middle = ((torch.randn(count, generator=generator) + later).sigmoid() * STEPS).long().clamp(0, STEPS - 1)
     return torch.where(torch.rand(count, generator=generator) < 0.5, evenly, middle)
 
 

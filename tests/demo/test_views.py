@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial, partialmethod
 from pathlib import Path
 
 import pytest
 import torch
 
 from semblance.demo.training import loop, parts, views
-from semblance.demo.training.carried import IMAGES, shared
+from semblance.demo.training.carried import IMAGES, carried, shared
 from semblance.demo.training.loop import Plan
+from semblance.demo.training.places import teach_places
 from semblance.demo.training.unet import attend
 
 
@@ -48,6 +50,9 @@ def test_text_and_unet_are_trained_one_on_the_other(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(module, "RUNS_FOLDER", tmp_path / "runs")
     monkeypatch.setattr(views, "SHARD", 32)
     monkeypatch.setattr(views, "SHARDS", 1)
+    monkeypatch.setattr(views, "teach_places", partial(teach_places, steps=3))
+    monkeypatch.setattr(views, "carried", partial(carried, stories=1))
+    monkeypatch.setattr(views.Denoiser, "sample", partialmethod(views.Denoiser.sample, steps=1))
     views.train_view_text(Plan(views.TEXT, 2, 2e-3, seed=1), batch=8)
     views.train_view_unet(Plan(views.UNET, 2, 1e-3, seed=1, average=0.9, muon=10.0), batch=4)
     figures = json.loads((tmp_path / "models" / f"{views.UNET}.json").read_text())["figures"]

@@ -74,6 +74,7 @@ def test_without_self_attention_a_latent_is_seen_no_further_than_the_finest_leve
     assert reached(unet, attention=True).all()
 
 
+@pytest.mark.slow
 def test_the_place_channels_learn_where_they_are_and_stay_so_in_training() -> None:
     torch.manual_seed(2)
     unet = build_unet("sdxl_figures")

@@ -43,16 +43,16 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 if group["orthogonal"]:
-                    direction = self._orthogonal(parameter, group["momentum"])
+                    direction = self._orthogonal(parameter, parameter.grad, group["momentum"])
                 else:
                     direction = self._adam(parameter, *group["betas"])
                 parameter.add_(direction, alpha=-rate)
 
-    def _orthogonal(self, parameter: Tensor, momentum: float) -> Tensor:
+    def _orthogonal(self, parameter: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
         average = state.setdefault("average", torch.zeros_like(parameter))
-        average.lerp_(parameter.grad, 1 - momentum)
-        matrix = parameter.grad.lerp(average, momentum).flatten(1)
+        average.lerp_(gradient, 1 - momentum)
+        matrix = gradient.lerp(average, momentum).flatten(1)
         used = matrix.any(dim=0).nonzero()[:, 0]  # a kernel that is cut has few taps with a gradient
         whole = torch.zeros_like(matrix)
         whole[:, used] = orthogonalised(matrix[:, used])

@@ -65,7 +65,7 @@ def main(given: list[str] | None = None) -> None:
 
 def solid(path: Path) -> np.ndarray:
     """Where the icon is inked, cut to its bounds: (height, width) of booleans."""
-    import resvg_py
+    import resvg_py  # pyright: ignore[reportMissingImports]
 
     drawn = bytes(resvg_py.svg_to_bytes(svg_string=path.read_text(), width=2 * FINE))
     ink = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGBA"))[..., 3] > 127
@@ -80,12 +80,18 @@ def distance_grid(ink: np.ndarray) -> Tensor:
     longest = FINE / GRID_REACH
     scale = longest / max(ink.shape)
     height, width = (max(1, round(side * scale)) for side in ink.shape)
-    fitted = np.asarray(Image.fromarray(ink.astype(np.uint8) * 255).resize((width, height), Image.LANCZOS)) > 127
+    fitted = (
+        np.asarray(Image.fromarray(ink.astype(np.uint8) * 255).resize((width, height), Image.Resampling.LANCZOS)) > 127
+    )
     canvas = np.zeros((FINE, FINE), bool)
     top, left = (FINE - height) // 2, (FINE - width) // 2
     canvas[top : top + height, left : left + width] = fitted
-    distance = (distance_transform_edt(~canvas) - distance_transform_edt(canvas)) / (longest / 2)
-    cells = torch.from_numpy(distance.astype(np.float32)).unflatten(0, (GRID, -1)).unflatten(2, (GRID, -1))
+    outside, inside = np.asarray(distance_transform_edt(~canvas)), np.asarray(distance_transform_edt(canvas))
+    cells = (
+        torch.from_numpy(((outside - inside) / (longest / 2)).astype(np.float32))
+        .unflatten(0, (GRID, -1))
+        .unflatten(2, (GRID, -1))
+    )
     return cells.mean(dim=(1, 3))
 
 

@@ -45,6 +45,8 @@ ARRANGEMENT_WORDS = {
     "four": ("four {many}", "a square of four {many}"),
     "nine": ("nine {many}", "three rows of {many}"),
     "board": ("four pictures of a {one}", "a storyboard of a {one}"),
+    "pair": ("two {many}, {place} and {second}", "a {one} {place} and a {one} {second}"),
+    "trio": ("three {many}, {place}, {second} and {third}", "a {one} {place}, a {one} {second} and a {one} {third}"),
 }
 
 
@@ -60,14 +62,14 @@ def plain_captions(views: Views) -> list[str]:
 
 
 Words = TypeVar("Words")
-_Content = tuple[str, str, tuple[int, int]]  # figure, arrangement, place
+_Content = tuple[str, str, list[tuple[int, int]]]  # figure, arrangement, told places
 _Style = tuple[str, str, str, str]  # palette or "", coat, texture of the ground or "", edge
 
 
 def _contents(views: Views) -> list[_Content]:
     layouts = views.layouts
     rows = zip(layouts.figure.tolist(), layouts.arrangement.tolist(), layouts.place.tolist(), strict=True)
-    return [(FIGURES[figure], ARRANGEMENT_NAMES[kind], (place[0], place[1])) for figure, kind, place in rows]
+    return [(FIGURES[figure], ARRANGEMENT_NAMES[kind], [(x, y) for x, y in places]) for figure, kind, places in rows]
 
 
 def _styles(views: Views) -> list[_Style]:
@@ -97,10 +99,11 @@ def _caption(content: _Content, style: _Style, chance: random.Random) -> str:
 
 def _content_phrase(content: _Content, chance: random.Random | None) -> str:
     """The words for a content; without `chance` the plainest."""
-    figure, arrangement, place = content
+    figure, arrangement, places = content
     one, many = _pick(FIGURE_WORDS[figure], chance)
-    where = _pick(PLACE_WORDS[place], chance)
-    return _pick(ARRANGEMENT_WORDS[arrangement], chance).format(one=one, many=many, place=where)
+    first, second, third = (_pick(PLACE_WORDS[place], chance) for place in places)
+    words = _pick(ARRANGEMENT_WORDS[arrangement], chance)
+    return words.format(one=one, many=many, place=first, second=second, third=third)
 
 
 def _pick(words: tuple[Words, ...], chance: random.Random | None) -> Words:

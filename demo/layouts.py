@@ -34,10 +34,15 @@ ARRANGEMENTS: dict[str, tuple[tuple[tuple[float, float], ...], tuple[float, floa
     "four": (_QUARTERS, (0.30, 0.42)),
     "nine": (_ROWS_OF_THREE, (0.22, 0.29)),
     "board": (_QUARTERS, (0.30, 0.42)),
+    "pair": (((0.0, 0.0),) * 2, (0.24, 0.32)),
+    "trio": (((0.0, 0.0),) * 3, (0.24, 0.32)),
 }
 """Where the figures of each arrangement stand, and the bounds of their radius."""
 ARRANGEMENT_NAMES = tuple(ARRANGEMENTS)
-SHARES = (0.42, 0.14, 0.10, 0.12, 0.10, 0.12)
+TOLD = {"one": 1, "pair": 2, "trio": 3}  # how many places the caption tells, where the arrangement does not settle them
+TOLD_SHIFT = 0.62  # how far from the middle one of several at told places may stand
+SHARES = (0.36, 0.08, 0.06, 0.08, 0.08, 0.08, 0.15, 0.11)
+ALONE = (1.0,) + (0.0,) * 7  # shares of pictures of one figure
 COATS = 3  # recurring coats of a figure, as dogs come in breeds
 COATED = 0.35  # the share of subjects that wear one of them
 
@@ -48,7 +53,7 @@ class Layouts(Rows):
 
     figure: Tensor  # (pictures,) index into FIGURES
     arrangement: Tensor  # (pictures,) index into ARRANGEMENT_NAMES
-    place: Tensor  # (pictures, 2) -1, 0 or 1 each way: where one figure stands
+    place: Tensor  # (pictures, 3, 2) -1, 0 or 1 each way: where the figures stand that the caption places
     centre: Tensor  # (pictures, SLOTS, 2) x, y
     radius: Tensor  # (pictures, SLOTS)
     turn: Tensor  # (pictures, SLOTS) radians anticlockwise
@@ -81,7 +86,7 @@ def sample_stories(count: int, seed: int) -> Views:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(count).repeat_interleave(4)
     layouts = sample_layouts(
-        4 * count, generator, shares=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0), cells=_four_cells(count, generator)
+        4 * count, generator, shares=ALONE, cells=_four_cells(count, generator)
     )
     layouts = replace(layouts, figure=layouts.figure[::4].repeat_interleave(4))
     subject = sample_subjects(layouts.figure[::4], generator).take(rows)
@@ -92,14 +97,15 @@ def sample_stories(count: int, seed: int) -> Views:
 def sample_layouts(
     count: int, generator: torch.Generator, shares: tuple[float, ...] = SHARES, cells: Tensor | None = None
 ) -> Layouts:
-    """Figures and places at random; `cells` (count, 2) are the places of single ones, else left to chance."""
+    """Figures and places at random; `cells` (count, 3, 2) are the told places, else left to chance."""
     figure = torch.randint(len(FIGURES), (count,), generator=generator)
     arrangement = torch.multinomial(torch.tensor(shares), count, replacement=True, generator=generator)
-    place = torch.randint(-1, 2, (count, 2), generator=generator) if cells is None else cells
+    place = _told_cells(count, 3, generator) if cells is None else cells
     spots, bounds, used = _arrangements()
     centre = spots[arrangement] + 0.05 * (2 * torch.rand((count, SLOTS, 2), generator=generator) - 1)
-    alone = arrangement == ARRANGEMENT_NAMES.index("one")
-    centre[alone, 0] += LARGEST_SHIFT * place[alone]
+    for name, told in TOLD.items():
+        rows = arrangement == ARRANGEMENT_NAMES.index(name)
+        centre[rows, :told] += (LARGEST_SHIFT if name == "one" else TOLD_SHIFT) * place[rows, :told]
     low, high = bounds[arrangement].unbind(1)
     radius = low + (high - low) * torch.rand(count, generator=generator)
     turn = 0.36 * torch.rand((count, SLOTS), generator=generator) - 0.18
@@ -206,7 +212,11 @@ def _arrangements() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _four_cells(stories: int, generator: torch.Generator) -> Tensor:
-    """Four different places for each story: (4 * stories, 2)."""
+    """Four different places for each story: (4 * stories, 3, 2), of which the first counts."""
+    return _told_cells(stories, 4, generator).flatten(0, 1)[:, None].expand(-1, 3, -1)
+
+
+def _told_cells(count: int, places: int, generator: torch.Generator) -> Tensor:
+    """Different places of the nine for each row: (count, places, 2)."""
     cells = torch.tensor([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
-    chosen = torch.rand((stories, 9), generator=generator).argsort(dim=1)[:, :4]
-    return cells[chosen].flatten(0, 1)
+    return cells[torch.rand((count, 9), generator=generator).argsort(dim=1)[:, :places]]

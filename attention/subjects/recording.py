@@ -48,8 +48,13 @@ class RecordedStates:
         return max((len(counts) for counts in self.counts.values()), default=0)
 
     def at(self, site: AttentionSite, step: int) -> Tensor:
-        """The states of one layer at one step: (sides, tokens, channels)."""
+        """The states of one layer at one step: (sides, tokens, channels).
+
+        No tokens beyond the steps recorded: the first pass of a fast story ends early, that of a story beside it not.
+        """
         ends = (0, *accumulate(self.counts[site]))
+        if step >= len(self.counts[site]):
+            return self.by_site[site][:, :0]
         return self.by_site[site][:, ends[step] : ends[step + 1]]
 
     @property

@@ -91,12 +91,14 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
         size = whole_picture(layout)
         self._masks.maps(bank, moment.pass_number).forget_before(moment.step)
         if self.sharing.strength and moment.step:
-            now = partial(self._masks.before, moment.step, moment.pass_number, size, layout.images, bank)
+            now = partial(
+                self._masks.before, moment.step, moment.pass_number, size, layout.images, layout.device, bank
+            )
             masks = {grid: partial(now, grid) for grid in {self.blocks.grid(b, size) for b in self.blocks.shared}}
             self.anchors.prepare(self.sharing, masks, layout, moment, bank)
         if self._injects(moment):
             if "features" in bank:
-                bank.once("matches", lambda: self._match(size, layout.images, moment, bank))
+                bank.once("matches", lambda: self._match(size, layout, moment, bank))
             if "matches" in bank:
                 self.anchors.prepare_outputs(layout, moment, bank)
 
@@ -162,11 +164,15 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
                 bank.remember("features", bank.recall("features") + features if known else features.clone())
         return call
 
-    def _match(self, size: tuple[int, int], images: int, moment: Moment, bank: FeatureBank) -> tuple[Tensor, Tensor]:
+    def _match(
+        self, size: tuple[int, int], layout: BatchLayout, moment: Moment, bank: FeatureBank
+    ) -> tuple[Tensor, Tensor]:
         """The matches of every patch, found with the features and the masks of the pass before."""
         grid = self.blocks.grid(self.blocks.injected[0], size)
         patches = unit_patches(bank.recall("features"), grid)
-        subjects = self._masks.before(moment.steps, moment.passes - 1, size, images, bank, grid)
+        subjects = self._masks.before(
+            moment.steps, moment.passes - 1, size, layout.images, layout.device, bank, grid
+        )
         if subjects is None:
             subjects = torch.zeros(patches.shape[:2], dtype=torch.bool)
         subjects = subjects.to(patches.device)
@@ -183,7 +189,7 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
             return {}
         grid = self.blocks.grid(self.blocks.injected[0], plan.size)
         last_with_maps = plan.passes if self._shares_by_mask else plan.passes - 1
-        mask = self._masks.before(len(plan.moments), last_with_maps, plan.size, plan.images, bank, grid)
+        mask = self._masks.before(len(plan.moments), last_with_maps, plan.size, plan.images, None, bank, grid)
         return {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
 
     def pins(self, moment: Moment) -> PinnedImages | None:

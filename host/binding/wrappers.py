@@ -11,7 +11,7 @@ import comfy.sampler_helpers
 from torch import Tensor
 
 from .carried import carried_patches
-from .findings import with_findings
+from .findings import findings_of, with_findings
 from .plan import check, plan_of
 from .run import RUN, PassFinished, Run, open_run
 
@@ -36,6 +36,8 @@ def outer_sample(
         plan = plan_of(guider, run, sampler, sigmas, noise, inpaints=denoise_mask is not None)
         patches = carried_patches(options)
         run.passes = check(patches, plan)
+        if not noise.any():
+            run.resume(patches, findings_of(latent_image))
         options[RUN] = run
         conds = guider.conds
         try:

@@ -146,8 +146,8 @@ def _advanced_inputs() -> list[io.Input]:
         share_input(
             "blend_until",
             QueryBlend().until,
-            "The step at which query_blend ends, as a fraction of the steps of a plain run; other schedulers act at the "
-            "same noise. Higher values keep each image's own layout for longer.",
+            "The step at which query_blend ends, as a fraction of the steps of a plain run; other schedulers act at "
+            "the same noise. Higher values keep each image's own layout for longer.",
         ),
         share_input(
             "inject_from",
@@ -158,8 +158,8 @@ def _advanced_inputs() -> list[io.Input]:
         share_input(
             "inject_until",
             window.end,
-            "The step at which copying of features ends, as a fraction of the steps of a plain run; other schedulers act "
-            "at the same noise. Higher values copy for longer.",
+            "The step at which copying of features ends, as a fraction of the steps of a plain run; other schedulers "
+            "act at the same noise. Higher values copy for longer.",
             step=0.0001,
         ),
         io.Boolean.Input(

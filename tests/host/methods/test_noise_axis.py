@@ -40,19 +40,20 @@ def moments(model: Any, sigmas: list[float]) -> list[Moment]:
 
 
 def levels(model: Any, timesteps: list[int]) -> list[float]:
-    schedule = model.get_model_object("model_sampling")
+    schedule: Any = model.get_model_object("model_sampling")
     return [*(float(schedule.sigmas[timestep]) for timestep in timesteps), 0.0]
 
 
 def advanced(studio: Studio, model: Any, latent: Any, start: int, end: int, steps: int, **more: Any) -> Any:
     """What KSampler (Advanced) makes of a part of the steps; the first part adds the noise, the last takes all away."""
-    settings = {"scheduler": "normal", "sampler": "euler", "cfg": 4.0} | more
-    names = ("cfg", "sampler", "scheduler")
+    settings: dict[str, Any] = {"scheduler": "normal", "sampler": "euler", "cfg": 4.0} | more
     return nodes.common_ksampler(
         model,
         3,
         steps,
-        *(settings[name] for name in names),
+        settings["cfg"],
+        settings["sampler"],
+        settings["scheduler"],
         studio.positive,
         studio.negative,
         latent,
@@ -89,7 +90,7 @@ def test_evenly_spaced_steps_act_as_the_authors_count_them(sd15: Studio, steps: 
 
 @pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "karras", "exponential", "ddim_uniform"])
 def test_any_scheduler_copies_at_the_same_noise(sd15: Studio, scheduler: str) -> None:
-    schedule = sd15.model.get_model_object("model_sampling")
+    schedule: Any = sd15.model.get_model_object("model_sampling")
     run = moments(sd15.model, comfy.samplers.calculate_sigmas(schedule, scheduler, 50).tolist())
     copied = [moment.sigma for moment in run if Injection().window.contains(moment)]
     top, bottom = (float(schedule.sigmas[timestep]) for timestep in (881, 661))
@@ -97,7 +98,8 @@ def test_any_scheduler_copies_at_the_same_noise(sd15: Studio, scheduler: str) ->
 
 
 def test_features_are_taken_at_sigma_0_725_of_any_schedule(sd15: Studio) -> None:
-    assert float(sd15.model.get_model_object("model_sampling").sigmas[261]) == pytest.approx(FEATURES_SIGMA, rel=1e-5)
+    schedule: Any = sd15.model.get_model_object("model_sampling")
+    assert float(schedule.sigmas[261]) == pytest.approx(FEATURES_SIGMA, rel=1e-5)
     model = ModelSamplingContinuousEDM().patch(sd15.model, "eps", 120.0, 0.002)[0]
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", 50)
     assert features_step(moments(model, sigmas.tolist())[0]) == 32

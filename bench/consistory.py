@@ -195,7 +195,8 @@ def recorded_bytes(
     if not injection:
         return states * number_bytes
     copied = sum(numbers(site, width) for site, width in widths.items() if site.block in blocks.injected)
-    outputs = len(Injection().window.steps(steps)) * covers * copied
+    window = Injection().window
+    outputs = (int(steps * window.end) - int(steps * window.start) + 1) * covers * copied
     # The features to match are as wide as the level below.
     patches = covers * prod(blocks.grid(blocks.features, size)) * max(widths.values()) * wider
     return (2 * states + outputs + patches) * number_bytes

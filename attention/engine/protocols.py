@@ -99,3 +99,15 @@ class Reports(Protocol):
     def findings(self, plan: RunPlan, bank: FeatureBank) -> Mapping[str, Tensor]:
         """Tensors by name that leave with the run's LATENT. Asked once, after the last pass."""
         ...
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """Goes on where an earlier run ended, with what that one found."""
+
+    def resume(self, found: Mapping[str, Tensor], bank: FeatureBank) -> bool:
+        """Takes what it needs of an earlier run's findings, before the first step. Returns whether that was anything.
+
+        Asked if the sampler adds no noise to the LATENT that carries them.
+        """
+        ...

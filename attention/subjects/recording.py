@@ -48,8 +48,13 @@ class RecordedStates:
         return max((len(counts) for counts in self.counts.values()), default=0)
 
     def at(self, site: AttentionSite, step: int) -> Tensor:
-        """The states of one layer at one step: (sides, tokens, channels)."""
+        """The states of one layer at one step: (sides, tokens, channels).
+
+        No tokens beyond the steps recorded: the first pass of a fast story ends early, that of a story beside it not.
+        """
         ends = (0, *accumulate(self.counts[site]))
+        if step >= len(self.counts[site]):
+            return self.by_site[site][:, :0]
         return self.by_site[site][:, ends[step] : ends[step + 1]]
 
     @property
@@ -163,8 +168,9 @@ class SubjectRecorder:
         self._states: dict[tuple[int, AttentionSite, int, Side], Tensor] = {}
         self._outputs: dict[tuple[AttentionSite, int], Tensor] = {}
         self._sigmas: dict[int, float] = {}
-        self._patches: Tensor | None = None
-        self._indices: tuple[Tensor, ...] = ()
+        self._patches: dict[Grid, Tensor] = {}
+        self._indices: dict[Grid, tuple[Tensor, ...]] = {}
+        self._copied_on: set[Grid] = set()
         self._size = (0, 0)
         self._anchors, self._steps = 0, 0
 
@@ -185,19 +191,21 @@ class SubjectRecorder:
             # Samplers may evaluate a step twice; the first time is at the step's own noise level.
             self._states.setdefault(name, torch.cat(seen))
 
-    def match(self, patches: Tensor, subjects: Tensor) -> None:
+    def match(self, grid: Grid, patches: Tensor, subjects: Tensor) -> None:
         """Keeps the patches that later images are matched to: (images, patches, channels) at `subjects`, bool."""
-        anchors = range(self._anchors)
-        self._indices = tuple(subjects[a].nonzero().squeeze(1) for a in anchors)
-        self._patches = torch.cat([patches[a].index_select(0, self._indices[a]) for a in anchors])
+        indices = tuple(subjects[a].nonzero().squeeze(1) for a in range(self._anchors))
+        self._indices[grid] = indices
+        self._patches[grid] = torch.cat([patches[a].index_select(0, own) for a, own in enumerate(indices)])
 
     def copy(self, call: AttentionCall, output: Tensor) -> None:
         """Keeps the output of an attention that later images copy from."""
         rows = dict(_first_chunks(call.layout)).get("positive")
-        if rows is None or not self._indices:
+        indices = self._indices.get(grid_of(call))
+        if rows is None or indices is None:
             return
+        self._copied_on.add(grid_of(call))
         images = output[call.layout.chunk_rows(rows)]
-        taken = torch.cat([images[a].index_select(0, indices) for a, indices in enumerate(self._indices)])
+        taken = torch.cat([images[a].index_select(0, own) for a, own in enumerate(indices)])
         self._outputs.setdefault((call.site, call.moment.step), taken)
 
     def subject(self) -> RecordedSubject:
@@ -238,17 +246,24 @@ class SubjectRecorder:
         return torch.stack([self._states.pop((pass_number, site, step, side)) for side in sides])
 
     def _features(self) -> RecordedFeatures | None:
-        if self._patches is None or not self._outputs:
+        if not self._outputs:
             return None
+        if len(self._copied_on) > 1:
+            sizes = " and ".join(f"{width}x{height}" for height, width in sorted(self._copied_on))
+            raise ValueError(
+                f"Another node changed the size of the features while they were recorded ({sizes}), so later scenes "
+                "could not be matched to them. Bypass it (Kohya Deep Shrink is one), or set injection to 0."
+            )
+        (grid,) = self._copied_on
         steps = tuple(sorted({step for _, step in self._outputs}))
         sites = dict.fromkeys(site for site, _ in self._outputs)
         outputs = {site: torch.stack([self._outputs.pop((site, step)) for step in steps]) for site in sites}
-        return RecordedFeatures(self._patches, outputs, steps)
+        return RecordedFeatures(self._patches[grid], outputs, steps)
 
     def _settle(self) -> None:
         self._states = {name: states.cpu() for name, states in self._states.items()}
         self._outputs = {name: output.cpu() for name, output in self._outputs.items()}
-        self._patches = None if self._patches is None else self._patches.cpu()
+        self._patches = {grid: patches.cpu() for grid, patches in self._patches.items()}
 
 
 def side_of(layout: BatchLayout, chunk: int) -> Side:

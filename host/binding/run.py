@@ -13,7 +13,7 @@ from ...attention.engine.call import AttentionSite
 from ...attention.engine.guests import PinnedImages
 from ...attention.engine.moment import Moment, RunPlan
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import Reports, SamplesAgain
+from ...attention.engine.protocols import Reports, Resumes, SamplesAgain
 from .attendance import Attendance
 from .carried import KEY
 from .conditionings import Conditionings, Group
@@ -49,10 +49,11 @@ class Run:
         self._conditionings = conditionings
         self._banks: dict[int, FeatureBank] = {}
         self._sites: dict[int, tuple[AttentionSite, ...]] = {}
-        self._progress = tuple(self._schedule.progress(sigma) for sigma in (self._ladder[:-1] or self._ladder))
+        self._progress = tuple(self._schedule.exact_progress(sigma) for sigma in self._ladder)
         self.pass_number, self.passes = 1, 1
         self.extra_images = 0.0
         """For how many images beside those of the run the patches need memory."""
+        self.continued = False
         self.conditionings: Conditionings | None = None
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None
@@ -81,8 +82,10 @@ class Run:
             progress=self._schedule.progress(sigma),
             sigma_at=self._schedule.sigma_at,
             ladder=self._progress,
+            sigmas=self._ladder,
             pass_number=self.pass_number,
             passes=self.passes,
+            continued=self.continued,
         )
 
     def end_finished_pass(self, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> None:
@@ -101,6 +104,11 @@ class Run:
             yield
         finally:
             self.conditionings, self.pinned = before, None
+
+    def resume(self, patches: Sequence[AttentionPatch], found: Mapping[str, Tensor]) -> None:
+        """Shows the patches what an earlier run found."""
+        taken = [patch.resume(found, self.bank_of(patch)) for patch in patches if isinstance(patch, Resumes)]
+        self.continued = any(taken)
 
     def findings(self, patches: Sequence[AttentionPatch], plan: RunPlan) -> dict[str, Tensor]:
         """What the patches found out that outlives the run."""

@@ -15,7 +15,7 @@ from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from .attendance import in_time, wants
 from .carried import carried_patches
-from .findings import with_findings
+from .findings import findings_of, with_findings
 from .neighbours import also_on
 from .plan import check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
@@ -44,6 +44,8 @@ def outer_sample(
         patches = carried_patches(options)
         run.passes = check(patches, plan)
         run.extra_images = extra_images(patches, plan)
+        if not noise.any():
+            run.resume(patches, findings_of(latent_image))
         options[RUN] = run
         conds = guider.conds
         try:

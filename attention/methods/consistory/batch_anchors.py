@@ -44,7 +44,7 @@ class BatchAnchors:
             name = selected_name(moment, grid)
             if name not in bank:
                 bank.forget_all(*name[:2])
-                bank.remember(name, _select(mask(), sharing, moment.step, grid))
+                bank.remember(name, _select(mask(), sharing, moment, grid))
 
     def prepare_outputs(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         """Nothing to do: the features are in the call itself."""
@@ -94,10 +94,10 @@ def selected_name(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
     return "selected", grid, moment.pass_number, moment.step
 
 
-def _select(mask: Tensor | None, sharing: Sharing, step: int, grid: Grid) -> tuple[Tensor, ...]:
+def _select(mask: Tensor | None, sharing: Sharing, moment: Moment, grid: Grid) -> tuple[Tensor, ...]:
     """For each image the indices of the subject's tokens that dropout leaves: (tokens,) each."""
     if mask is None:
         return ()
     # The one tensor read back from the device at a step: how many tokens there are shapes what follows.
-    kept = mask.cpu() & ~sharing.dropout.draw(step, len(mask), grid)
+    kept = mask.cpu() & ~sharing.dropout.at(moment, len(mask), grid)
     return tuple(tokens.nonzero().squeeze(1).to(mask.device) for tokens in kept)

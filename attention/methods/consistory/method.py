@@ -15,8 +15,10 @@ features are copied along those matches:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,28 +29,41 @@ from ...engine.guests import PinnedImages
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend, AttentionPatch
-from ...engine.protocols import EditsBlocks, KnowsImages, NeedsMemory, Prepares, Rehearses, Reports, SamplesAgain
+from ...engine.protocols import (
+    EditsBlocks,
+    KnowsImages,
+    NeedsMemory,
+    Prepares,
+    Rehearses,
+    Reports,
+    Resumes,
+    SamplesAgain,
+)
 from ...engine.sharing import merge_shared
 from ...functional.free_u import damp_low_frequencies, strengthen
 from ...references.trajectory import ReferenceTrajectory
 from ...subjects.blocks import StoryBlocks
-from ...subjects.maps import SUBJECT_MASKS
+from ...subjects.maps import SUBJECT_MASKS, Grid
 from ...subjects.masks import SubjectMasks
 from ...subjects.recording import SubjectRecorder, grid_of
 from ...subjects.user_masks import UserMasks
 from ...subjects.words import SubjectWords
 from .anchors import Anchors
 from .batch_anchors import BatchAnchors, selected_name
+from .features import features_step
 from .injection import inject, match_subjects, unit_patches
-from .requirements import check_pictures, check_story, whole_picture
+from .requirements import check_features, check_pictures, check_story, whole_picture
 from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
 
-FEATURES_AT = 1 - 261 / 999
-"""Progress of the run at which features match best (DIFT's timestep 261)."""
+CARRIED = "subject maps"
+"""How the names begin under which a story's maps travel with the LATENT to a sampler that goes on."""
+SEEN_GRID = "seen grid"
 
 
 @dataclass(frozen=True, eq=False)
-class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks, KnowsImages, NeedsMemory, Reports):
+class ConsiStory(
+    AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks, KnowsImages, NeedsMemory, Reports, Resumes
+):
     """Keeps the subjects of `words` alike in all images of a batch. Each image has a prompt of its own."""
 
     words: SubjectWords
@@ -59,7 +74,7 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
     free_u: FreeU | None = None
     masks: UserMasks | None = None
     fast: bool = False
-    """Ends the first pass once its matches are known, and leaves out the rehearsal that nothing uses."""
+    """Ends the first pass once its matches are known."""
     pictures: ReferenceTrajectory | None = None
     """Real pictures as the first anchors: at every step they are the latents of their inversion, and cannot drift."""
     recorder: SubjectRecorder | None = None
@@ -75,13 +90,17 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
         return self._shares_at(site, moment) or self._injects_at(site, moment)
 
     def passes(self, plan: RunPlan) -> int:
-        return 2 if self.injection.strength else 1
+        return 2 if self._copies_in(plan) else 1
 
     def extra_images(self, plan: RunPlan) -> float:
         return KEPT_QUERIES * plan.images if self.sharing.strength and self.blend.strength else 0
 
     def pass_is_done(self, moment: Moment, bank: FeatureBank) -> bool:
         return not self.injection.strength or (self.fast and moment.step > features_step(moment))
+
+    def _copies_in(self, plan: RunPlan) -> bool:
+        """Whether features are copied at any step: a sampler that takes the last steps alone copies none."""
+        return self.injection.strength != 0.0 and any(map(self.injection.window.contains, plan.moments))
 
     # Between two model calls
 
@@ -91,17 +110,33 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
             self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
         if not self._acts:
             return
-        size = whole_picture(layout)
-        self._masks.maps(bank, moment.pass_number).forget_before(moment.step)
-        if self.sharing.strength and moment.step:
-            now = partial(self._masks.before, moment.step, moment.pass_number, size, layout.images, bank)
-            masks = {grid: partial(now, grid) for grid in {self.blocks.grid(b, size) for b in self.blocks.shared}}
-            self.anchors.prepare(self.sharing, masks, layout, moment, bank)
-        if self._injects(moment):
-            if "features" in bank:
-                bank.once("matches", lambda: self._match(size, layout.images, moment, bank))
-            if "matches" in bank:
-                self.anchors.prepare_outputs(layout, moment, bank)
+        size, maps = whole_picture(layout), self._masks.maps(bank, moment.pass_number)
+        if CARRIED in bank and (CARRIED, moment.pass_number) not in bank:
+            sums, layers = bank.recall_all(CARRIED)
+            maps.continue_from(sums.to(layout.device), layers)
+            bank.remember((CARRIED, moment.pass_number), ())
+        maps.forget_before(moment.step)
+        if self._shares(moment):
+            grids = {self.blocks.grid(block, size) for block in self.blocks.shared}
+            self._prepare_masks({*grids, *_seen_grids(bank)}, layout, moment, bank)
+        if self._injects(moment) and "features" in bank:
+            self._matches(self.blocks.grid(self.blocks.injected[0], size), layout, moment, bank)
+            self.anchors.prepare_outputs(layout, moment, bank)
+        elif moment.is_last_pass and any(isinstance(name, tuple) and name[:1] == ("matches",) for name in bank):
+            bank.forget_all("features")
+            bank.forget_all("matches")
+
+    def resume(self, found: Mapping[str, Tensor], bank: FeatureBank) -> bool:
+        parts = [found.get(f"{CARRIED} ({part}) of {self.words.text}") for part in ("sums", "layers")]
+        if any(part is None for part in parts):
+            return False
+        bank.remember(CARRIED, tuple(part for part in parts if part is not None))
+        return True
+
+    def _prepare_masks(self, grids: Iterable[Grid], layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        known = partial(self._masks.before, moment.step, moment.pass_number)
+        now = partial(known, whole_picture(layout), layout.images, layout.device, bank)
+        self.anchors.prepare(self.sharing, {grid: partial(now, grid) for grid in grids}, layout, moment, bank)
 
     # Subject-driven self-attention
 
@@ -111,6 +146,10 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
             return call
         if not self._shares_at(call.site, call.moment):
             return call
+        if self.anchors.follow_masks and selected_name(call.moment, grid_of(call)) not in bank:
+            # Another node resizes the features inside the UNet, so this grid could not be told from the latent's size.
+            bank.remember((SEEN_GRID, grid_of(call)), ())
+            self._prepare_masks([grid_of(call)], call.layout, call.moment, bank)
         weight, vanilla = self.blend.weight(call.moment), ("vanilla query", call.site)
         query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
         if self.recorder is not None:
@@ -123,11 +162,11 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
             output = torch.lerp(attend(call.query, call.key, call.value, call.mask), output, self.sharing.strength)
         # Mixing before `to_out` equals the authors' mixing after it: the two weights sum to 1 and the projection is
         # affine.
-        if self._injects_at(call.site, call.moment) and "matches" in bank:
+        if self._injects_at(call.site, call.moment) and "features" in bank:
             output = inject(
                 output,
                 call.layout.conditional_rows,
-                bank.recall_all("matches"),
+                self._matches(grid_of(call), call.layout, call.moment, bank),
                 lambda images: self.anchors.outputs(call, images, bank),
                 self.injection,
             )
@@ -138,9 +177,7 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
     # Query blending
 
     def rehearses(self, moment: Moment) -> bool:
-        if not self.sharing.strength or (self.fast and moment.step == 0):
-            return False
-        return self.blend.weight(moment) != 0.0
+        return self._shares(moment) and self.blend.weight(moment) != 0.0
 
     def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
         if self._shares_at(call.site, call.moment):
@@ -165,18 +202,21 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
                 bank.remember("features", bank.recall("features") + features if known else features.clone())
         return call
 
-    def _match(self, size: tuple[int, int], images: int, moment: Moment, bank: FeatureBank) -> tuple[Tensor, Tensor]:
-        """The matches of every patch, found with the features and the masks of the pass before."""
-        grid = self.blocks.grid(self.blocks.injected[0], size)
-        patches = unit_patches(bank.recall("features"), grid)
-        subjects = self._masks.before(moment.steps, moment.passes - 1, size, images, bank, grid)
-        if subjects is None:
-            subjects = torch.zeros(patches.shape[:2], dtype=torch.bool)
-        subjects = subjects.to(patches.device)
-        if self.recorder is not None:
-            self.recorder.match(patches, subjects)
-        bank.forget_all("features")
-        return match_subjects(patches, subjects, partial(self.anchors.match, self.sharing))
+    def _matches(self, grid: Grid, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> tuple[Tensor, ...]:
+        """The matches of every patch of a grid, found once with the features and the masks of the pass before."""
+
+        def match() -> tuple[Tensor, ...]:
+            patches = unit_patches(bank.recall("features"), grid)
+            known = partial(self._masks.before, moment.steps, moment.passes - 1)
+            subjects = known(whole_picture(layout), layout.images, layout.device, bank, grid)
+            if subjects is None:
+                subjects = torch.zeros(patches.shape[:2], dtype=torch.bool)
+            subjects = subjects.to(patches.device)
+            if self.recorder is not None:
+                self.recorder.match(grid, patches, subjects)
+            return match_subjects(patches, subjects, partial(self.anchors.match, self.sharing))
+
+        return bank.once(("matches", grid), match)
 
     # Masks and real pictures
 
@@ -186,8 +226,13 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
             return {}
         grid = self.blocks.grid(self.blocks.injected[0], plan.size)
         last_with_maps = plan.passes if self._shares_by_mask else plan.passes - 1
-        mask = self._masks.before(len(plan.moments), last_with_maps, plan.size, plan.images, bank, grid)
-        return {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
+        mask = self._masks.before(len(plan.moments), last_with_maps, plan.size, plan.images, None, bank, grid)
+        found = {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
+        sums, layers = self._masks.maps(bank, last_with_maps).last(len(plan.moments))
+        if sums is None:
+            return found
+        parts = {"sums": sums.cpu(), "layers": layers}
+        return found | {f"{CARRIED} ({part}) of {self.words.text}": tensor for part, tensor in parts.items()}
 
     def pins(self, moment: Moment) -> PinnedImages | None:
         if self.pictures is None or not self._acts:
@@ -209,17 +254,19 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
     def _needs_maps(self, moment: Moment) -> bool:
         return self._shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
 
+    def _shares(self, moment: Moment) -> bool:
+        """At the first step there are no masks yet, unless another run found some."""
+        return self.sharing.strength != 0.0 and (moment.step > 0 or moment.continued)
+
     def _shares_at(self, site: AttentionSite, moment: Moment) -> bool:
-        """At the first step there are no masks yet."""
-        wanted = self.sharing.strength != 0.0 and moment.step > 0
-        return wanted and site.kind == "self" and site.block in self.blocks.shared
+        return site.kind == "self" and site.block in self.blocks.shared and self._shares(moment)
 
     def _injects_at(self, site: AttentionSite, moment: Moment) -> bool:
         return site.kind == "self" and site.block in self.blocks.injected and self._injects(moment)
 
     def _injects(self, moment: Moment) -> bool:
         wanted = self.injection.strength != 0.0 and moment.is_last_pass and self.anchors.have_features
-        return wanted and moment.step in self.injection.window.steps(moment.steps)
+        return wanted and self.injection.window.contains(moment)
 
     def _records_features(self, block: str, moment: Moment) -> bool:
         recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
@@ -230,6 +277,8 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
 
     def check(self, plan: RunPlan) -> None:
         check_story(plan, self.words, self.masks, self._acts)
+        if self._copies_in(plan):
+            check_features(plan)
         if self.pictures is not None:
             check_pictures(plan, self.pictures, self.sharing.anchors_among(plan.images))
         if self.recorder is None:  # a recording may be of one image, for others to attend to
@@ -242,6 +291,6 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
         return ", ".join([*parts, *(name for name, on in extras.items() if on)])
 
 
-def features_step(moment: Moment) -> int:
-    """The step of the run nearest to the noise level at which features match best."""
-    return min(range(len(moment.ladder)), key=lambda step: abs(moment.ladder[step] - FEATURES_AT), default=0)
+def _seen_grids(bank: FeatureBank) -> list[Grid]:
+    """The grids of attentions that were not foretold."""
+    return [cast(Grid, name[1]) for name in bank if isinstance(name, tuple) and name[:1] == (SEEN_GRID,)]

@@ -7,6 +7,7 @@ from ...engine.moment import RunPlan
 from ...references.trajectory import ReferenceTrajectory
 from ...subjects.user_masks import UserMasks
 from ...subjects.words import SubjectWords
+from .features import FEATURES_SIGMA
 
 CROPPED = (
     "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be followed. "
@@ -42,6 +43,17 @@ def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, act
         raise ValueError(
             f"There are {len(masks.mask.values)} subject masks for {plan.images} images. Connect one mask, or "
             "one for each image."
+        )
+
+
+def check_features(plan: RunPlan) -> None:
+    """Raises ValueError for a run that ends before the noise level at which parts are matched."""
+    end = plan.moments[-1].sigmas[-1]
+    if end > FEATURES_SIGMA:
+        raise ValueError(
+            f"The sampler ends at sigma {end:.3g}, but which parts of the subject match is seen at sigma "
+            f"{FEATURES_SIGMA:.3g}, so nothing can be copied. Set injection to 0, let one sampler take all steps, or "
+            "end this one later."
         )
 
 

@@ -9,25 +9,38 @@ from torch import Tensor
 
 from ...engine.moment import Moment
 
+UNEVEN = 10_000
+"""Where the numbers of draws begin for steps that no evenly spaced run has: one for each tenth of a timestep."""
+
 
 @dataclass(frozen=True)
 class StepRange:
-    """The steps of a run from one fraction of them to another, both included, as the authors' code counts them."""
+    """The noise levels that a plain run has from one fraction of its steps to another, both included.
+
+    In evenly spaced timesteps, such as the authors' fifty, these are the steps that their code counts. Under other
+    schedulers, and in samplers that take a part of the steps, they are those of the same noise.
+    """
 
     start: float
     end: float
 
-    def steps(self, total: int) -> range:
-        first, last = (int(total * fraction + 1e-6) for fraction in (self.start, self.end))
-        return range(first, last + 1)
+    def contains(self, moment: Moment) -> bool:
+        begin, end = moment.span
+        slack = 0.01 * (end - begin)
+        return (self.start <= 0 or self.start < end - slack) and (self.end >= 1 or begin <= self.end + slack)
 
 
 @dataclass(frozen=True)
 class MaskDropout:
-    """Which tokens of the subject are hidden from the other images, drawn anew at each step."""
+    """Which tokens of the subject are hidden from the other images, drawn anew at each noise level."""
 
     fraction: float = 0.5
     seed: int = 0
+
+    def at(self, moment: Moment, images: int, grid: tuple[int, int]) -> Tensor:
+        """The draw at a noise level: the same one in every sampler that takes this step, alone or among others."""
+        number = moment.number
+        return self.draw(int(number) if number.is_integer() else UNEVEN + round(moment.span[1] * UNEVEN), images, grid)
 
     def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
         """True where a token is dropped: bool (images, height * width). More images change no image's draws."""
@@ -73,13 +86,14 @@ class QueryBlend:
     first: float = 0.9
     last: float = 0.81836735
     until: float = 0.1
-    """Fraction of the steps."""
+    """Fraction of the steps of a plain run."""
 
     def weight(self, moment: Moment) -> float:
-        steps = StepRange(0.0, self.until).steps(moment.steps)
-        if moment.step not in steps:
+        if not StepRange(0.0, self.until).contains(moment):
             return 0.0
-        fraction = moment.step / max(len(steps) - 1, 1)
+        begin, end = moment.span
+        last = max(int(self.until / (end - begin) + 0.01), 1)
+        fraction = min(max(moment.number / last, 0.0), 1.0)
         return self.strength * (self.first + (self.last - self.first) * fraction)
 
 

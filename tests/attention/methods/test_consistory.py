@@ -28,8 +28,11 @@ WORDS = SubjectWords(("a",), ("1", "2", "3"), (((1,),),) * 3, 8)
 
 
 def moment_of(step: int, steps: int = 50, pass_number: int = 1) -> Moment:
-    ladder = tuple(place / steps for place in range(steps))
-    return Moment(1.0, step, steps, ladder[step], lambda progress: 0.0, ladder, pass_number, passes=2)
+    """Of evenly spaced timesteps, as the authors' DDIM takes them."""
+    timesteps = [1 + 1000 * (steps - 1 - place) / steps for place in range(steps)]
+    ladder = (*(1 - timestep / 999 for timestep in timesteps), 1.0)
+    sigmas = (*(timestep / 100 for timestep in timesteps), 0.0)
+    return Moment(1.0, step, steps, ladder[step], lambda progress: 0.0, ladder, sigmas, pass_number, passes=2)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
@@ -116,7 +119,8 @@ def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
         wanted.append(near_enough(best.values) & UNITS[f"nn.mask{facts['res']}"][image])
     assert torch.equal(torch.stack(wanted), UNITS["inject.final_masks"])
     bank = FeatureBank()
-    bank.remember("matches", (torch.stack(matches), torch.stack(wanted)))
+    bank.remember("features", torch.empty(0))
+    bank.remember(("matches", (16, 16)), (torch.stack(matches), torch.stack(wanted)))
     window = StepRange(facts["window"][0] / 10, facts["window"][1] / 10)
     patch = ConsiStory(WORDS, SDXL.choice(CONSISTORY), injection=Injection(facts["alpha"], window, in_turn))
     site, moment = AttentionSite("self", "input", 4), moment_of(facts["curr_iter"], 10, pass_number=2)

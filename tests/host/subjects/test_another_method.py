@@ -42,7 +42,7 @@ class Spotlight(AttentionPatch, Reports):
             return output
         assert layout.latent_size is not None
         mask = self.masks.before(
-            moment.step, moment.pass_number, layout.latent_size, layout.images, bank, grid_of(call)
+            moment.step, moment.pass_number, layout.latent_size, layout.images, layout.device, bank, grid_of(call)
         )
         if mask is None:
             return output
@@ -51,7 +51,7 @@ class Spotlight(AttentionPatch, Reports):
 
     def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
         grid = self.blocks.grid(self.blocks.words[0], plan.size)
-        mask = self.masks.before(len(plan.moments), plan.passes, plan.size, plan.images, bank, grid)
+        mask = self.masks.before(len(plan.moments), plan.passes, plan.size, plan.images, None, bank, grid)
         return {} if mask is None else {SUBJECT_MASKS: mask.unflatten(1, grid)}
 
 

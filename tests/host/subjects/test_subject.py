@@ -194,6 +194,31 @@ def test_two_subjects_act_together_in_either_order(sd15: Studio, subject_of: Any
     assert torch.isfinite(sample(sd15, other_way, 1)).all()
 
 
+@pytest.mark.parametrize("subject_first", [True, False])
+def test_a_fast_subject_acts_beside_a_story_that_is_not_fast(sd15: Studio, subject_first: bool) -> None:
+    """Its first pass was recorded up to the step of the features, the other's goes on to the end."""
+    sigmas = torch.tensor([8.0, 4.0, 2.0, 0.7, 0.4, 0.2, 0.0])
+    _, fast = record(story(sd15, fast=True), lambda model: sample(sd15, model, sigmas=sigmas))
+    assert fast.passes[0].steps < fast.passes[1].steps == 6
+
+    def subject(model: ModelPatcher | None = None) -> ModelPatcher:
+        return applied(sd15, fast, 2, model, fast=True)
+
+    def beside(model: ModelPatcher) -> ModelPatcher:
+        (patch,) = patches_on(story(sd15))
+        return add_patch(model, patch)
+
+    both = beside(subject()) if subject_first else subject(beside(sd15.model))
+    made, alone = (sample(sd15, model, sigmas=sigmas) for model in (both, subject()))
+    assert torch.isfinite(made).all() and relative_error(made, alone) > 1e-2
+
+
+def test_nothing_is_shared_beyond_the_steps_recorded() -> None:
+    site = AttentionSite("self", "output", 0)
+    states = RecordedStates({site: torch.ones(2, 5, 8)}, {site: (0, 2, 3)})
+    assert [states.at(site, step).shape for step in range(5)] == [(2, count, 8) for count in (0, 2, 3, 0, 0)]
+
+
 def test_shared_tokens_of_several_are_joined_image_by_image() -> None:
     key = torch.arange(6.0).view(1, 3, 2)
     joined = merge_shared(

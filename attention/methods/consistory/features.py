@@ -1,0 +1,20 @@
+"""The step whose features tell best which patches of two images show the same part (DIFT, arXiv:2306.03881)."""
+
+from __future__ import annotations
+
+import math
+
+from ...engine.moment import Moment
+
+FEATURES_SIGMA = 0.7246786
+"""The noise level of DIFT's timestep 261 in SD's own schedule."""
+
+
+def features_step(moment: Moment) -> int:
+    """The step of the run nearest to the noise level at which features match best."""
+
+    def distance(step: int) -> float:
+        sigma = moment.sigmas[step]
+        return abs(math.log(sigma / FEATURES_SIGMA)) if sigma > 0 else math.inf
+
+    return min(range(len(moment.sigmas[:-1])), key=distance, default=0)

@@ -22,7 +22,7 @@ from semblance.attention.references.trajectory import ModelStamp
 from semblance.attention.references.weight_samples import WeightSamples
 from semblance.host.identity import check_model, stamp_of, subject_stamp
 from semblance.host.weight_values import sample_weights
-from semblance.tests.support.speeds import slow_but
+from semblance.tests.support.speeds import slow, slow_but
 from semblance.tests.tiny_models import make_unet
 
 REMEDY = "Do this."
@@ -210,7 +210,7 @@ def with_lora(model: ModelPatcher, strength: float = 1.0) -> ModelPatcher:
     return comfy.sd.load_lora_for_models(model, None, lora, strength, 0.0)[0]
 
 
-@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("loaded", [slow(False), True])
 def test_a_lora_is_no_other_model(plain: ModelPatcher, other: ModelPatcher, loaded: bool) -> None:
     lora = with_lora(plain)
     assert len(lora.patches) == 4

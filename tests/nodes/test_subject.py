@@ -70,6 +70,7 @@ def test_a_recorded_subject_changes_one_new_scene_or_many_and_not_the_model(kind
     assert torch.equal(sampled(idle, text, kind), sampled(model, text, kind))
 
 
+@pytest.mark.slow
 def test_subject_masks_come_along_with_anchors_and_new_scenes(fox: Any) -> None:
     model, subject = fox
     latent, _, _ = recorded(model)
@@ -97,7 +98,8 @@ def test_every_setting_of_apply_acts(fox: Any) -> None:
         assert relative_error(sampled(applied(model, subject, words, **changes), text), usual) > 1e-5, changes
 
 
-@pytest.mark.parametrize("mode", [slow("clean"), "fast"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["clean", "fast"])
 def test_subjects_of_the_other_modes_serve_too(mode: str) -> None:
     model = make_unet("sd15")
     _, subject, _ = recorded(model, mode=mode, free_u=True)

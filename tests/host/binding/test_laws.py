@@ -86,7 +86,7 @@ def test_without_guidance_the_negative_side_is_not_missed(studio: Studio, name: 
     assert relative_error(studio.sample(both, cfg=1.0), alone) < 1e-4
 
 
-@on_both_families(PATCHES)
+@on_both_families(PATCHES, quick_on_sdxl=("edits inputs",))
 def test_two_positive_entries_of_different_length_go_together_or_apart(
     studio: Studio, name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -122,7 +122,7 @@ def test_each_image_of_a_batch_comes_out_as_it_would_alone(sd15: Studio, name: s
         assert relative_error(batch[image : image + 1], alone) < 1e-4
 
 
-@on_both_families(LONE_IMAGES)
+@on_both_families(LONE_IMAGES, quick_on_sdxl=("edits inputs",))
 def test_each_image_of_a_batch_keeps_its_own_prompt(studio: Studio, name: str) -> None:
     prompts, latent, sigmas = studio.text(5, rows=3), random_latent(3, 8, 8), torch.tensor([4.0, 1.0, 0.0])
     patched = studio.with_patch(name)

@@ -52,7 +52,7 @@ def test_step_is_the_ladder_point_last_reached(sd15: Studio, sampler: str, steps
 
 
 @pytest.mark.parametrize("name", ["instantstyle masked", "remembers", "brings guests"])
-@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_sde"])
+@pytest.mark.parametrize("sampler", [slow("heun"), "dpm_2", slow("dpmpp_sde")])
 def test_samplers_that_look_twice_a_step_repeat_themselves(sd15: Studio, name: str, sampler: str) -> None:
     patched = sd15.with_patch(name)
     first, second = (sd15.sample(patched, steps=3, sampler=sampler, images=1) for _ in range(2))

@@ -102,3 +102,7 @@ class SubjectMaps:
 
     def _name(self, what: str, step: int, grid: Grid) -> Hashable:
         return f"map {what}", self._pass_number, step, grid
+
+
+def grid_of(call: AttentionCall) -> Grid:
+    return call.height, call.width

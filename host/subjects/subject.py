@@ -13,7 +13,8 @@ from ...attention.methods.consistory.applied import applied_subject
 from ...attention.methods.consistory.method import ConsiStory
 from ...attention.methods.consistory.recorded_anchors import RecordedAnchors
 from ...attention.references.trajectory import ModelStamp
-from ...attention.subjects.recording import RecordedSubject, SubjectRecorder
+from ...attention.subjects.recorder import SubjectRecorder
+from ...attention.subjects.recording import RecordedSubject
 from ...attention.subjects.words import SubjectWords
 from ..binding.model import add_patch, exchange_patch, map_model, patches_on
 from ..identity import check_model, subject_stamp

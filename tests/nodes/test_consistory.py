@@ -112,7 +112,7 @@ def test_every_setting_acts(teller: Storyteller) -> None:
         "injection": {"injection": 0.4},
         "no injection": {"injection": 0.0},
         "injected later": {"inject_from": 0.4},
-        "injected earlier": {"inject_until": 0.4},
+        "injected earlier": {"inject_until": 0.3},
         "free u": {"free_u": True},
         "masked": {"mask": left},
         "limited": {"mask": left, "mask_use": "limit"},
@@ -169,15 +169,17 @@ def test_each_image_keeps_to_its_own_hint_of_a_controlnet(
 
     def guided(seeds: tuple[int, ...]) -> Tensor:
         hints = torch.cat([picture(seed, 64, 64) for seed in seeds])
-        given = (teller.positive, negative, control, hints, 1.0, 0.0, 1.0)
+        given = (teller.positive, negative, control, hints, 20.0, 0.0, 1.0)
         positive, avoided = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*given)
         settings = {"positive": positive, "negative": avoided, "latent": empty_latent(teller.count, 8, 8)}
         return teller.sample(telling(teller.model, teller.words), **settings)
 
     made, last_changed, anchor_changed = guided((3, 4, 5)), guided((3, 4, 6)), guided((6, 4, 5))
-    assert relative_error(last_changed[:2], made[:2]) < 1e-5
+    assert relative_error(last_changed[:2], made[:2]) < 1e-6
     assert relative_error(last_changed[2], made[2]) > CHANGED
-    assert all(relative_error(anchor_changed[image], made[image]) > CHANGED for image in range(3))
+    assert relative_error(anchor_changed[0], made[0]) > CHANGED
+    # The other images see of the hint what the anchor makes of it.
+    assert all(relative_error(anchor_changed[image], made[image]) > 1e-5 for image in (1, 2))
 
 
 def test_show_patches_tells_of_it(teller: Storyteller) -> None:

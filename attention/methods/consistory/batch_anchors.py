@@ -14,8 +14,7 @@ from ...engine.call import AttentionCall, SharedTokens
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...functional.correspondence import near_enough, nearest_patches
-from ...subjects.maps import Grid
-from ...subjects.recording import grid_of
+from ...subjects.maps import Grid, grid_of
 from ...subjects.words import SubjectWords
 from .anchors import StepMasks
 from .settings import Sharing

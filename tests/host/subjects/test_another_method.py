@@ -14,9 +14,8 @@ from semblance.attention.engine.patch import Attend, AttentionPatch
 from semblance.attention.engine.protocols import Reports
 from semblance.attention.families import CONSISTORY, SD15
 from semblance.attention.subjects.blocks import StoryBlocks
-from semblance.attention.subjects.maps import SUBJECT_MASKS
+from semblance.attention.subjects.maps import SUBJECT_MASKS, grid_of
 from semblance.attention.subjects.masks import SubjectMasks
-from semblance.attention.subjects.recording import grid_of
 from semblance.host.binding.model import add_patch
 from semblance.host.subjects.masks import subject_masks_of
 from semblance.tests.support.studio import STORY, Studio

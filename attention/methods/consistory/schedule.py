@@ -1,0 +1,55 @@
+"""When a story does what: the attentions, steps and passes in which it shares, copies and looks at words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...engine.call import AttentionSite
+from ...engine.moment import Moment, RunPlan
+from ...subjects.blocks import StoryBlocks
+from .anchors import Anchors
+from .features import features_step
+from .settings import Injection, Sharing
+
+
+@dataclass(frozen=True, eq=False)
+class StorySchedule:
+    """When a story shares tokens and copies features, by its settings."""
+
+    blocks: StoryBlocks
+    sharing: Sharing
+    injection: Injection
+    anchors: Anchors
+
+    @property
+    def acts(self) -> bool:
+        return bool(self.sharing.strength or self.injection.strength)
+
+    @property
+    def shares_by_mask(self) -> bool:
+        return self.sharing.strength != 0.0 and self.anchors.follow_masks
+
+    def needs_maps(self, moment: Moment) -> bool:
+        return self.shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
+
+    def shares(self, moment: Moment) -> bool:
+        """At the first step there are no masks yet, unless another run found some."""
+        return self.sharing.strength != 0.0 and (moment.step > 0 or moment.continued)
+
+    def shares_at(self, site: AttentionSite, moment: Moment) -> bool:
+        return site.kind == "self" and site.block in self.blocks.shared and self.shares(moment)
+
+    def copies(self, moment: Moment) -> bool:
+        wanted = self.injection.strength != 0.0 and moment.is_last_pass and self.anchors.have_features
+        return wanted and self.injection.window.contains(moment)
+
+    def copies_at(self, site: AttentionSite, moment: Moment) -> bool:
+        return site.kind == "self" and site.block in self.blocks.injected and self.copies(moment)
+
+    def copies_in(self, plan: RunPlan) -> bool:
+        """Whether features are copied at any step: a sampler that takes the last steps alone copies none."""
+        return self.injection.strength != 0.0 and any(map(self.injection.window.contains, plan.moments))
+
+    def records_features(self, block: str, moment: Moment) -> bool:
+        recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
+        return recording and self.injection.strength != 0.0 and block == self.blocks.features

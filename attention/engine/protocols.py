@@ -93,6 +93,15 @@ class EditsBlocks(Protocol):
 
 
 @runtime_checkable
+class Advises(Protocol):
+    """Knows before a run what the user may not expect of it."""
+
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        """Sentences for the user, such as that a window meets no step. The run goes on."""
+        ...
+
+
+@runtime_checkable
 class Reports(Protocol):
     """Finds something out that outlives the run, such as subject masks."""
 

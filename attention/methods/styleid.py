@@ -22,7 +22,7 @@ from ..engine.call import AttentionCall, AttentionSite
 from ..engine.guests import Guest
 from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
-from ..engine.protocols import BringsGuests, NeedsMemory
+from ..engine.protocols import Advises, BringsGuests, NeedsMemory
 from ..engine.scope import Scope
 from ..engine.token_masks import mask_per_image
 from ..references.trajectory import ReferenceTrajectory
@@ -33,7 +33,7 @@ RANDOM_SAMPLERS = ("ancestral", "sde", "lcm", "ddpm", "er_sde", "seeds", "sa_sol
 
 
 @dataclass(frozen=True, eq=False)
-class StyleID(AttentionPatch, BringsGuests, NeedsMemory):
+class StyleID(AttentionPatch, BringsGuests, NeedsMemory, Advises):
     """Puts the style trajectory's keys and values, and the content trajectory's queries, where the scope says.
 
     Acts on conditional and unconditional rows alike. Either trajectory holds one picture for all images of the batch,
@@ -119,6 +119,9 @@ class StyleID(AttentionPatch, BringsGuests, NeedsMemory):
             for moment in plan.moments:
                 if self.scope.window.weight(moment):
                     trajectory.at(moment.sigma)
+
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        return self.scope.advice(plan, "StyleID") if self.strength else ()
 
     def __repr__(self) -> str:
         parts = f"gamma {self.gamma:g}, temperature {self.temperature:g}, strength {self.strength:g}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import NeedsMemory, SamplesAgain
+from ...attention.engine.protocols import Advises, NeedsMemory, SamplesAgain
 from .run import Run
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
@@ -52,6 +52,11 @@ def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
 def extra_images(patches: Sequence[AttentionPatch], plan: RunPlan) -> float:
     """For how many images beside those of the run the patches need memory."""
     return sum(patch.extra_images(plan) for patch in patches if isinstance(patch, NeedsMemory))
+
+
+def advice(patches: Sequence[AttentionPatch], plan: RunPlan) -> str:
+    """What the user should know of the run before it starts; empty if there is nothing."""
+    return "\n".join(line for patch in patches if isinstance(patch, Advises) for line in patch.advice(plan))
 
 
 def guides(guider: Any) -> bool:

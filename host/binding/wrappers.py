@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
+from ..display import tell
 from .attendance import in_time, wants
 from .carried import carried_patches
 from .findings import findings_of, with_findings
 from .neighbours import also_on
-from .plan import check, extra_images, plan_of
+from .plan import advice, check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
 from .unet import attention_sites
 
@@ -46,6 +47,8 @@ def outer_sample(
         run.extra_images = extra_images(patches, plan)
         if not noise.any():
             run.resume(patches, findings_of(latent_image))
+        if told := advice(patches, plan):
+            tell(told)
         options[RUN] = run
         conds = guider.conds
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from ...subjects.maps import Grid, grid_of
 from ...subjects.words import SubjectWords
 from .anchors import StepMasks
 from .settings import Sharing
+
+SEEN_GRID = "seen grid"
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,15 @@ class BatchAnchors:
 def selected_name(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
     """The bank's name for the token indices that others attend to in each image at a step."""
     return "selected", grid, moment.pass_number, moment.step
+
+
+def note_grid(grid: Grid, bank: FeatureBank) -> None:
+    """Remembers the grid of an attention that could not be told from the latent's size."""
+    bank.remember((SEEN_GRID, grid), ())
+
+
+def seen_grids(bank: FeatureBank) -> list[Grid]:
+    return [cast(Grid, name[1]) for name in bank if isinstance(name, tuple) and name[:1] == (SEEN_GRID,)]
 
 
 def _select(mask: Tensor | None, sharing: Sharing, moment: Moment, grid: Grid) -> tuple[Tensor, ...]:

@@ -15,10 +15,9 @@ features are copied along those matches:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,6 +29,7 @@ from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend, AttentionPatch
 from ...engine.protocols import (
+    Advises,
     EditsBlocks,
     KnowsImages,
     NeedsMemory,
@@ -49,19 +49,26 @@ from ...subjects.recorder import SubjectRecorder
 from ...subjects.user_masks import UserMasks
 from ...subjects.words import SubjectWords
 from .anchors import Anchors
-from .batch_anchors import BatchAnchors, selected_name
+from .batch_anchors import BatchAnchors, note_grid, seen_grids, selected_name
 from .features import features_step, record_features
 from .injection import inject, match_subjects, unit_patches
 from .requirements import check_features, check_pictures, check_story, whole_picture
 from .schedule import StorySchedule
 from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
 
-SEEN_GRID = "seen grid"
-
 
 @dataclass(frozen=True, eq=False)
 class ConsiStory(
-    AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks, KnowsImages, NeedsMemory, Reports, Resumes
+    AttentionPatch,
+    Prepares,
+    Rehearses,
+    SamplesAgain,
+    EditsBlocks,
+    KnowsImages,
+    NeedsMemory,
+    Advises,
+    Reports,
+    Resumes,
 ):
     """Keeps the subjects of `words` alike in all images of a batch. Each image has a prompt of its own."""
 
@@ -110,7 +117,7 @@ class ConsiStory(
         maps.forget_before(moment.step)
         if self._when.shares(moment):
             grids = {self.blocks.grid(block, size) for block in self.blocks.shared}
-            self._prepare_masks({*grids, *_seen_grids(bank)}, layout, moment, bank)
+            self._prepare_masks({*grids, *seen_grids(bank)}, layout, moment, bank)
         if self._when.copies(moment) and "features" in bank:
             self._matches(self.blocks.grid(self.blocks.injected[0], size), layout, moment, bank)
             self.anchors.prepare_outputs(layout, moment, bank)
@@ -136,7 +143,7 @@ class ConsiStory(
             return call
         if self.anchors.follow_masks and selected_name(call.moment, grid_of(call)) not in bank:
             # Another node resizes the features inside the UNet, so this grid could not be told from the latent's size.
-            bank.remember((SEEN_GRID, grid_of(call)), ())
+            note_grid(grid_of(call), bank)
             self._prepare_masks([grid_of(call)], call.layout, call.moment, bank)
         weight, vanilla = self.blend.weight(call.moment), ("vanilla query", call.site)
         query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
@@ -234,13 +241,11 @@ class ConsiStory(
         if self.recorder is None:  # a recording may be of one image, for others to attend to
             self.anchors.check(plan, self.sharing)
 
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        return self._when.advice(plan)
+
     def __repr__(self) -> str:
         label = self.anchors.label(self.words, self.sharing)
         extras = {"FreeU": self.free_u, "your masks": self.masks, "your pictures": self.pictures, "fast": self.fast}
         parts = [label, f"query blend {self.blend.strength:g}, injection {self.injection.strength:g}"]
         return ", ".join([*parts, *(name for name, on in extras.items() if on)])
-
-
-def _seen_grids(bank: FeatureBank) -> list[Grid]:
-    """The grids of attentions that were not foretold."""
-    return [cast(Grid, name[1]) for name in bank if isinstance(name, tuple) and name[:1] == (SEEN_GRID,)]

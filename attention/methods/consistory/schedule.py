@@ -50,6 +50,22 @@ class StorySchedule:
         """Whether features are copied at any step: a sampler that takes the last steps alone copies none."""
         return self.injection.strength != 0.0 and any(map(self.injection.window.contains, plan.moments))
 
+    def advice(self, plan: RunPlan) -> tuple[str, ...]:
+        """What of the settings meets no step of a run, in sentences for the user."""
+        window, found = self.injection.window, list[str]()
+        if self.sharing.strength and not any(map(self.shares, plan.moments)):
+            found.append(
+                "The images of the story share nothing in this run: masks are made in its first step, and no other "
+                "follows. Take more steps."
+            )
+        if self.injection.strength and not self.copies_in(plan):
+            found.append(
+                f"No features are copied between the images in this run: none of its {len(plan.moments)} steps lies "
+                f"between inject_from {window.start:g} and inject_until {window.end:g}. Widen that range, or take more "
+                "steps."
+            )
+        return tuple(found)
+
     def records_features(self, block: str, moment: Moment) -> bool:
         recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
         return recording and self.injection.strength != 0.0 and block == self.blocks.features

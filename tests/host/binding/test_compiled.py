@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import comfy.ldm.modules.attention as host_attention
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -12,6 +11,7 @@ from comfy_extras.nodes_torch_compile import TorchCompileModel
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from semblance.tests.support.pretend_gpu import attention_of_gpus
 from semblance.tests.support.speeds import slow, slow_but
 from semblance.tests.support.studio import PATCHES, Studio, relative_error
 
@@ -34,13 +34,11 @@ def graphs() -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def the_attention_of_gpus() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as exchanged:
-        for name in ("optimized_attention", "optimized_attention_masked"):
-            exchanged.setattr(host_attention, name, host_attention.attention_pytorch)
-        torch._dynamo.reset()
-        counters.clear()
+    torch._dynamo.reset()
+    counters.clear()
+    with attention_of_gpus():
         yield
-        torch._dynamo.reset()
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="module")

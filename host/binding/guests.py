@@ -33,11 +33,13 @@ class InvitedGuests:
     owned: tuple[tuple[AttentionPatch, Guest], ...]
 
     @classmethod
-    def invite(cls, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> InvitedGuests:
-        """Asks every patch for its guests at this moment."""
+    def invite(
+        cls, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment, device: torch.device
+    ) -> InvitedGuests:
+        """Asks every patch for its guests at this moment, and brings them to the model's device."""
         return cls(
             tuple(
-                (patch, guest)
+                (patch, _brought(guest, bank, moment, device))
                 for patch, bank in patches
                 if isinstance(patch, BringsGuests)
                 for guest in patch.guests(moment, bank)
@@ -51,6 +53,21 @@ class InvitedGuests:
     @property
     def guests(self) -> tuple[Guest, ...]:
         return tuple(guest for _, guest in self.owned)
+
+
+def _brought(guest: Guest, bank: FeatureBank, moment: Moment, device: torch.device) -> Guest:
+    parts = (guest.latent, guest.context, *([] if guest.vector is None else [guest.vector]))
+    return Guest(guest.name, *brought(parts, f"guest {guest.name}", bank, moment, device))
+
+
+def brought(
+    tensors: Sequence[Tensor], what: str, bank: FeatureBank, moment: Moment, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Tensors on the model's device, to which they are copied once for all calls at one noise level."""
+    name = what, device, moment.sigma
+    if name not in bank:
+        bank.forget_all(*name[:2])
+    return bank.once(name, lambda: tuple(tensor.to(device) for tensor in tensors))
 
 
 def seat_guests(

@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from ...attention.engine.call import AttentionSite
+from ...attention.engine.guests import PinnedImages
 from ...attention.engine.layout import BatchLayout, Crop
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
 from .carried import carried_patches
-from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
+from .guests import Control, InvitedGuests, brought, seat_guests, shield_from_guests
 from .run import RUN, Run
 from .unet import LayerInputs, PatchWithBank, attention_sites, bound_sites, with_block_edits
 
@@ -43,7 +44,7 @@ def diffusion_model(
     wanted = _wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
     acting = {id(patch) for those in wanted.values() for patch, _ in those}
     # A patch that acts nowhere now has no use for its guests.
-    guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
+    guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment, x.device)
     layout = replace(layout, guests=guests.rows, device=x.device)
     for patch, bank in patches:
         if isinstance(patch, Prepares):
@@ -103,9 +104,10 @@ def _latent_size(run: Run, x: Tensor, crops: Sequence[Crop | None]) -> tuple[int
 
 def _with_pinned(run: Run, x: Tensor, layout: BatchLayout, patches: Sequence[PatchWithBank], moment: Moment) -> Tensor:
     """The sampler's rows with the images that a patch knows; the run keeps them for the result."""
-    for patch, _ in patches:
-        if isinstance(patch, KnowsImages):
-            run.pinned = patch.pins(moment) or run.pinned
+    for patch, bank in patches:
+        if isinstance(patch, KnowsImages) and (pinned := patch.pins(moment)) is not None:
+            images = brought((pinned.latents, pinned.clean), "pinned images", bank, moment, x.device)
+            run.pinned = PinnedImages(*images)
     return x if run.pinned is None else run.pinned.into_noisy(x, len(layout.chunks))
 
 

@@ -16,6 +16,7 @@ from ...attention.engine.patch import AttentionPatch
 from ..display import tell
 from .attendance import in_time, wants
 from .carried import carried_patches
+from .eager import uncompiled
 from .findings import findings_of, with_findings
 from .neighbours import also_on
 from .plan import advice, check, extra_images, plan_of
@@ -114,11 +115,12 @@ def apply_model(
     # Packs that call the model themselves, during a run or without one, do not name the noise level.
     options = {"sigmas": t, **transformer_options}
     if RUN in options:
-        return executor(x, t, c_concat, c_crossattn, control, options, **named)
+        with uncompiled():
+            return executor(x, t, c_concat, c_crossattn, control, options, **named)
     height, width = x.shape[-2:]
     model = executor.class_obj
     others = partial(also_on, model.current_patcher, {"transformer_options": options}) if model.current_patcher else str
-    with open_run(model.model_sampling, t[:1], (height, width), others=others) as run:
+    with open_run(model.model_sampling, t[:1], (height, width), others=others) as run, uncompiled():
         output = executor(x, t, c_concat, c_crossattn, control, {**options, RUN: run}, **named)
         run.attendance.check(run.others)
         return output

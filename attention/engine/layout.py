@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
+from .unexpected import UnexpectedCall
+
 Crop = tuple[int, int, int, int]
 """Height, width, top and left of a part of the latent, in latent pixels."""
+CHANGED_BATCH = (
+    "Bypass the node that changes the batch inside the model. The contexts of AnimateDiff-Evolved do, and Tiled "
+    "Diffusion does unless its tile batch is 1."
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,9 @@ class BatchLayout:
         the order of its list. Without a guider, ComfyUI's usual order is assumed.
         """
         if not numbers or rows % len(numbers):
-            raise ValueError(
-                f"The model was called with {rows} rows for {len(numbers)} conditionings, which do not divide evenly. "
-                "A node before this one changes the batch inside the model; bypass it to use Semblance."
+            raise UnexpectedCall(
+                f"The model was called with {rows} rows for {len(numbers)} conditionings, which do not divide evenly.",
+                CHANGED_BATCH,
             )
         named = [roles[number] if number < len(roles) else f"conditioning {number}" for number in numbers]
         shown = crops or [None] * len(numbers)

@@ -10,6 +10,7 @@ from .bank import FeatureBank
 from .call import AttentionCall
 from .layout import Crop
 from .scope import ImageMask
+from .unexpected import UnexpectedCall
 
 PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
 
@@ -17,13 +18,13 @@ PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
 def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
     """Every mask on this layer's tokens, cropped as each chunk is: (masks, chunks, tokens, 1), once a run.
 
-    Raises ValueError if a tiling node passes crops of the picture without saying which.
+    Raises UnexpectedCall if a tiling node passes crops of the picture without saying which.
     """
     layout, size, query = call.layout, call.layout.latent_size, call.query
     if size is None:
-        raise ValueError(
-            "A node such as Tiled Diffusion shows the model parts of the picture without telling which, so the "
-            "mask cannot be laid over them. Bypass that node, or remove the mask."
+        raise UnexpectedCall(
+            "The model is shown parts of the picture and not told which, so the mask cannot be laid over them.",
+            "Bypass the node that cuts the picture up, as Tiled Diffusion does, or remove the mask.",
         )
 
     def fit() -> Tensor:

@@ -21,6 +21,7 @@ from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import BringsGuests
+from ...attention.engine.unexpected import UnexpectedCall
 from ...attention.functional.attention import joined_contexts
 
 Control = dict[str, list[Tensor | None]] | None
@@ -102,15 +103,25 @@ def _check_seats(guests: Sequence[Guest], layout: BatchLayout, x: Tensor, contex
         )
     for guest in guests:
         if guest.latent.shape[1:] != x.shape[1:]:
-            raise ValueError(
-                f"The reference latent '{guest.name}' is {_size(guest.latent)}, but the sampler works on {_size(x)}. "
-                "Make both of one size."
-            )
+            raise _misfit(guest, x, whole=layout.latent_size is not None)
         if guest.context.shape[-1] != context.shape[-1] or (guest.vector is None) != (y is None):
             raise ValueError(
                 f"The reference latent '{guest.name}' comes with the conditioning of another family of models "
                 f"({guest.context.shape[-1]}-wide text, the model reads {context.shape[-1]}). Make it with this model."
             )
+
+
+def _misfit(guest: Guest, x: Tensor, whole: bool) -> ValueError:
+    """Why a guest cannot ride beside `x`, which shows the whole picture or a part of it."""
+    found = f"The reference latent '{guest.name}' is {_size(guest.latent)}, but the"
+    if guest.latent.shape[1] != x.shape[1]:
+        return ValueError(f"{found} model takes {x.shape[1]} channels. Make it with this model.")
+    if whole:
+        return ValueError(f"{found} sampler works on {_size(x)}. Make both of one size.")
+    return UnexpectedCall(
+        f"{found} model is shown a part of the picture, {_size(x)}, which reference latents cannot follow.",
+        "Bypass the node that cuts the picture up, as Tiled Diffusion and Sliding Window Guidance do.",
+    )
 
 
 def _size(latent: Tensor) -> str:
@@ -188,8 +199,9 @@ _SHIELDS: Mapping[str, Callable[[Any, int], Callable[..., Any]]] = {
 
 def _rejoined(host: Tensor, guests: Tensor) -> Tensor:
     if host.shape[1:] != guests.shape[1:]:
-        raise ValueError(
-            f"A node such as HyperTile or ToMe changes the tokens inside the model from {guests.shape[1]} to "
-            f"{host.shape[1]}, which the reference latents cannot follow. Bypass it."
+        raise UnexpectedCall(
+            f"Another node changes the tokens inside the model from {guests.shape[1]} to {host.shape[1]}, which the "
+            "reference latents cannot follow.",
+            "Bypass that node; ToMe, HyperTile, NegPip and StyleAligned are of this kind.",
         )
     return torch.cat([host, guests])

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ...attention.engine.call import AttentionSite
-from ...attention.engine.layout import BatchLayout, Crop
+from ...attention.engine.layout import CHANGED_BATCH, BatchLayout, Crop
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
+from ...attention.engine.unexpected import UnexpectedCall
 from .carried import carried_patches
 from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
 from .run import RUN, Run
@@ -35,6 +36,24 @@ def diffusion_model(
     """
     run: Run = transformer_options[RUN]
     run.attendance.called = True
+    try:
+        return _called(executor, run, x, timesteps, context, y, control, transformer_options, named)
+    except UnexpectedCall as unexpected:
+        raise ValueError(unexpected.beside(run.others())) from unexpected
+
+
+def _called(
+    executor: Any,
+    run: Run,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    y: Tensor | None,
+    control: Control,
+    transformer_options: dict[str, Any],
+    named: Mapping[str, Any],
+) -> Tensor:
+    """The call with the patches bound to it."""
     layout = _layout(transformer_options, x, run)
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
@@ -83,10 +102,10 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
     if conditionings is None or uuids is None:
         return BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, [None]))
     if len(x) != len(numbers) * conditionings.images:
-        raise ValueError(
+        raise UnexpectedCall(
             f"The model was called with {len(x)} rows for {len(numbers)} conditionings of {conditionings.images} "
-            "images. A node before this one, such as Tiled Diffusion, changes the batch inside the model; set its tile "
-            "batch to 1, or bypass it to use Semblance."
+            "images.",
+            CHANGED_BATCH,
         )
     keys = list(zip(numbers, uuids, strict=True))
     crops = [conditionings.crops.get(key) for key in keys]

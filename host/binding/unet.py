@@ -17,6 +17,7 @@ from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
+from ...attention.engine.unexpected import UnexpectedCall
 
 Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 """What another pack left at a site: (query, key, value, extra_options) -> attention's output."""
@@ -112,10 +113,10 @@ class BoundSite:
     def _check_whole_picture(self, query: Tensor, height: int, width: int) -> None:
         rows, tokens, _ = query.shape
         if rows != self.layout.rows or tokens != height * width:
-            raise ValueError(
+            raise UnexpectedCall(
                 f"At {self.site} the model shows {rows} rows of {tokens} tokens where the picture has "
-                f"{self.layout.rows} rows of {height}x{width}. A node such as HyperTile or ToMe cuts the picture up; "
-                "bypass it to use Semblance."
+                f"{self.layout.rows} rows of {height}x{width}.",
+                "Bypass the node that changes the tokens inside the model; HyperTile, ToMe and StyleAligned do.",
             )
 
 

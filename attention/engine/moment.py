@@ -97,6 +97,8 @@ class RunPlan:
     """The last noise level (sigma), where no model is called."""
     passes: int = 1
     """How often the sampler runs; 1 while the patches are still being asked."""
+    window: int | None = None
+    """How many images the model sees at once, if it sees the batch in windows that pass over it."""
 
     @property
     def start(self) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..functional.masks import fit_mask, mask_on_grid
 from .bank import FeatureBank
 from .call import AttentionCall
-from .layout import Crop
+from .layout import BatchLayout, Crop
 from .scope import ImageMask
 from .unexpected import UnexpectedCall
 
@@ -46,12 +46,21 @@ def mask_per_image(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> T
 
     Raises ValueError for any other number of masks.
     """
-    count, images = len(mask.values), call.layout.images
+    count, images = len(mask.values), call.layout.batch_images
     if count not in (1, images):
         raise ValueError(
             f"There are {count} masks for {images} images. Connect one mask, or one for each image of the batch."
         )
-    return masks_on_tokens(mask, call, bank).transpose(0, 1)
+    on_tokens = masks_on_tokens(mask, call, bank).transpose(0, 1)
+    if count == 1 or call.layout.window is None:
+        return on_tokens
+    return on_tokens.index_select(1, image_indices(call.layout, on_tokens, bank))
+
+
+def image_indices(layout: BatchLayout, like: Tensor, bank: FeatureBank) -> Tensor:
+    """For each row of a chunk, which image of the batch it is: (images,), on the device of `like`."""
+    shown = layout.image_indices
+    return bank.once(("image indices", shown, like.device), lambda: torch.tensor(shown, device=like.device))
 
 
 def _cropped(mask: Tensor, crop: Crop | None) -> Tensor:

@@ -34,14 +34,16 @@ class InvitedGuests:
     owned: tuple[tuple[AttentionPatch, Guest], ...]
 
     @classmethod
-    def invite(cls, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> InvitedGuests:
+    def invite(
+        cls, patches: Sequence[tuple[AttentionPatch, FeatureBank]], layout: BatchLayout, moment: Moment
+    ) -> InvitedGuests:
         """Asks every patch for its guests at this moment."""
         return cls(
             tuple(
                 (patch, guest)
                 for patch, bank in patches
                 if isinstance(patch, BringsGuests)
-                for guest in patch.guests(moment, bank)
+                for guest in patch.guests(layout, moment, bank)
             )
         )
 

@@ -58,6 +58,8 @@ class Run:
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None
         """Known images in the call in progress, which replace what the sampler computes for them."""
+        self.shown: Sequence[int] = ()
+        """For each image of the call in progress, which of the batch it is."""
 
     def bank_of(self, patch: AttentionPatch) -> FeatureBank:
         """What `patch` keeps during this run."""
@@ -96,9 +98,10 @@ class Run:
             raise PassFinished
 
     @contextmanager
-    def reading(self, groups: Sequence[Group], x: Tensor) -> Iterator[None]:
+    def reading(self, groups: Sequence[Group], x: Tensor, model_options: Mapping[str, Any]) -> Iterator[None]:
         """Keeps the conditionings of one step for the latents `x` until the block ends."""
-        before, self.conditionings = self.conditionings, Conditionings.read(groups, self._conditionings(), x)
+        before = self.conditionings
+        self.conditionings = Conditionings.read(groups, self._conditionings(), x, model_options)
         self.pinned = None
         try:
             yield

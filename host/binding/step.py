@@ -54,7 +54,7 @@ def _called(
     named: Mapping[str, Any],
 ) -> Tensor:
     """The call with the patches bound to it."""
-    layout = _layout(transformer_options, x, run)
+    layout = replace(_layout(transformer_options, x, run), device=x.device)
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
     patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
@@ -62,8 +62,8 @@ def _called(
     wanted = _wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
     acting = {id(patch) for those in wanted.values() for patch, _ in those}
     # A patch that acts nowhere now has no use for its guests.
-    guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
-    layout = replace(layout, guests=guests.rows, device=x.device)
+    guests = InvitedGuests.invite([one for one in patches if id(one[0]) in acting], layout, moment)
+    layout = replace(layout, guests=guests.rows)
     for patch, bank in patches:
         if isinstance(patch, Prepares):
             patch.begin(layout, moment, bank)
@@ -101,7 +101,9 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
     conditionings, uuids = run.conditionings, transformer_options.get("uuids")
     if conditionings is None or uuids is None:
         return BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, [None]))
-    if len(x) != len(numbers) * conditionings.images:
+    window = conditionings.window
+    in_window = window is None or len(window.images) == conditionings.images
+    if len(x) != len(numbers) * conditionings.images or not in_window:
         raise UnexpectedCall(
             f"The model was called with {len(x)} rows for {len(numbers)} conditionings of {conditionings.images} "
             "images.",
@@ -111,7 +113,7 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
     crops = [conditionings.crops.get(key) for key in keys]
     layout = BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, crops), conditionings.roles, crops)
     chunks = (replace(c, tag=conditionings.tags.get(key)) for c, key in zip(layout.chunks, keys, strict=True))
-    return replace(layout, chunks=tuple(chunks), tags=conditionings.conditional_tags)
+    return replace(layout, chunks=tuple(chunks), tags=conditionings.conditional_tags, window=window)
 
 
 def _latent_size(run: Run, x: Tensor, crops: Sequence[Crop | None]) -> tuple[int, int] | None:
@@ -125,7 +127,8 @@ def _with_pinned(run: Run, x: Tensor, layout: BatchLayout, patches: Sequence[Pat
     for patch, _ in patches:
         if isinstance(patch, KnowsImages):
             run.pinned = patch.pins(moment) or run.pinned
-    return x if run.pinned is None else run.pinned.into_noisy(x, len(layout.chunks))
+    run.shown = layout.image_indices
+    return x if run.pinned is None else run.pinned.into_noisy(x, run.shown)
 
 
 def _wanted(

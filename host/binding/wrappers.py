@@ -129,14 +129,14 @@ def calc_cond_batch(
     if run is None:
         return executor(model, conds, x_in, timestep, model_options)
     # Known to the run, not written into a copy of the options, where what others note for later calls would be lost.
-    with run.reading(conds, x_in):
+    with run.reading(conds, x_in, model_options):
         found = executor(model, conds, x_in, timestep, model_options)
         if run.attendance.called:
             run.attendance.check(run.others)
         elif in_time(conds, sigma := float(timestep[0])):
             patches = carried_patches(model_options["transformer_options"])
             _check_uncalled(run, model, patches, [run.moment(sigma)])
-        return found if run.pinned is None else [run.pinned.into_denoised(denoised) for denoised in found]
+        return found if run.pinned is None else [run.pinned.into_denoised(denoised, run.shown) for denoised in found]
 
 
 def _check_uncalled(run: Run, model: Any, patches: Sequence[AttentionPatch], moments: Sequence[Moment]) -> None:

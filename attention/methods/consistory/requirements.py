@@ -35,6 +35,11 @@ def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, act
         )
     if plan.cropped and acts:
         raise ValueError(CROPPED)
+    if plan.window is not None and acts:
+        raise ValueError(
+            f"Context windows show the model {plan.window} of {plan.images} images at once, but the images of a story "
+            "must see each other. Bypass the context windows, or make the window as long as the story."
+        )
     if plan.device_count > 1:
         raise ValueError(
             f"The model is spread over {plan.device_count} GPUs, but the images of a story share what is found on one. "
@@ -84,9 +89,15 @@ def check_pictures(plan: RunPlan, pictures: ReferenceTrajectory, anchors: int) -
 
 
 def whole_picture(layout: BatchLayout) -> tuple[int, int]:
-    """The latent's height and width. Raises ValueError if the model is shown a crop of it."""
+    """The latent's height and width. Raises ValueError if the model is shown a part of it or of the batch."""
     if any(chunk.crop is not None for chunk in layout.chunks):
         raise ValueError(CROPPED)
+    if layout.window is not None:
+        raise UnexpectedCall(
+            f"The model is shown {layout.images} of {layout.batch_images} images, but the images of a story must see "
+            "each other.",
+            "Bypass the node that divides the batch, as context windows do.",
+        )
     if layout.latent_size is None:
         raise UnexpectedCall(
             "The model is shown parts of the pictures and not told which, so subjects cannot be followed.",

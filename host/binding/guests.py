@@ -84,13 +84,12 @@ def seat_guests(
 def shield_from_guests(transformer_options: Mapping[str, Any], layout: BatchLayout) -> dict[str, Any]:
     """Options whose attention-level patches and replacements of other packs see the sampler's rows only."""
     options = dict(transformer_options)
-    rows = layout.host_rows
     options["patches"] = {
-        name: [_SHIELDS[name](patch, rows) for patch in patches] if name in _SHIELDS else patches
+        name: [_SHIELDS[name](patch, layout) for patch in patches] if name in _SHIELDS else patches
         for name, patches in options.get("patches", {}).items()
     }
     options["patches_replace"] = {
-        slot: {key: _shield_replacement(occupant, rows) for key, occupant in occupants.items()}
+        slot: {key: _shield_replacement(occupant, layout) for key, occupant in occupants.items()}
         for slot, occupants in options.get("patches_replace", {}).items()
     }
     return options
@@ -148,51 +147,72 @@ def _with_empty_control(control: Control, rows: int, guests: int) -> Control:
     return {part: [widened(residual) for residual in residuals] for part, residuals in control.items()}
 
 
-def _host_view(extra: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """The options of a site as they would be without guests."""
-    shapes = {name: [rows, *extra[name][1:]] for name in ("activations_shape", "original_shape") if name in extra}
-    return {**extra, **shapes}
+def _host_view(extra: dict[str, Any], layout: BatchLayout) -> dict[str, Any]:
+    """The options of a block as they would be without guests.
+
+    Edited in place: what one patch of a block notes in them, another looks up.
+    """
+    for name in ("activations_shape", "original_shape"):
+        if name in extra:
+            extra[name] = [layout.host_rows, *extra[name][1:]]
+    return extra
 
 
-def _shield_replacement(occupant: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
+def _apart(tensor: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
+    """The sampler's rows, of which another pack may have made more, and the guests', which are always the last."""
+    host = len(tensor) - (layout.rows - layout.host_rows)
+    return tensor[:host], tensor[host:]
+
+
+def _shield_replacement(occupant: Callable[..., Tensor], layout: BatchLayout) -> Callable[..., Tensor]:
     def shielded(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        replaced = occupant(query[:rows], key[:rows], value[:rows], _host_view(extra, rows))
+        (queries, query), (keys, key), (values, value) = (_apart(tensor, layout) for tensor in (query, key, value))
+        replaced = occupant(queries, keys, values, _host_view(extra, layout))
+        precision = extra.get("attn_precision")
         plain = host_attention.optimized_attention(
-            query[rows:],
-            key[rows:],
-            value[rows:],
-            extra["n_heads"],
-            attn_precision=extra.get("attn_precision"),
-            transformer_options=extra,
+            query, key, value, extra["n_heads"], attn_precision=precision, transformer_options=extra
         )
         return _rejoined(replaced, plain)
 
     return shielded
 
 
-def _shield_inputs(patch: Callable[..., tuple[Tensor, ...]], rows: int) -> Callable[..., tuple[Tensor, ...]]:
-    """For `attn1_patch` and `attn2_patch`: (queries' source, context, values' source, extra)."""
+def _shield_inputs(patch: Callable[..., tuple[Tensor, ...]], layout: BatchLayout) -> Callable[..., tuple[Tensor, ...]]:
+    """For `attn1_patch`: (queries' source, context, values' source, extra)."""
 
     def shielded(*arguments: Any) -> tuple[Tensor, ...]:
         *sources, extra = arguments
-        patched = patch(*(source[:rows] for source in sources), _host_view(extra, rows))
-        return tuple(_rejoined(new, source[rows:]) for new, source in zip(patched, sources, strict=True))
+        hosts, guests = zip(*(_apart(source, layout) for source in sources), strict=True)
+        return tuple(map(_rejoined, patch(*hosts, _host_view(extra, layout)), guests))
 
     return shielded
 
 
-def _shield_output(patch: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
+def _shield_texts(patch: Callable[..., tuple[Tensor, ...]], layout: BatchLayout) -> Callable[..., tuple[Tensor, ...]]:
+    """For `attn2_patch`, as `_shield_inputs`; the texts may become longer, as those of regions do."""
+
+    def shielded(*arguments: Any) -> tuple[Tensor, ...]:
+        *sources, extra = arguments
+        hosts, (hidden, *texts) = zip(*(_apart(source, layout) for source in sources), strict=True)
+        patched, *read = patch(*hosts, _host_view(extra, layout))
+        return _rejoined(patched, hidden), *map(_rejoined_texts, read, texts)
+
+    return shielded
+
+
+def _shield_output(patch: Callable[..., Tensor], layout: BatchLayout) -> Callable[..., Tensor]:
     """For `attn1_output_patch`, `attn2_output_patch` and `middle_patch`: (tensor, extra)."""
 
     def shielded(output: Tensor, extra: dict[str, Any]) -> Tensor:
-        return _rejoined(patch(output[:rows], _host_view(extra, rows)), output[rows:])
+        host, guests = _apart(output, layout)
+        return _rejoined(patch(host, _host_view(extra, layout)), guests)
 
     return shielded
 
 
-_SHIELDS: Mapping[str, Callable[[Any, int], Callable[..., Any]]] = {
+_SHIELDS: Mapping[str, Callable[[Any, BatchLayout], Callable[..., Any]]] = {
     "attn1_patch": _shield_inputs,
-    "attn2_patch": _shield_inputs,
+    "attn2_patch": _shield_texts,
     "attn1_output_patch": _shield_output,
     "attn2_output_patch": _shield_output,
     "middle_patch": _shield_output,
@@ -207,3 +227,9 @@ def _rejoined(host: Tensor, guests: Tensor) -> Tensor:
             "Bypass that node; ToMe, HyperTile, NegPip and StyleAligned are of this kind.",
         )
     return torch.cat([host, guests])
+
+
+def _rejoined_texts(host: Tensor, guests: Tensor) -> Tensor:
+    """Texts of the sampler's rows, which a pack may have repeated up to a common length, with the guests'."""
+    longer = host.shape[1] % guests.shape[1] == 0
+    return joined_contexts([host, guests]) if longer else _rejoined(host, guests)

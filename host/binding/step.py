@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
 from ...attention.engine.unexpected import UnexpectedCall
 from .carried import carried_patches
 from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
+from .regions import Regions
 from .run import RUN, Run
 from .unet import LayerInputs, PatchWithBank, attention_sites, bound_sites, with_block_edits
 
@@ -70,10 +71,9 @@ def _called(
     x = _with_pinned(run, x, layout, patches, moment)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
-    inputs = LayerInputs(executor.class_obj, frozenset(site for site in wanted if site.kind == "self"))
-    given, occupied = dict(options.get("patches", {})), options.get("patches_replace", {})
-    if inputs.sites:
-        given["attn1_patch"] = [*given.get("attn1_patch", ()), inputs.note]
+    regions = Regions(tuple(transformer_options.get("cond_or_uncond", (0,))), context)
+    inputs = LayerInputs(executor.class_obj, _noted_sites(wanted, layout), regions)
+    given, occupied = inputs.noting(options.get("patches", {})), options.get("patches_replace", {})
     options["patches"] = with_block_edits(given, patches, layout, moment, rehearsal=True)
     rehearsed, met = set[int](), set[int]()
     for rehearsing in _rehearsing(patches, moment):
@@ -84,6 +84,11 @@ def _called(
     output = executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
     _take_attendance(run, [patch for patch, _ in patches if id(patch) in acting], rehearsed, met, transformer_options)
     return output
+
+
+def _noted_sites(sites: Iterable[AttentionSite], layout: BatchLayout) -> frozenset[AttentionSite]:
+    """Sites whose inputs are noted: self-attentions; cross-attentions only if a method looks for words of its own."""
+    return frozenset(site for site in sites if site.kind == "self" or layout.tags)
 
 
 def _take_attendance(

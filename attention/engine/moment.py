@@ -33,6 +33,8 @@ class Moment:
     """How often the sampler runs from the same noise. The user gets the result of the last pass."""
     continued: bool = False
     """Whether the run goes on where another ended, with what that one found."""
+    extra: bool = False
+    """Whether the call looks again at what this step has seen, for a node that guides by a perturbed model."""
 
     @property
     def is_last_pass(self) -> bool:

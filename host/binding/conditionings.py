@@ -25,6 +25,7 @@ class Conditionings:
     """The conditionings of one step."""
 
     roles: tuple[str, ...]
+    uuids: frozenset[Key]
     crops: Mapping[Key, Crop]
     tags: Mapping[Key, str]
     images: int
@@ -46,7 +47,12 @@ class Conditionings:
         ]
         crops = {key: clamped(cond["area"], height, width) for key, cond in found if len(cond.get("area") or ()) == 4}
         tags = {key: cond[TAG] for key, cond in found if TAG in cond}
-        return cls(roles, crops, tags, len(x), window_of(model_options))
+        return cls(roles, frozenset(key for key, _ in found), crops, tags, len(x), window_of(model_options))
+
+    @property
+    def looked_at(self) -> frozenset[Any]:
+        """What a step looks at: roles and uuids, with the images of the batch that are shown."""
+        return frozenset((self.roles[index], uuid, self.window) for index, uuid in self.uuids)
 
     @property
     def conditional_tags(self) -> frozenset[str]:

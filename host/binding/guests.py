@@ -89,7 +89,7 @@ def shield_from_guests(transformer_options: Mapping[str, Any], layout: BatchLayo
         for name, patches in options.get("patches", {}).items()
     }
     options["patches_replace"] = {
-        slot: {key: _shield_replacement(occupant, layout) for key, occupant in occupants.items()}
+        slot: {key: ShieldedOccupant(occupant, layout) for key, occupant in occupants.items()}
         for slot, occupants in options.get("patches_replace", {}).items()
     }
     return options
@@ -164,17 +164,25 @@ def _apart(tensor: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
     return tensor[:host], tensor[host:]
 
 
-def _shield_replacement(occupant: Callable[..., Tensor], layout: BatchLayout) -> Callable[..., Tensor]:
-    def shielded(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        (queries, query), (keys, key), (values, value) = (_apart(tensor, layout) for tensor in (query, key, value))
-        replaced = occupant(queries, keys, values, _host_view(extra, layout))
+@dataclass(frozen=True, eq=False)
+class ShieldedOccupant:
+    """Another pack's attention, which sees the sampler's rows; the guests have plain attention."""
+
+    occupant: Callable[..., Tensor]
+    layout: BatchLayout
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        (queries, query), (keys, key), (values, value) = (_apart(part, self.layout) for part in (query, key, value))
+        replaced = self.without_guests(queries, keys, values, extra)
         precision = extra.get("attn_precision")
         plain = host_attention.optimized_attention(
             query, key, value, extra["n_heads"], attn_precision=precision, transformer_options=extra
         )
         return _rejoined(replaced, plain)
 
-    return shielded
+    def without_guests(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        """The attention of rows among which there is no guest."""
+        return self.occupant(query, key, value, _host_view(extra, self.layout))
 
 
 def _shield_inputs(patch: Callable[..., tuple[Tensor, ...]], layout: BatchLayout) -> Callable[..., tuple[Tensor, ...]]:

@@ -50,7 +50,7 @@ class Regions:
         return self._found[name]
 
     def _copies(self, chunks: int, extra: Mapping[str, Any]) -> tuple[int, ...] | None:
-        """How often each chunk is there: by what the packs noted or, without a note, the positive ones equally often."""
+        """How often each chunk is there: by what a pack noted; without a note the positive ones, equally often."""
         noted = [note for name, note in extra.items() if NOTE in str(name) and isinstance(note, list)]
         for note in noted:
             if len(note) == chunks and (counts := _matched(self.numbers, note)) is not None:

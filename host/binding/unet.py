@@ -18,6 +18,7 @@ from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
 from ...attention.engine.unexpected import UnexpectedCall
+from .guests import ShieldedOccupant
 from .regions import Regions
 
 Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -92,7 +93,7 @@ class BoundSite:
                 patch.observe(call, bank)
         attend = partial(_attend, extra)
         if call.shared:
-            output = attend_in_groups(call, partial(self._attended_by, extra))
+            output = attend_in_groups(call, partial(self._attended_by, extra, call.key.shape[1]))
         elif self.occupant is None:
             output = attend(call.query, call.key, call.value, call.mask)
         else:
@@ -112,18 +113,36 @@ class BoundSite:
                 f"Another node replaces the attention of {self.site.block}, and a Semblance patch restricts it with a "
                 "mask there; the two cannot be joined. Bypass one of them for this block."
             )
-        return self.occupant(call.query, call.key, call.value, extra)
+        return self._checked(self.occupant(call.query, call.key, call.value, extra), call.query)
 
-    def _attended_by(self, extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, images: int) -> Tensor:
-        """Some of the rows, shown to an occupant as a smaller batch."""
+    def _attended_by(
+        self, extra: dict[str, Any], own: int, query: Tensor, key: Tensor, value: Tensor, images: int
+    ) -> Tensor:
+        """Some of the rows, shown to an occupant as a smaller batch; the first `own` keys of each are its own."""
         if self.occupant is None or not images:
             return _attend(extra, query, key, value)
+        shielded = isinstance(self.occupant, ShieldedOccupant)
+        occupant = self.occupant.without_guests if shielded else self.occupant
         whole = extra["activations_shape"]
         extra["activations_shape"] = [len(query), *whole[1:]]  # in place: all patches of a block share these options
         try:
-            return self.occupant(query, key, value, extra)
+            made = occupant(query, key, value, extra)
+            if made.shape[1] == key.shape[1] != query.shape[1]:
+                # It does not attend, as in perturbed guidance, but gives back the values: those of others are no part.
+                made = occupant(query, key[:, :own], value[:, :own], extra)
+            return self._checked(made, query)
         finally:
             extra["activations_shape"] = whole
+
+    def _checked(self, made: Tensor, query: Tensor) -> Tensor:
+        """What an occupant made. Raises UnexpectedCall if it is not one token for each of the query's."""
+        if made.shape[:2] != query.shape[:2]:
+            raise UnexpectedCall(
+                f"At {self.site} another node puts {made.shape[1]} tokens in the place of {query.shape[1]}, because a "
+                "Semblance patch attends to tokens of other images there.",
+                "Bypass the node that replaces the attention, or one of the two for this block.",
+            )
+        return made
 
     def _layout_of(
         self, query: Tensor, height: int, width: int, extra: Mapping[str, Any], states: Tensor | None

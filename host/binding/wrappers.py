@@ -121,6 +121,13 @@ def apply_model(
         return output
 
 
+def predict_noise(executor: Any, x: Tensor, timestep: Tensor, *rest: Any, **named: Any) -> Tensor:
+    """PREDICT_NOISE wrapper: tells the run where a prediction begins and ends."""
+    run: Run | None = _options_in(rest, named).get(RUN)
+    with nullcontext() if run is None else run.step():
+        return executor(x, timestep, *rest, **named)
+
+
 def calc_cond_batch(
     executor: Any, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: dict[str, Any]
 ) -> Any:

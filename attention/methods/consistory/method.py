@@ -54,6 +54,7 @@ from .features import features_step
 from .injection import inject, match_subjects, unit_patches
 from .requirements import check_features, check_pictures, check_story, whole_picture
 from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
+from .vanilla import VANILLA, blend_vanilla, keep_vanilla
 
 CARRIED = "subject maps"
 """How the names begin under which a story's maps travel with the LATENT to a sampler that goes on."""
@@ -105,8 +106,9 @@ class ConsiStory(
     # Between two model calls
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
-        bank.forget_all("vanilla query")
-        if self.recorder is not None:
+        if not moment.extra:
+            bank.forget_all(VANILLA)
+        if self.recorder is not None and not moment.extra:
             self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
         if not self._acts:
             return
@@ -150,9 +152,9 @@ class ConsiStory(
             # Another node resizes the features inside the UNet, so this grid could not be told from the latent's size.
             bank.remember((SEEN_GRID, grid_of(call)), ())
             self._prepare_masks([grid_of(call)], call.layout, call.moment, bank)
-        weight, vanilla = self.blend.weight(call.moment), ("vanilla query", call.site)
-        query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
-        if self.recorder is not None:
+        weight = self.blend.weight(call.moment)
+        query = blend_vanilla(call, weight, bank) if weight else call.query
+        if self.recorder is not None and not call.moment.extra:
             self.recorder.see(call, bank.recall_all(selected_name(call.moment, grid_of(call))))
         shared = self.anchors.tokens(self.sharing, call, bank)
         return replace(call, query=query, shared=merge_shared(*call.shared, *shared))
@@ -170,18 +172,18 @@ class ConsiStory(
                 lambda images: self.anchors.outputs(call, images, bank),
                 self.injection,
             )
-            if self.recorder is not None:
+            if self.recorder is not None and not call.moment.extra:
                 self.recorder.copy(call, output)
         return output
 
     # Query blending
 
     def rehearses(self, moment: Moment) -> bool:
-        return self._shares(moment) and self.blend.weight(moment) != 0.0
+        return self._shares(moment) and not moment.extra and self.blend.weight(moment) != 0.0
 
     def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
         if self._shares_at(call.site, call.moment):
-            bank.remember(("vanilla query", call.site), call.query)
+            keep_vanilla(call, bank)
 
     # Features and their matches
 
@@ -252,7 +254,8 @@ class ConsiStory(
         return self.sharing.strength != 0.0 and self.anchors.follow_masks
 
     def _needs_maps(self, moment: Moment) -> bool:
-        return self._shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
+        wanted = self._shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
+        return wanted and not moment.extra
 
     def _shares(self, moment: Moment) -> bool:
         """At the first step there are no masks yet, unless another run found some."""
@@ -270,7 +273,7 @@ class ConsiStory(
 
     def _records_features(self, block: str, moment: Moment) -> bool:
         recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
-        return recording and self.injection.strength != 0.0 and block == self.blocks.features
+        return recording and not moment.extra and self.injection.strength != 0.0 and block == self.blocks.features
 
     def _free_u_level(self, block: str) -> int | None:
         return None if self.free_u is None else self.free_u.level(block)

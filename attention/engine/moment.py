@@ -33,6 +33,8 @@ class Moment:
     """How often the sampler runs from the same noise. The user gets the result of the last pass."""
     continued: bool = False
     """Whether the run goes on where another ended, with what that one found."""
+    extra: bool = False
+    """Whether the call looks again at what this step has seen, for a node that guides by a perturbed model."""
 
     @property
     def is_last_pass(self) -> bool:
@@ -97,6 +99,8 @@ class RunPlan:
     """The last noise level (sigma), where no model is called."""
     passes: int = 1
     """How often the sampler runs; 1 while the patches are still being asked."""
+    window: int | None = None
+    """How many images the model sees at once, if it sees the batch in windows that pass over it."""
 
     @property
     def start(self) -> float:

@@ -39,8 +39,11 @@ class NeedsMemory(Protocol):
 class BringsGuests(Protocol):
     """Sends latents of its own through the model."""
 
-    def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
-        """Extra rows for the next model call. They are cut off before the sampler sees the result."""
+    def guests(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
+        """Extra rows for the next model call. They are cut off before the sampler sees the result.
+
+        `layout` tells which images of the batch the call shows.
+        """
         ...
 
 

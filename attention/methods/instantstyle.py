@@ -171,7 +171,7 @@ class InstantStyle(AttentionPatch, Advises):
 
     def _masks(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
-        masks, images = len(mask.values), call.layout.images
+        masks, images = len(mask.values), call.layout.batch_images
         if self._mask_per_picture(mask):
             return masks_on_tokens(mask, call, bank).unsqueeze(2)
         if masks not in (1, images):

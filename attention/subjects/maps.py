@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..engine.bank import FeatureBank
 from ..engine.call import AttentionCall
+from ..engine.unexpected import UnexpectedCall
 from ..functional.word_maps import attention_to_words, resized, subject_mask, word_columns
 from .words import SubjectWords
 
@@ -89,9 +90,11 @@ class SubjectMaps:
         """The weights of the subjects' words, repeated for each copy of the text that ComfyUI has put together."""
         tokens = key.shape[1]
         if tokens % self._words.tokens:
-            raise ValueError(
+            raise UnexpectedCall(
                 f"The model reads texts of {tokens} tokens where Story Prompts encoded {self._words.tokens}, so the "
-                "subject's words cannot be found. Connect the CONDITIONING of Story Prompts to the sampler as it is."
+                "subject's words cannot be found.",
+                "Connect the CONDITIONING of Story Prompts to the sampler, and bypass the node that changes the text "
+                "inside the model, as NegPip does.",
             )
 
         def repeated() -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...attention.engine.layout import Chunk, Crop
+from ...attention.engine.layout import Chunk, Crop, ImageWindow
 from .carried import KEY
 
 TAG = f"{KEY}_story"
@@ -25,13 +25,17 @@ class Conditionings:
     """The conditionings of one step."""
 
     roles: tuple[str, ...]
+    uuids: frozenset[Key]
     crops: Mapping[Key, Crop]
     tags: Mapping[Key, str]
     images: int
-    """Images of the latent batch, which ComfyUI never splits."""
+    """Images in each of them: those of the latent batch, or of a window of it."""
+    window: ImageWindow | None = None
 
     @classmethod
-    def read(cls, groups: Sequence[Group], named: Mapping[str, Group], x: Tensor) -> Conditionings:
+    def read(
+        cls, groups: Sequence[Group], named: Mapping[str, Group], x: Tensor, model_options: Mapping[str, Any]
+    ) -> Conditionings:
         """Reads the sides of one step for the latents `x`; `named` are the guider's own, by role."""
         height, width = x.shape[-2:]
         roles = tuple(_role(index, group, named) for index, group in enumerate(groups))
@@ -42,12 +46,31 @@ class Conditionings:
             if "uuid" in cond
         ]
         crops = {key: clamped(cond["area"], height, width) for key, cond in found if len(cond.get("area") or ()) == 4}
-        return cls(roles, crops, {key: cond[TAG] for key, cond in found if TAG in cond}, len(x))
+        tags = {key: cond[TAG] for key, cond in found if TAG in cond}
+        return cls(roles, frozenset(key for key, _ in found), crops, tags, len(x), window_of(model_options))
+
+    @property
+    def looked_at(self) -> frozenset[Any]:
+        """What a step looks at: roles and uuids, with the images of the batch that are shown."""
+        return frozenset((self.roles[index], uuid, self.window) for index, uuid in self.uuids)
 
     @property
     def conditional_tags(self) -> frozenset[str]:
         """The tags of conditional sides, whether or not ComfyUI sends them in one call."""
         return frozenset(tag for (index, _), tag in self.tags.items() if Chunk(self.roles[index]).conditional)
+
+
+def window_of(model_options: Mapping[str, Any]) -> ImageWindow | None:
+    """The images of the batch that ComfyUI's context windows show in a step; None for the whole batch."""
+    window = model_options.get("transformer_options", {}).get("context_window")
+    if window is None or window.dim != 0:
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    shown = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
+    # At these places of every window ComfyUI shows the images that have these places in the batch.
+    for place in getattr(model_options.get("context_handler"), "latent_retain_index_list", ()):
+        shown[place] = place
+    return ImageWindow(tuple(shown), window.total_frames)
 
 
 def clamped(area: Sequence[int], height: int, width: int) -> Crop:

@@ -16,11 +16,12 @@ from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
 from .carried import KEY, CarriedPatch, carried_patches
 from .step import diffusion_model
 from .unet import attention_layer, attention_sites
-from .wrappers import apply_model, calc_cond_batch, outer_sample, prepare_sampling
+from .wrappers import apply_model, calc_cond_batch, outer_sample, predict_noise, prepare_sampling
 
 WRAPPERS = {
     WrappersMP.OUTER_SAMPLE: outer_sample,
     WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+    WrappersMP.PREDICT_NOISE: predict_noise,
     WrappersMP.CALC_COND_BATCH: calc_cond_batch,
     WrappersMP.APPLY_MODEL: apply_model,
     WrappersMP.DIFFUSION_MODEL: diffusion_model,

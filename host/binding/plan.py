@@ -39,6 +39,7 @@ def plan_of(
         empty=not latent.any(),
         cfg=cfg_of(guider),
         end=levels[-1],
+        window=_window(guider.model_options, len(noise)),
     )
 
 
@@ -72,6 +73,15 @@ def cfg_of(guider: Any) -> float | None:
 
 def _is_for_an_area(cond: Mapping[str, Any]) -> bool:
     return cond.get("area") is not None or ("mask" in cond and bool(cond.get("set_area_to_bounds")))
+
+
+def _window(model_options: Mapping[str, Any], images: int) -> int | None:
+    """The length of the context windows that pass over the images of a batch; None without any."""
+    handler = model_options.get("context_handler")
+    if handler is None or getattr(handler, "dim", 0) != 0:
+        return None
+    length = getattr(handler, "context_length", 1)
+    return length if length < images else None
 
 
 def conflicting_nodes(model_options: Mapping[str, Any]) -> list[str]:

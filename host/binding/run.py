@@ -54,10 +54,16 @@ class Run:
         self.extra_images = 0.0
         """For how many images beside those of the run the patches need memory."""
         self.continued = False
+        self.extra = False
+        """Whether the call in progress is a further one on what this step has seen."""
+        self._seen: set[Any] | None = None
+        """What was looked at in the step in progress; None if it is not known where steps begin."""
         self.conditionings: Conditionings | None = None
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None
         """Known images in the call in progress, which replace what the sampler computes for them."""
+        self.shown: Sequence[int] = ()
+        """For each image of the call in progress, which of the batch it is."""
 
     def bank_of(self, patch: AttentionPatch) -> FeatureBank:
         """What `patch` keeps during this run."""
@@ -86,6 +92,7 @@ class Run:
             pass_number=self.pass_number,
             passes=self.passes,
             continued=self.continued,
+            extra=self.extra,
         )
 
     def end_finished_pass(self, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> None:
@@ -96,14 +103,27 @@ class Run:
             raise PassFinished
 
     @contextmanager
-    def reading(self, groups: Sequence[Group], x: Tensor) -> Iterator[None]:
+    def reading(self, groups: Sequence[Group], x: Tensor, model_options: Mapping[str, Any]) -> Iterator[None]:
         """Keeps the conditionings of one step for the latents `x` until the block ends."""
-        before, self.conditionings = self.conditionings, Conditionings.read(groups, self._conditionings(), x)
+        before = self.conditionings
+        self.conditionings = now = Conditionings.read(groups, self._conditionings(), x, model_options)
         self.pinned = None
+        self.extra = self._seen is not None and bool(now.looked_at) and now.looked_at <= self._seen
+        try:
+            yield
+            if self._seen is not None:
+                self._seen |= now.looked_at
+        finally:
+            self.conditionings, self.pinned, self.extra = before, None, False
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """One prediction of the sampler's: what is looked at twice in it, is looked at for another node."""
+        before, self._seen = self._seen, set()
         try:
             yield
         finally:
-            self.conditionings, self.pinned = before, None
+            self._seen = before
 
     def resume(self, patches: Sequence[AttentionPatch], found: Mapping[str, Tensor]) -> None:
         """Shows the patches what an earlier run found."""

@@ -126,6 +126,13 @@ def apply_model(
         return output
 
 
+def predict_noise(executor: Any, x: Tensor, timestep: Tensor, *rest: Any, **named: Any) -> Tensor:
+    """PREDICT_NOISE wrapper: tells the run where a prediction begins and ends."""
+    run: Run | None = _options_in(rest, named).get(RUN)
+    with nullcontext() if run is None else run.step():
+        return executor(x, timestep, *rest, **named)
+
+
 def calc_cond_batch(
     executor: Any, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: dict[str, Any]
 ) -> Any:
@@ -134,14 +141,14 @@ def calc_cond_batch(
     if run is None:
         return executor(model, conds, x_in, timestep, model_options)
     # Known to the run, not written into a copy of the options, where what others note for later calls would be lost.
-    with run.reading(conds, x_in):
+    with run.reading(conds, x_in, model_options):
         found = executor(model, conds, x_in, timestep, model_options)
         if run.attendance.called:
             run.attendance.check(run.others)
         elif in_time(conds, sigma := float(timestep[0])):
             patches = carried_patches(model_options["transformer_options"])
             _check_uncalled(run, model, patches, [run.moment(sigma)])
-        return found if run.pinned is None else [run.pinned.into_denoised(denoised) for denoised in found]
+        return found if run.pinned is None else [run.pinned.into_denoised(denoised, run.shown) for denoised in found]
 
 
 def _check_uncalled(run: Run, model: Any, patches: Sequence[AttentionPatch], moments: Sequence[Moment]) -> None:

@@ -55,6 +55,7 @@ from .injection import inject, match_subjects, unit_patches
 from .requirements import check_features, check_pictures, check_story, whole_picture
 from .schedule import StorySchedule
 from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
+from .vanilla import VANILLA, blend_vanilla, keep_vanilla
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +108,9 @@ class ConsiStory(
     # Between two model calls
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
-        bank.forget_all("vanilla query")
-        if self.recorder is not None:
+        if not moment.extra:
+            bank.forget_all(VANILLA)
+        if self.recorder is not None and not moment.extra:
             self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
         if not self._when.acts:
             return
@@ -145,9 +147,9 @@ class ConsiStory(
             # Another node resizes the features inside the UNet, so this grid could not be told from the latent's size.
             note_grid(grid_of(call), bank)
             self._prepare_masks([grid_of(call)], call.layout, call.moment, bank)
-        weight, vanilla = self.blend.weight(call.moment), ("vanilla query", call.site)
-        query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
-        if self.recorder is not None:
+        weight = self.blend.weight(call.moment)
+        query = blend_vanilla(call, weight, bank) if weight else call.query
+        if self.recorder is not None and not call.moment.extra:
             self.recorder.see(call, bank.recall_all(selected_name(call.moment, grid_of(call))))
         shared = self.anchors.tokens(self.sharing, call, bank)
         return replace(call, query=query, shared=merge_shared(*call.shared, *shared))
@@ -165,18 +167,18 @@ class ConsiStory(
                 lambda images: self.anchors.outputs(call, images, bank),
                 self.injection,
             )
-            if self.recorder is not None:
+            if self.recorder is not None and not call.moment.extra:
                 self.recorder.copy(call, output)
         return output
 
     # Query blending
 
     def rehearses(self, moment: Moment) -> bool:
-        return self._when.shares(moment) and self.blend.weight(moment) != 0.0
+        return self._when.shares(moment) and not moment.extra and self.blend.weight(moment) != 0.0
 
     def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
         if self._when.shares_at(call.site, call.moment):
-            bank.remember(("vanilla query", call.site), call.query)
+            keep_vanilla(call, bank)
 
     # Features and their matches
 

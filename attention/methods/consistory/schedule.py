@@ -30,7 +30,8 @@ class StorySchedule:
         return self.sharing.strength != 0.0 and self.anchors.follow_masks
 
     def needs_maps(self, moment: Moment) -> bool:
-        return self.shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
+        wanted = self.shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
+        return wanted and not moment.extra
 
     def shares(self, moment: Moment) -> bool:
         """At the first step there are no masks yet, unless another run found some."""
@@ -68,4 +69,4 @@ class StorySchedule:
 
     def records_features(self, block: str, moment: Moment) -> bool:
         recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
-        return recording and self.injection.strength != 0.0 and block == self.blocks.features
+        return recording and not moment.extra and self.injection.strength != 0.0 and block == self.blocks.features

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,9 +83,10 @@ def test_one_attention_equals_theirs(step: int, name: str) -> None:
     side = int(UNITS["sdsa.mask_after_dropout"].shape[1] ** 0.5)
     places = tuple(mask.nonzero().squeeze(1) for mask in UNITS["sdsa.mask_after_dropout"])
     bank.remember(selected_name(moment, (side, side)), places)
-    if patch.blend.weight(moment):
-        bank.remember(("vanilla query", SITE), nn.functional.linear(UNITS["sdsa.x_vanilla"], project["q"]))
     call = AttentionCall(SITE, LAYOUT, moment, side, side, heads, query, key, value)
+    if patch.blend.weight(moment):
+        vanilla = nn.functional.linear(UNITS["sdsa.x_vanilla"], project["q"])
+        patch.observe(replace(call, query=vanilla), bank)
     output = attend_in_groups(patch.edit_inputs(call, bank), lambda q, k, v, images: plain_attention(q, k, v, heads))
     made = nn.functional.linear(output, UNITS["sdsa.w.to_out.0.weight"], UNITS["sdsa.w.to_out.0.bias"])
     assert (made - UNITS[name]).abs().max() <= 1e-5

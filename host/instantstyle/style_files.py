@@ -25,7 +25,8 @@ def thumbnail_picture(style: EncodedStyle) -> Tensor:
 def save_style(style: EncodedStyle, name: str, version: str) -> str:
     """Writes a style as one safetensors file in models/semblance/styles and returns the name of the file.
 
-    Raises UnreadableFile for a name outside the folder.
+    Raises UnwritableFile for a name or a folder that cannot be
+    written.
     """
     reference, layout = style.reference, style.adapter.layout
     tensors = {f"picture.{index}": picture.contiguous() for index, picture in enumerate(reference.pictures)}

@@ -11,7 +11,7 @@ import folder_paths
 from torch import Tensor
 
 from ..conditioning import Text
-from ..files import UnreadableFile
+from ..files import UnreadableFile, UnwritableFile
 from .cache_key import cache_key
 from .runs import Inversion
 from .trajectory_files import read_trajectory, write_trajectory
@@ -48,7 +48,6 @@ def _kept(path: Path) -> Inversion | None:
 
 def _keep(path: Path, inversion: Inversion, version: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_trajectory(path, inversion.trajectory, version, {"noise": inversion.noise})
-    except (OSError, UnreadableFile) as fault:
+    except UnwritableFile as fault:
         logging.warning("Semblance: this inversion is not kept for the next run: %s", fault)

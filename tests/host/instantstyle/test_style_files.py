@@ -21,7 +21,7 @@ from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import AdapterLayout
 from semblance.attention.references.style import StyleReference, Subtraction
-from semblance.host.files import STYLES, UnreadableFile
+from semblance.host.files import STYLES, UnreadableFile, UnwritableFile
 from semblance.host.instantstyle.adapter import LoadedAdapter
 from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.host.instantstyle.style_files import load_style, save_style, thumbnail_picture
@@ -113,7 +113,7 @@ def test_style_in_a_folder_is_returned_with_its_folder(styles: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../ink", "/tmp/ink", "", "a/../../ink"])
 def test_style_is_not_saved_elsewhere(styles: Path, name: str) -> None:
-    with pytest.raises(UnreadableFile, match="is not a name for a style"):
+    with pytest.raises(UnwritableFile, match="is not a name for a style"):
         save_style(style_of(), name, "1")
     assert list(styles.parent.rglob("*.safetensors")) == []
 

@@ -10,16 +10,10 @@ from torch import Tensor
 
 from ...attention.references.style import StyleReference, Subtraction
 from ..files import STYLES, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
-from ..thumbnails import picture_of
 from .adapter import LoadedAdapter
 from .encoding import EncodedStyle
 
 FORMAT = "semblance style 1"
-
-
-def thumbnail_picture(style: EncodedStyle) -> Tensor:
-    """The thumbnail as an IMAGE (1, height, width, 3), or black if it cannot be read."""
-    return picture_of(style.thumbnail)
 
 
 def save_style(style: EncodedStyle, name: str, version: str) -> str:

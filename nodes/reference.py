@@ -176,7 +176,7 @@ class SaveReference(io.ComfyNode):
     @classmethod
     def execute(cls, reference: EncodedStyle, name: str) -> io.NodeOutput:
         file = save_style(reference, name, VERSION)
-        return io.NodeOutput(file, ui=preview(cls, reference.thumbnail))
+        return io.NodeOutput(file, ui=preview(cls, reference.thumbnail) or {})
 
 
 class LoadReference(io.ComfyNode):
@@ -210,4 +210,4 @@ class LoadReference(io.ComfyNode):
     @classmethod
     def execute(cls, adapter: LoadedAdapter, file: str) -> io.NodeOutput:
         style = load_style(file, adapter)
-        return io.NodeOutput(style, ui=preview(cls, style.thumbnail))
+        return io.NodeOutput(style, ui=preview(cls, style.thumbnail) or {})

@@ -164,7 +164,7 @@ def _advanced_inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "free_u",
-            default=False,
+            default=True,
             tooltip="Adds FreeU with the factors and blocks of the authors' code, as in their results. ComfyUI's FreeU "
             "node acts on other blocks.",
         ),

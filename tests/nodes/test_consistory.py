@@ -94,6 +94,13 @@ def test_a_story_moves_the_pictures_and_not_the_model(kind: Family) -> None:
     assert torch.equal(teller.sample(teller.model), plain) and patches_on(teller.model) == ()
 
 
+def test_new_nodes_have_the_authors_free_u_and_saved_ones_what_they_say(teller: Storyteller) -> None:
+    inputs: dict[str, Any] = {entry.id: entry for entry in ConsiStory.define_schema().inputs}
+    chosen = {name: inputs[name].default for name in SETTINGS if name not in ("mode", "mask_use")}
+    assert "FreeU" in repr(patches_on(telling(teller.model, teller.words, **chosen))[0])
+    assert "FreeU" not in repr(patches_on(telling(teller.model, teller.words, **(chosen | {"free_u": False})))[0])
+
+
 @pytest.mark.slow
 def test_every_setting_acts(teller: Storyteller) -> None:
     left = torch.zeros(1, 64, 64)

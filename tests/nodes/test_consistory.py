@@ -91,6 +91,7 @@ def test_a_story_moves_the_pictures_and_not_the_model(kind: Family) -> None:
     plain = teller.sample(teller.model)
     assert relative_error(teller.told(), plain) > CHANGED
     assert torch.equal(teller.told(sharing=0.0, injection=0.0), plain)
+    assert torch.equal(teller.told(sharing=0.0, injection=0.0, free_u=True), plain)
     assert torch.equal(teller.sample(teller.model), plain) and patches_on(teller.model) == ()
 
 

@@ -273,7 +273,7 @@ class ConsiStory(
         return recording and self.injection.strength != 0.0 and block == self.blocks.features
 
     def _free_u_level(self, block: str) -> int | None:
-        return None if self.free_u is None else self.free_u.level(block)
+        return self.free_u.level(block) if self.free_u is not None and self._acts else None
 
     def check(self, plan: RunPlan) -> None:
         check_story(plan, self.words, self.masks, self._acts)

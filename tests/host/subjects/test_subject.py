@@ -312,6 +312,7 @@ def hypernetwork(studio: Studio, folder: Path, until: float = 0.0) -> ModelPatch
     path = folder / "hypernetwork.pt"
     torch.save({width: [layer(width, 0.0), layer(width, 1.0)] for width in widths}, path)
     patch = load_hypernetwork_patch(str(path), 1.0)
+    assert patch is not None
     model = studio.model.clone()
 
     def gated(query: Tensor, key: Tensor, value: Tensor, options: Any) -> tuple[Tensor, ...]:
@@ -332,7 +333,9 @@ def test_values_of_a_hypernetwork_are_recorded_beside_the_keys(sd15: Studio, tmp
     model = hypernetwork(sd15, tmp_path, until)
     story = ConsiStory(words(2), sd15.model_map.family.choice(CONSISTORY), Sharing(anchors=2), injection=INJECTION)
     _, subject = record(add_patch(model, story), lambda model: sample(sd15, model))
-    network = load_hypernetwork_patch(str(tmp_path / "hypernetwork.pt"), 1.0).hypernet
+    patch = load_hypernetwork_patch(str(tmp_path / "hypernetwork.pt"), 1.0)
+    assert patch is not None
+    network = patch.hypernet
     unet = sd15.model.model.diffusion_model
     inputs = LayerInputs(unet, frozenset())
     seen = 0

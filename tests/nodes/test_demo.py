@@ -168,11 +168,13 @@ def test_comfyuis_train_lora_trains_on_it(demo: DemoModel, topology: Topology, b
     with torch.inference_mode():  # as ComfyUI runs every node
         latents = [{"samples": demo.vae.encode(pictures(2).movedim(1, -1))}]
         prompts = [nodes.CLIPTextEncode().encode(demo.clip, "a small moon, night colours")[0]]
-        lora, losses, steps = TrainLoraNode.execute([demo.model], latents, prompts, **lists).result
+        trained: Any = TrainLoraNode.execute([demo.model], latents, prompts, **lists)
+    lora, losses, steps = trained.result
     assert steps == 2 and len(losses["loss"]) == 2 and all(torch.isfinite(torch.tensor(losses["loss"])))
     assert lora and any(weight.abs().sum() > 0 for name, weight in lora.items() if "up" in name)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_in(demo.model).items())
-    (taught,) = LoraModelLoader.execute(demo.model, lora, 1.0).result
+    loaded: Any = LoraModelLoader.execute(demo.model, lora, 1.0)
+    (taught,) = loaded.result
     assert len(taught.patches) > 0 and not demo.model.patches
 
 

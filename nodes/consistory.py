@@ -90,7 +90,8 @@ class ConsiStory(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="The area of the subject, in white: one mask for all images, or one for each. Without it "
-                    "the masks are found from the attention to the subject's words.",
+                    "the masks are found from the attention to the subject's words. Passes by tiles (Ultimate SD "
+                    "Upscale, detailers) take each tile for a whole picture: bypass ConsiStory there.",
                 ),
                 sockets.Trajectory.Input(
                     "pictures",
@@ -164,7 +165,7 @@ def _advanced_inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "free_u",
-            default=False,
+            default=True,
             tooltip="Adds FreeU with the factors and blocks of the authors' code, as in their results. ComfyUI's FreeU "
             "node acts on other blocks.",
         ),

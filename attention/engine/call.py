@@ -74,6 +74,6 @@ class AttentionCall:
     shared: tuple[SharedTokens, ...] = ()
     """No image stands in two of them."""
     states: Tensor | None = None  # (rows, key_tokens, channels)
-    """What key and value were projected from; self-attentions alone tell."""
+    """What key and value were projected from, as in `states.py`; self-attentions alone tell."""
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     """The model's own projection of states (..., channels) to keys and values, with whatever LoRA is on it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..engine.call import AttentionCall, AttentionSite
 from ..engine.layout import BatchLayout
 from ..engine.moment import Moment
+from ..engine.states import equally_wide
 from .maps import Grid, grid_of
 from .recording import SIDES, RecordedFeatures, RecordedStates, RecordedSubject, Side, side_of
 
@@ -94,12 +95,12 @@ class SubjectRecorder:
         for site in sites:
             seen = {step: self._taken(pass_number, site, step, sides) for step in steps}
             counts[site] = tuple(seen[step].shape[1] if step in seen else 0 for step in range(max(steps) + 1))
-            by_site[site] = torch.cat(list(seen.values()), dim=1)
+            by_site[site] = torch.cat(equally_wide(list(seen.values())), dim=1)
         return RecordedStates(by_site, counts)
 
     def _taken(self, pass_number: int, site: AttentionSite, step: int, sides: Sequence[Side]) -> Tensor:
         """The states of one layer at one step: (sides, tokens, channels)."""
-        return torch.stack([self._states.pop((pass_number, site, step, side)) for side in sides])
+        return torch.stack(equally_wide([self._states.pop((pass_number, site, step, side)) for side in sides]))
 
     def _features(self) -> RecordedFeatures | None:
         if not self._outputs:

@@ -27,7 +27,8 @@ class RecordedStates:
     """The hidden states of one pass: what entered its self-attentions at the subject's tokens, for all anchors."""
 
     by_site: Mapping[AttentionSite, Tensor]  # (sides, tokens of all steps one after another, channels)
-    """The sides are SIDES, or the positive alone if nothing was guided."""
+    """The sides are SIDES, or the positive alone if nothing was guided. Twice the channels where keys and values were
+    made from different states."""
     counts: Mapping[AttentionSite, tuple[int, ...]]
     """How many of those tokens belong to each step."""
 

@@ -17,6 +17,7 @@ from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
+from ...attention.engine.states import joined_states, split_states
 from ...attention.engine.unexpected import UnexpectedCall
 from .guests import ShieldedOccupant
 from .regions import Regions
@@ -51,7 +52,7 @@ class LayerInputs:
         part, number = extra["block"]
         site = AttentionSite(kind, part, number, extra["block_index"])
         if site in self.sites:
-            self._noted[site] = context
+            self._noted[site] = joined_states(context, value) if kind == "self" else context
         return hidden, context, value
 
     def take(self, site: AttentionSite) -> Tensor | None:
@@ -60,7 +61,8 @@ class LayerInputs:
     def project(self, site: AttentionSite, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of `states` by the layer's own modules: the host may keep their weights anywhere."""
         layer = attention_layer(self.unet, site)
-        return layer.to_k(states), layer.to_v(states)
+        for_keys, for_values = split_states(states, layer.to_k.in_features)
+        return layer.to_k(for_keys), layer.to_v(for_values)
 
 
 @dataclass(frozen=True, eq=False)

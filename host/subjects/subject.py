@@ -23,8 +23,12 @@ from .recipe import AnchorRun, SamplerSettings, StorySettings, sampler_names, sc
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """The value of a SUBJECT socket: what was recorded of a subject, and how."""
+class Subject(tuple[Tensor, ...]):
+    """The value of a SUBJECT socket: what was recorded of a subject, and how.
+
+    It is also the tuple of what was recorded. Where memory runs short, ComfyUI drops the largest outputs of nodes, and
+    it looks for tensors in lists and tuples alone.
+    """
 
     recorded: RecordedSubject
     story: StorySettings
@@ -34,6 +38,12 @@ class Subject:
     """A JPEG picture as a data URL, or an empty text."""
     anchor_run: AnchorRun | None = None
     """How to sample the anchors again. None if it was not kept, or if masks or pictures were used."""
+
+    def __new__(cls, recorded: RecordedSubject, *given: Any, **named: Any) -> Subject:
+        return super().__new__(cls, recorded.tensors)
+
+    __eq__, __ne__ = object.__eq__, object.__ne__  # two subjects are not compared tensor by tensor
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"{', '.join(self.story.words.subjects)}: {self.recorded!r}, {self.stamp.family}; {self.sampler}"

@@ -91,7 +91,15 @@ def test_a_story_moves_the_pictures_and_not_the_model(kind: Family) -> None:
     plain = teller.sample(teller.model)
     assert relative_error(teller.told(), plain) > CHANGED
     assert torch.equal(teller.told(sharing=0.0, injection=0.0), plain)
+    assert torch.equal(teller.told(sharing=0.0, injection=0.0, free_u=True), plain)
     assert torch.equal(teller.sample(teller.model), plain) and patches_on(teller.model) == ()
+
+
+def test_new_nodes_have_the_authors_free_u_and_saved_ones_what_they_say(teller: Storyteller) -> None:
+    inputs: dict[str, Any] = {entry.id: entry for entry in ConsiStory.define_schema().inputs}
+    chosen = {name: inputs[name].default for name in SETTINGS if name not in ("mode", "mask_use")}
+    assert "FreeU" in repr(patches_on(telling(teller.model, teller.words, **chosen))[0])
+    assert "FreeU" not in repr(patches_on(telling(teller.model, teller.words, **(chosen | {"free_u": False})))[0])
 
 
 @pytest.mark.slow

@@ -183,11 +183,11 @@ class ConsiStory(
     # Features and their matches
 
     def enters(self, block: str, moment: Moment) -> bool:
-        return self._when.records_features(block, moment) or (self.free_u is not None and self.free_u.edits(block))
+        return self._when.records_features(block, moment) or (self._free_u is not None and self._free_u.edits(block))
 
     def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
-        if self.free_u is not None:
-            call = self.free_u.edit(call)
+        if self._free_u is not None:
+            call = self._free_u.edit(call)
         # After FreeU: the authors store a reference to the tensor that their FreeU later scales in place.
         if self._when.records_features(call.block, call.moment) and not call.rehearsal:
             record_features(call, self.words.text, bank)
@@ -229,6 +229,10 @@ class ConsiStory(
     @property
     def _masks(self) -> SubjectMasks:
         return SubjectMasks(self.words, self.masks)
+
+    @property
+    def _free_u(self) -> FreeU | None:
+        return self.free_u if self._when.acts else None
 
     @property
     def _when(self) -> StorySchedule:

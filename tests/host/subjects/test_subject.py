@@ -6,12 +6,14 @@ import gc
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_hypernetwork import load_hypernetwork_patch
 from node_helpers import conditioning_set_values
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from semblance.attention.engine.call import AttentionSite, SharedTokens
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import merge_shared
+from semblance.attention.engine.states import split_states
 from semblance.attention.families import CONSISTORY
 from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
@@ -30,7 +33,7 @@ from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.binding.noise_schedule import NoiseSchedule
-from semblance.host.binding.unet import BoundSite
+from semblance.host.binding.unet import BoundSite, LayerInputs, attention_layer, attention_sites
 from semblance.host.subjects.subject import record
 from semblance.tests.support.studio import Studio, painted, record_calls, relative_error
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
@@ -295,6 +298,78 @@ def test_the_models_own_projection_is_taken_so_that_changed_weights_act(sd15: St
 
 def zeros(by_site: Any) -> Any:
     return {site: torch.zeros_like(states) for site, states in by_site.items()}
+
+
+def hypernetwork(studio: Studio, folder: Path, until: float = 0.0) -> ModelPatcher:
+    """A model with ComfyUI's hypernetwork on it, which leaves keys alone and changes values; above a noise level."""
+    widths = set(widths_of(studio).values())
+    noise = torch.Generator().manual_seed(0)
+
+    def layer(width: int, strength: float) -> dict[str, Tensor]:
+        weight = strength * torch.randn(width, width, generator=noise) / width**0.5
+        return {"linear.0.weight": weight, "linear.0.bias": torch.zeros(width)}
+
+    path = folder / "hypernetwork.pt"
+    torch.save({width: [layer(width, 0.0), layer(width, 1.0)] for width in widths}, path)
+    patch = load_hypernetwork_patch(str(path), 1.0)
+    assert patch is not None
+    model = studio.model.clone()
+
+    def gated(query: Tensor, key: Tensor, value: Tensor, options: Any) -> tuple[Tensor, ...]:
+        return patch(query, key, value, options) if options["sigmas"][0] >= until else (query, key, value)
+
+    model.set_model_attn1_patch(gated)
+    return model
+
+
+def widths_of(studio: Studio) -> dict[AttentionSite, int]:
+    unet = studio.model.model.diffusion_model
+    return {site: attention_layer(unet, site).to_k.in_features for site in attention_sites(unet) if site.kind == "self"}
+
+
+@pytest.mark.parametrize("until", [0.0, 3.0])
+def test_values_of_a_hypernetwork_are_recorded_beside_the_keys(sd15: Studio, tmp_path: Path, until: float) -> None:
+    """Keys and values come from different inputs then; until the step at which it ends, or all along."""
+    model = hypernetwork(sd15, tmp_path, until)
+    story = ConsiStory(words(2), sd15.model_map.family.choice(CONSISTORY), Sharing(anchors=2), injection=INJECTION)
+    _, subject = record(add_patch(model, story), lambda model: sample(sd15, model))
+    patch = load_hypernetwork_patch(str(tmp_path / "hypernetwork.pt"), 1.0)
+    assert patch is not None
+    network = patch.hypernet
+    unet = sd15.model.model.diffusion_model
+    inputs = LayerInputs(unet, frozenset())
+    seen = 0
+    for site, states in subject.passes[0].by_site.items():
+        width = widths_of(sd15)[site]
+        assert states.shape[-1] == 2 * width
+        for step, sigma in enumerate(SIGMAS[:-1]):
+            keys, values = split_states(subject.passes[0].at(site, step), width)
+            changed = values - keys
+            expected = network[width][1](keys) if sigma >= until else torch.zeros_like(keys)
+            assert torch.allclose(changed, expected, atol=1e-5)
+            seen += keys.shape[1]
+        layer = attention_layer(unet, site)
+        made = inputs.project(site, states)
+        whole = split_states(states, width)
+        assert torch.equal(made[0], layer.to_k(whole[0])) and torch.equal(made[1], layer.to_v(whole[1]))
+    assert seen
+    without = replace(subject, passes=tuple(map(keys_alone, subject.passes)))
+    made, wrong = (sample(sd15, applied(sd15, each, injection=Injection(0.0)), 1) for each in (subject, without))
+    assert torch.isfinite(made).all() and relative_error(made, wrong) > 1e-4
+
+
+def keys_alone(states: RecordedStates) -> RecordedStates:
+    halves = {site: tensor[..., : tensor.shape[-1] // 2] for site, tensor in states.by_site.items()}
+    return replace(states, by_site=halves)
+
+
+def test_a_pack_that_hands_on_equal_values_as_another_tensor_changes_nothing(sd15: Studio, subject_of: Any) -> None:
+    model = sd15.model.clone()
+    model.set_model_attn1_patch(lambda query, key, value, options: (query, key, value.clone()))
+    story = ConsiStory(words(2), sd15.model_map.family.choice(CONSISTORY), Sharing(anchors=2), injection=INJECTION)
+    _, subject = record(add_patch(model, story), lambda model: sample(sd15, model))
+    made, expected = (sample(sd15, applied(sd15, each), 1) for each in (subject, subject_of("sd15")))
+    assert relative_error(made, expected) < 1e-5
 
 
 def test_what_another_pack_puts_in_place_of_attention_sees_the_recorded_tokens(sd15: Studio, subject_of: Any) -> None:

@@ -23,6 +23,7 @@ from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import BringsGuests
 from ...attention.engine.unexpected import UnexpectedCall
 from ...attention.functional.attention import joined_contexts
+from .carried import Uncopied
 
 Control = dict[str, list[Tensor | None]] | None
 
@@ -165,7 +166,7 @@ def _apart(tensor: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class ShieldedOccupant:
+class ShieldedOccupant(Uncopied):
     """Another pack's attention, which sees the sampler's rows; the guests have plain attention."""
 
     occupant: Callable[..., Tensor]

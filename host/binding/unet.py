@@ -18,6 +18,7 @@ from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
 from ...attention.engine.unexpected import UnexpectedCall
+from .carried import Uncopied
 from .guests import ShieldedOccupant
 from .regions import Regions
 
@@ -28,7 +29,7 @@ SLOT: Mapping[AttentionKind, str] = {"self": "attn1", "cross": "attn2"}
 
 
 @dataclass
-class LayerInputs:
+class LayerInputs(Uncopied):
     """What the attention about to run projects its keys and values from, known from its input to its attention."""
 
     unet: Any
@@ -64,7 +65,7 @@ class LayerInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class BoundSite:
+class BoundSite(Uncopied):
     """The attention of one site during one call: inputs edited, attention run once, output edited."""
 
     site: AttentionSite

@@ -121,8 +121,8 @@ class Studio:
         size: tuple[int, int] = (8, 8),
     ) -> ModelPatcher:
         """`model` with the patch of that name on it."""
-        patch, weights = PATCHES[name](self, strength, self.everywhere() if scope is None else scope, size)
-        return add_patch(model or self.model, patch, weights)
+        patch = PATCHES[name](self, strength, self.everywhere() if scope is None else scope, size)
+        return add_patch(model or self.model, patch)
 
     def instantstyle(
         self,
@@ -160,22 +160,21 @@ def painted(masks: int, height: int, width: int, seed: int = 3) -> ImageMask:
     return ImageMask((1.5 * noise - 0.25).clamp(0, 1))
 
 
-Made = tuple[AttentionPatch, Sequence[Any]]
-Maker = Callable[[Studio, float, Scope, tuple[int, int]], Made]
+Maker = Callable[[Studio, float, Scope, tuple[int, int]], AttentionPatch]
 
 
 def instantstyle(variant: str, pictures: int = 1, shares: Sequence[float] = (), masks: int = 0) -> Maker:
-    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
         mask = painted(masks, 40, 56) if masks else None
         scope = Scope(scope.blocks, scope.window, mask)
-        return studio.instantstyle(strength, scope, variant, pictures, shares), ()
+        return studio.instantstyle(strength, scope, variant, pictures, shares)
 
     return make
 
 
-def visit(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+def visit(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
     visitors = (studio.guest("one", size, seed=1), studio.guest("two", size, rows=2, tokens=154, seed=2))
-    return Visit(scope, strength, visitors=visitors), ()
+    return Visit(scope, strength, visitors=visitors)
 
 
 def trajectory(studio: Studio, size: tuple[int, int], seed: int) -> ReferenceTrajectory:
@@ -188,11 +187,11 @@ def trajectory(studio: Studio, size: tuple[int, int], seed: int) -> ReferenceTra
 
 
 def styleid(masks: int = 0) -> Maker:
-    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
         mask = painted(masks, 40, 56) if masks else None
         scope = Scope(scope.blocks, scope.window, mask)
         content, style = (trajectory(studio, size, seed) for seed in (1, 2))
-        return StyleID(content, style, scope, strength=strength), ()
+        return StyleID(content, style, scope, strength=strength)
 
     return make
 
@@ -200,22 +199,22 @@ def styleid(masks: int = 0) -> Maker:
 def consistory(**settings: Any) -> Maker:
     """A story of two scenes, which acts at both steps of a run of two."""
 
-    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
         sharing, injection = Sharing(strength), Injection(0.8 * strength, StepRange(0.0, 1.0))
         chosen = {"sharing": sharing, "injection": injection, "blend": QueryBlend(until=0.6)} | settings
         if "anchors" in chosen:
             chosen["sharing"] = replace(sharing, anchors=chosen.pop("anchors"))
-        return ConsiStory(STORY, studio.model_map.family.choice(CONSISTORY), **chosen), ()
+        return ConsiStory(STORY, studio.model_map.family.choice(CONSISTORY), **chosen)
 
     return make
 
 
 STORY = SubjectWords(("a fox",), ("a fox asleep", "snow on a fox"), (((2,),), ((4, 5),)), 77)
 PATCHES: dict[str, Maker] = {
-    "edits inputs": lambda studio, strength, scope, size: (Sharpen(scope, strength), ()),
-    "shares keys": lambda studio, strength, scope, size: (ShareKeys(scope, strength), ()),
-    "edits output": lambda studio, strength, scope, size: (LookAway(scope, strength), ()),
-    "remembers": lambda studio, strength, scope, size: (Echo(scope, strength), ()),
+    "edits inputs": lambda studio, strength, scope, size: Sharpen(scope, strength),
+    "shares keys": lambda studio, strength, scope, size: ShareKeys(scope, strength),
+    "edits output": lambda studio, strength, scope, size: LookAway(scope, strength),
+    "remembers": lambda studio, strength, scope, size: Echo(scope, strength),
     "brings guests": visit,
     "instantstyle": instantstyle("base"),
     "instantstyle plus": instantstyle("plus", pictures=2, shares=(1.0, 0.5)),

@@ -99,6 +99,8 @@ class RunPlan:
     """The last noise level (sigma), where no model is called."""
     passes: int = 1
     """How often the sampler runs; 1 while the patches are still being asked."""
+    tags: frozenset[str] = frozenset()
+    """The tags of the conditionings that are not guided away from, such as the text of a story."""
     window: int | None = None
     """How many images the model sees at once, if it sees the batch in windows that pass over it."""
 

@@ -9,9 +9,11 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
+from ...attention.engine.layout import Chunk
 from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import NeedsMemory, SamplesAgain
+from .conditionings import TAG
 from .run import Run
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
@@ -39,6 +41,13 @@ def plan_of(
         empty=not latent.any(),
         cfg=cfg_of(guider),
         end=levels[-1],
+        tags=frozenset(
+            cond[TAG]
+            for role, group in guider.conds.items()
+            if Chunk(role).conditional
+            for cond in group
+            if TAG in cond
+        ),
         window=_window(guider.model_options, len(noise)),
     )
 

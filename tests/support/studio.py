@@ -15,6 +15,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 from semblance.attention.engine.guests import Guest
@@ -29,7 +30,8 @@ from semblance.attention.references.style import StyleReference
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.attention.subjects.user_masks import UserMasks
 from semblance.attention.subjects.words import SubjectWords
-from semblance.host.binding.model import ModelMap, add_patch, map_model
+from semblance.host.binding.conditionings import TAG
+from semblance.host.binding.model import ModelMap, add_patch, map_model, patches_on
 from semblance.host.identity import stamp_of
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.inversion.runs import start_latent
@@ -104,7 +106,8 @@ class Studio:
         settings = {"steps": 2, "scheduler": "simple", "seed": 1, **more}
         positive, negative = settings.pop("positive", self.positive), settings.pop("negative", self.negative)
         latent = self._noisy_latent(images, size, settings["seed"])
-        return ksampler(model or self.model, positive, negative, latent, add_noise=False, **settings)
+        model = model or self.model
+        return ksampler(model, told_on(model, positive), negative, latent, add_noise=False, **settings)
 
     def _noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
         """The start of a run that adds no noise, which StyleID refuses."""
@@ -238,6 +241,13 @@ def on_both_families(names: Iterable[str], quick_on_sdxl: Collection[str] = OF_E
     return pytest.mark.parametrize(("name", "studio"), rows, indirect=["studio"])
 
 
+def told_on(model: ModelPatcher, positive: Conditioning) -> Conditioning:
+    """`positive` as the prompts of the story on the model, as Story Prompts marks them; unless it is marked already."""
+    stories = [patch.words.text for patch in patches_on(model) if isinstance(patch, ConsiStory)]
+    marked = any(TAG in extras for _, extras in positive)
+    return positive if marked or not stories else conditioning_set_values(positive, {TAG: stories[0]})
+
+
 def wrap(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], first: bool = False) -> ModelPatcher:
     """A clone of `model` that another pack wraps."""
     wrapped = model.clone()
@@ -275,7 +285,7 @@ def ladder(studio: Studio, steps: int, scheduler: str = "simple") -> Tensor:
 
 def guider_of(studio: Studio, model: ModelPatcher, cfg: float = 5.0) -> comfy.samplers.CFGGuider:
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(studio.positive, studio.negative)
+    guider.set_conds(told_on(model, studio.positive), studio.negative)
     guider.set_cfg(cfg)
     return guider
 

@@ -80,7 +80,8 @@ class RunPlan:
     inpaints: bool
     """Whether a noise mask keeps part of the latent."""
     conflicts: frozenset[str]
-    """Nodes on the model that change the UNet's tokens or skip its calls: HyperTile, ToMe, EasyCache, LazyCache."""
+    """Nodes that change the UNet's tokens, skip its calls or add some: HyperTile, ToMe, EasyCache, LazyCache, and the
+    reference control of Advanced-ControlNet."""
     device_count: int = 1
     """Over how many devices the conditionings of a call are spread."""
     guided: bool = False

@@ -45,7 +45,8 @@ class StoryPrompts(io.ComfyNode):
                 io.String.Input(
                     "style",
                     default="a watercolour of",
-                    tooltip="The beginning of every prompt, e.g. a watercolour of. It may be empty.",
+                    tooltip="The beginning of every prompt, e.g. a watercolour of. It may be empty. Words for all "
+                    "scenes belong here: Conditioning (Concat) cannot join one prompt to the batch.",
                 ),
                 io.String.Input(
                     "scenes",

@@ -27,6 +27,8 @@ class Chunk:
     """The part of the latent that this chunk shows, or None for the whole."""
     tag: str | None = None
     """The mark that a node of ours put on the conditioning, such as the text of a story."""
+    text_tokens: int | None = None
+    """Length of its own text. ComfyUI repeats texts up to a common length in a call; None if it is not known."""
 
     @property
     def conditional(self) -> bool:
@@ -136,11 +138,13 @@ class BatchLayout:
 
         Conditioning (Combine) adds prompts without the tag, whose words stand at other tokens.
         """
-        if tag not in self.tags:
-            return self.conditional_rows
-        return tuple(
-            self.chunk_rows(index) for index, chunk in enumerate(self.chunks) if chunk.conditional and chunk.tag == tag
-        )
+        return tuple(self.chunk_rows(number) for number in self.tagged_chunks(tag))
+
+    def tagged_chunks(self, tag: str) -> tuple[int, ...]:
+        """The numbers of the chunks that `tagged_rows` gives the rows of."""
+        known = tag in self.tags
+        chunks = enumerate(self.chunks)
+        return tuple(number for number, c in chunks if c.conditional and (not known or c.tag == tag))
 
     def guest_rows(self, owner: object, name: str) -> slice:
         """The rows that hold `owner`'s guest called `name`."""

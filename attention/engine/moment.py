@@ -80,7 +80,8 @@ class RunPlan:
     inpaints: bool
     """Whether a noise mask keeps part of the latent."""
     conflicts: frozenset[str]
-    """Nodes on the model that change the UNet's tokens or skip its calls: HyperTile, ToMe, EasyCache, LazyCache."""
+    """Nodes that change the UNet's tokens, skip its calls or add some: HyperTile, ToMe, EasyCache, LazyCache, and the
+    reference control of Advanced-ControlNet."""
     device_count: int = 1
     """Over how many devices the conditionings of a call are spread."""
     guided: bool = False
@@ -99,6 +100,8 @@ class RunPlan:
     """The last noise level (sigma), where no model is called."""
     passes: int = 1
     """How often the sampler runs; 1 while the patches are still being asked."""
+    tags: frozenset[str] = frozenset()
+    """The tags of the conditionings that are not guided away from, such as the text of a story."""
     window: int | None = None
     """How many images the model sees at once, if it sees the batch in windows that pass over it."""
 

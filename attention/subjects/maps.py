@@ -29,8 +29,9 @@ class SubjectMaps:
 
     def record(self, call: AttentionCall) -> None:
         """Adds the attention to the subjects' words in the story's rows of one cross-attention."""
-        for rows in call.layout.tagged_rows(self._words.text):
-            weights = self._word_weights(call.key)
+        for number in call.layout.tagged_chunks(self._words.text):
+            rows, chunk = call.layout.chunk_rows(number), call.layout.chunks[number]
+            weights = self._word_weights(call.key, chunk.text_tokens or self._words.tokens)
             maps = attention_to_words(call.query[rows], call.key[rows], call.heads, weights)
             self._add(call.moment.step, torch.unflatten(maps, 2, (call.height, call.width)))
 
@@ -86,22 +87,25 @@ class SubjectMaps:
             if isinstance(name, tuple) and name[:2] == ("map sum", self._pass_number)
         ]
 
-    def _word_weights(self, key: Tensor) -> Tensor:
-        """The weights of the subjects' words, repeated for each copy of the text that ComfyUI has put together."""
+    def _word_weights(self, key: Tensor, length: int) -> Tensor:
+        """The weights of the subjects' words, repeated for each copy of a text of `length` tokens.
+
+        A text that is longer than the story's has been joined to it, and names no subject.
+        """
         tokens = key.shape[1]
-        if tokens % self._words.tokens:
+        if length < self._words.tokens or tokens % length:
             raise UnexpectedCall(
-                f"The model reads texts of {tokens} tokens where Story Prompts encoded {self._words.tokens}, so the "
-                "subject's words cannot be found.",
+                f"The model reads texts of {min(tokens, length)} tokens where Story Prompts encoded "
+                f"{self._words.tokens}, so the subject's words cannot be found.",
                 "Connect the CONDITIONING of Story Prompts to the sampler, and bypass the node that changes the text "
                 "inside the model, as NegPip does.",
             )
 
         def repeated() -> Tensor:
-            columns = word_columns(self._words.columns, self._words.tokens)
-            return columns.repeat(1, tokens // self._words.tokens, 1).to(key.device)
+            columns = word_columns(self._words.columns, length)
+            return columns.repeat(1, tokens // length, 1).to(key.device)
 
-        return self._bank.once(("word columns", tokens, key.device), repeated)
+        return self._bank.once(("word columns", tokens, length, key.device), repeated)
 
     def _name(self, what: str, step: int, grid: Grid) -> Hashable:
         return f"map {what}", self._pass_number, step, grid

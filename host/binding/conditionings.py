@@ -28,6 +28,8 @@ class Conditionings:
     uuids: frozenset[Key]
     crops: Mapping[Key, Crop]
     tags: Mapping[Key, str]
+    text_tokens: Mapping[Key, int]
+    """The length of each text, before ComfyUI repeats it to that of others in a call."""
     images: int
     """Images in each of them: those of the latent batch, or of a window of it."""
     window: ImageWindow | None = None
@@ -47,7 +49,9 @@ class Conditionings:
         ]
         crops = {key: clamped(cond["area"], height, width) for key, cond in found if len(cond.get("area") or ()) == 4}
         tags = {key: cond[TAG] for key, cond in found if TAG in cond}
-        return cls(roles, frozenset(key for key, _ in found), crops, tags, len(x), window_of(model_options))
+        lengths = {key: text.cond.shape[1] for key, cond in found if (text := _text(cond)) is not None}
+        uuids = frozenset(key for key, _ in found)
+        return cls(roles, uuids, crops, tags, lengths, len(x), window_of(model_options))
 
     @property
     def looked_at(self) -> frozenset[Any]:
@@ -77,6 +81,10 @@ def clamped(area: Sequence[int], height: int, width: int) -> Crop:
     """ComfyUI's area, cut off at the edges of the latent as ComfyUI does."""
     rows, columns, top, left = area
     return min(height - top, rows), min(width - left, columns), top, left
+
+
+def _text(cond: Mapping[str, Any]) -> Any:
+    return cond.get("model_conds", {}).get("c_crossattn")
 
 
 def _role(index: int, group: Group, named: Mapping[str, Group]) -> str:

@@ -23,6 +23,8 @@ from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import BringsGuests
 from ...attention.engine.unexpected import UnexpectedCall
 from ...attention.functional.attention import joined_contexts
+from .carried import Uncopied
+from .occupants import Occupant, tell_rows
 
 Control = dict[str, list[Tensor | None]] | None
 
@@ -165,17 +167,6 @@ def _with_empty_control(control: Control, rows: int, guests: int) -> Control:
     return {part: [widened(residual) for residual in residuals] for part, residuals in control.items()}
 
 
-def _host_view(extra: dict[str, Any], layout: BatchLayout) -> dict[str, Any]:
-    """The options of a block as they would be without guests.
-
-    Edited in place: what one patch of a block notes in them, another looks up.
-    """
-    for name in ("activations_shape", "original_shape"):
-        if name in extra:
-            extra[name] = [layout.host_rows, *extra[name][1:]]
-    return extra
-
-
 def _apart(tensor: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
     """The sampler's rows, of which another pack may have made more, and the guests', which are always the last."""
     host = len(tensor) - (layout.rows - layout.host_rows)
@@ -183,24 +174,20 @@ def _apart(tensor: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class ShieldedOccupant:
+class ShieldedOccupant(Uncopied):
     """Another pack's attention, which sees the sampler's rows; the guests have plain attention."""
 
-    occupant: Callable[..., Tensor]
+    occupant: Occupant
     layout: BatchLayout
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         (queries, query), (keys, key), (values, value) = (_apart(part, self.layout) for part in (query, key, value))
-        replaced = self.without_guests(queries, keys, values, extra)
+        replaced = self.occupant(queries, keys, values, tell_rows(extra, self.layout.host_rows))
         precision = extra.get("attn_precision")
         plain = host_attention.optimized_attention(
             query, key, value, extra["n_heads"], attn_precision=precision, transformer_options=extra
         )
         return _rejoined(replaced, plain)
-
-    def without_guests(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        """The attention of rows among which there is no guest."""
-        return self.occupant(query, key, value, _host_view(extra, self.layout))
 
 
 def _shield_inputs(patch: Callable[..., tuple[Tensor, ...]], layout: BatchLayout) -> Callable[..., tuple[Tensor, ...]]:
@@ -209,7 +196,7 @@ def _shield_inputs(patch: Callable[..., tuple[Tensor, ...]], layout: BatchLayout
     def shielded(*arguments: Any) -> tuple[Tensor, ...]:
         *sources, extra = arguments
         hosts, guests = zip(*(_apart(source, layout) for source in sources), strict=True)
-        return tuple(map(_rejoined, patch(*hosts, _host_view(extra, layout)), guests))
+        return tuple(map(_rejoined, patch(*hosts, tell_rows(extra, layout.host_rows)), guests))
 
     return shielded
 
@@ -220,7 +207,7 @@ def _shield_texts(patch: Callable[..., tuple[Tensor, ...]], layout: BatchLayout)
     def shielded(*arguments: Any) -> tuple[Tensor, ...]:
         *sources, extra = arguments
         hosts, (hidden, *texts) = zip(*(_apart(source, layout) for source in sources), strict=True)
-        patched, *read = patch(*hosts, _host_view(extra, layout))
+        patched, *read = patch(*hosts, tell_rows(extra, layout.host_rows))
         return _rejoined(patched, hidden), *map(_rejoined_texts, read, texts)
 
     return shielded
@@ -231,7 +218,7 @@ def _shield_output(patch: Callable[..., Tensor], layout: BatchLayout) -> Callabl
 
     def shielded(output: Tensor, extra: dict[str, Any]) -> Tensor:
         host, guests = _apart(output, layout)
-        return _rejoined(patch(host, _host_view(extra, layout)), guests)
+        return _rejoined(patch(host, tell_rows(extra, layout.host_rows)), guests)
 
     return shielded
 

@@ -67,7 +67,6 @@ def _foreign_lists(options: Mapping[str, Any]) -> list[str]:
     return [
         f"Another node patches {name}: {_name(patch)}"
         for name, patches in options.get("patches", {}).items()
-        if name != KEY
         for patch in patches
     ]
 

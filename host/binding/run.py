@@ -15,7 +15,7 @@ from ...attention.engine.moment import Moment, RunPlan
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import Reports, Resumes, SamplesAgain
 from .attendance import Attendance
-from .carried import KEY
+from .carried import KEY, Uncopied
 from .conditionings import Conditionings, Group
 from .noise_schedule import NoiseSchedule
 
@@ -26,7 +26,7 @@ class PassFinished(Exception):
     """Ends a pass before its last step: its result is not needed, and every patch has what it needs of it."""
 
 
-class Run:
+class Run(Uncopied):
     """One run of a sampler, or a single call of the model that came without a sampler."""
 
     def __init__(

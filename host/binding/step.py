@@ -118,7 +118,10 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
     keys = list(zip(numbers, uuids, strict=True))
     crops = [conditionings.crops.get(key) for key in keys]
     layout = BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, crops), conditionings.roles, crops)
-    chunks = (replace(c, tag=conditionings.tags.get(key)) for c, key in zip(layout.chunks, keys, strict=True))
+    chunks = (
+        replace(chunk, tag=conditionings.tags.get(key), text_tokens=conditionings.text_tokens.get(key))
+        for chunk, key in zip(layout.chunks, keys, strict=True)
+    )
     return replace(layout, chunks=tuple(chunks), tags=conditionings.conditional_tags, window=window)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,17 +19,17 @@ from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
 from ...attention.engine.states import joined_states, split_states
 from ...attention.engine.unexpected import UnexpectedCall
+from .carried import Uncopied
 from .guests import ShieldedOccupant
+from .occupants import Occupant, attend_as_batch, checked
 from .regions import Regions
 
-Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
-"""What another pack left at a site: (query, key, value, extra_options) -> attention's output."""
 PatchWithBank = tuple[AttentionPatch, FeatureBank]
 SLOT: Mapping[AttentionKind, str] = {"self": "attn1", "cross": "attn2"}
 
 
 @dataclass
-class LayerInputs:
+class LayerInputs(Uncopied):
     """What the attention about to run projects its keys and values from, known from its input to its attention."""
 
     unet: Any
@@ -66,7 +66,7 @@ class LayerInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class BoundSite:
+class BoundSite(Uncopied):
     """The attention of one site during one call: inputs edited, attention run once, output edited."""
 
     site: AttentionSite
@@ -115,36 +115,16 @@ class BoundSite:
                 f"Another node replaces the attention of {self.site.block}, and a Semblance patch restricts it with a "
                 "mask there; the two cannot be joined. Bypass one of them for this block."
             )
-        return self._checked(self.occupant(call.query, call.key, call.value, extra), call.query)
+        return checked(self.occupant(call.query, call.key, call.value, extra), call.query, self.site)
 
     def _attended_by(
         self, extra: dict[str, Any], own: int, query: Tensor, key: Tensor, value: Tensor, images: int
     ) -> Tensor:
-        """Some of the rows, shown to an occupant as a smaller batch; the first `own` keys of each are its own."""
+        """Some of the rows, without guests or guests alone; the first `own` keys of each are its own."""
         if self.occupant is None or not images:
             return _attend(extra, query, key, value)
-        shielded = isinstance(self.occupant, ShieldedOccupant)
-        occupant = self.occupant.without_guests if shielded else self.occupant
-        whole = extra["activations_shape"]
-        extra["activations_shape"] = [len(query), *whole[1:]]  # in place: all patches of a block share these options
-        try:
-            made = occupant(query, key, value, extra)
-            if made.shape[1] == key.shape[1] != query.shape[1]:
-                # It does not attend, as in perturbed guidance, but gives back the values: those of others are no part.
-                made = occupant(query, key[:, :own], value[:, :own], extra)
-            return self._checked(made, query)
-        finally:
-            extra["activations_shape"] = whole
-
-    def _checked(self, made: Tensor, query: Tensor) -> Tensor:
-        """What an occupant made. Raises UnexpectedCall if it is not one token for each of the query's."""
-        if made.shape[:2] != query.shape[:2]:
-            raise UnexpectedCall(
-                f"At {self.site} another node puts {made.shape[1]} tokens in the place of {query.shape[1]}, because a "
-                "Semblance patch attends to tokens of other images there.",
-                "Bypass the node that replaces the attention, or one of the two for this block.",
-            )
-        return made
+        bare = self.occupant.occupant if isinstance(self.occupant, ShieldedOccupant) else self.occupant
+        return attend_as_batch(bare, self.site, extra, query, key, value, own)
 
     def _layout_of(
         self, query: Tensor, height: int, width: int, extra: Mapping[str, Any], states: Tensor | None

@@ -81,7 +81,7 @@ def recreate_subject(model: Any, story: StorySettings, anchor_run: AnchorRun, th
                 f"The anchors of this recipe were sampled with '{name}', which is not known here. Install the node "
                 "pack that brings it, or record the subject anew."
             )
-    return replace(record_subject(story.on(model), anchor_run)[1], thumbnail=thumbnail)
+    return replace(record_subject(story.on(model), anchor_run.of_story(story.words))[1], thumbnail=thumbnail)
 
 
 def apply_subject(

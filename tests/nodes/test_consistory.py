@@ -319,7 +319,7 @@ def sampler_with(**inputs: Any) -> dict[str, Any]:
         ({"tiles": TILES, "sampler": sampler_with(model=["tiles", 0])}, "sampler", "HyperTile on the same model"),
         ({"merged": MERGED, "sampler": sampler_with(model=["merged", 0])}, "sampler", "ToMe on the same model changes"),
         ({"cached": CACHED, "sampler": sampler_with(model=["cached", 0])}, "sampler", "EasyCache on the same model"),
-        ({"area": AREA, "sampler": sampler_with(positive=["area", 0])}, "sampler", "Remove Conditioning (Set Area) or"),
+        ({"area": AREA, "sampler": sampler_with(positive=["area", 0])}, "sampler", "Remove Conditioning (Set Area)"),
         (
             {"tale": {"sharing": 0.0, "injection": 0.0}},
             "masks",

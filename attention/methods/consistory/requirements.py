@@ -28,6 +28,12 @@ def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, act
             f"The story has {words.scenes} scenes but the latent {plan.images} images. Set the batch size of "
             "Empty Latent Image to the count that Story Prompts gives."
         )
+    if acts and words.text not in plan.tags:
+        raise ValueError(
+            "The sampler's positive conditioning is not the one that Story Prompts made with these subject words, so "
+            "the subject cannot be found in it. Connect conditioning and subject_words of one Story Prompts. Words for "
+            "all scenes belong in its style: Conditioning (Concat) must not put another prompt before the story's."
+        )
     if plan.conflicts:
         raise ValueError(
             f"{' and '.join(sorted(plan.conflicts))} on the same model changes which tokens the images share. "

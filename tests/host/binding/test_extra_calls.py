@@ -103,10 +103,18 @@ def test_the_hosts_own_guidance_works_beside_a_story_in_either_order(sd15: Studi
 def test_identity_attention_is_beside_guests_and_shared_keys_alike(sd15: Studio) -> None:
     both = sd15.with_patch("styleid", sd15.with_patch("consistory"))
     assert len(patches_on(both)) == 2
+    rows: set[int] = set()
+
+    def identity(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        assert extra["activations_shape"][0] == extra["original_shape"][0] == len(query)
+        rows.add(len(query))
+        return value
+
     replaced = both.clone()
     for part, number in PERTURBED:
-        replaced.set_model_attn1_replace(lambda query, key, value, extra: value, part, number)
+        replaced.set_model_attn1_replace(identity, part, number)
     assert torch.isfinite(sd15.sample(replaced)).all()
+    assert rows == {2, 4}  # where images share, those of each group by themselves; never the guests
 
 
 def test_an_occupant_that_gives_other_tokens_is_refused_in_a_sentence(sd15: Studio) -> None:

@@ -48,6 +48,7 @@ from semblance.tests.support.studio import (
     painted,
     relative_error,
     run_guider,
+    told_on,
     wrap,
 )
 from semblance.tests.tiny_models import ksampler
@@ -113,7 +114,7 @@ def test_more_images_do_not_change_the_anchors(studio: Studio, in_turn: bool) ->
     def sampled(scenes: int, positive: Any) -> Tensor:
         model = add_patch(studio.model, story(studio, scenes, injection=injection))
         empty = {"samples": latent["samples"][:scenes]}
-        return ksampler(model, positive, studio.negative, empty, steps=3, scheduler="simple")
+        return ksampler(model, told_on(model, positive), studio.negative, empty, steps=3, scheduler="simple")
 
     alone, together = sampled(2, two), sampled(3, text)
     assert relative_error(together[:2], alone) < 1e-5
@@ -479,8 +480,31 @@ def test_batches_that_make_no_story_are_refused(sd15: Studio, settings: Any, ima
 
 
 def test_text_that_is_not_the_storys_is_refused(sd15: Studio) -> None:
-    with pytest.raises(ValueError, match="reads texts of 100 tokens where Story Prompts encoded 77.*Connect"):
-        told(sd15, story(sd15), positive=sd15.text(3, tokens=100), cfg=1.0)
+    with pytest.raises(ValueError, match="reads texts of 50 tokens where Story Prompts encoded 77.*Connect"):
+        told(sd15, story(sd15), positive=sd15.text(3, tokens=50), cfg=1.0)
+    with pytest.raises(ValueError, match="is not the one that Story Prompts made.*Conditioning .Concat. must not"):
+        marked = conditioning_set_values(sd15.positive, {STORY_MARK: "another story"})
+        told(sd15, story(sd15), positive=marked)
+    silent = story(sd15, sharing=Sharing(0.0), injection=Injection(0.0))
+    assert torch.equal(told(sd15, silent, positive=marked), sd15.plain)
+
+
+@pytest.mark.parametrize("joined", [77, 154, 50])
+def test_words_joined_to_a_story_name_no_subject(sd15: Studio, joined: int) -> None:
+    """Conditioning (Concat) makes the text longer; the subject's columns are those of the story's own tokens."""
+    (both,) = nodes.ConditioningConcat().concat(sd15.positive, sd15.text(9, tokens=joined))
+    tokens = 77 + joined
+    assert both[0][0].shape[1] == tokens
+    of_one, longer = story(sd15), story(sd15)
+    longer = replace(longer, words=replace(longer.words, tokens=tokens))
+    found = told(sd15, of_one, positive=both)
+    assert torch.equal(found, told(sd15, longer, positive=both))
+    masks, expected = (told_masks(made) for made in (found, told(sd15, longer, positive=both)))
+    assert torch.equal(masks, expected)
+
+
+def told_masks(made: Tensor) -> Tensor:
+    return subject_masks_of({"samples": made})
 
 
 # The masks of the run

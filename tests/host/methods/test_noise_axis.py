@@ -25,7 +25,7 @@ from semblance.attention.subjects.user_masks import UserMasks
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.run import Run
 from semblance.host.subjects.subject import record
-from semblance.tests.support.studio import STORY, Studio, painted, relative_error, wrap
+from semblance.tests.support.studio import STORY, Studio, painted, relative_error, told_on, wrap
 
 NO_INJECTION = Injection(0.0)
 
@@ -54,7 +54,7 @@ def advanced(studio: Studio, model: Any, latent: Any, start: int, end: int, step
         settings["cfg"],
         settings["sampler"],
         settings["scheduler"],
-        studio.positive,
+        told_on(model, studio.positive),
         studio.negative,
         latent,
         disable_noise=start > 0,

@@ -33,9 +33,10 @@ from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.binding.noise_schedule import NoiseSchedule
+from semblance.host.binding.regions import Regions
 from semblance.host.binding.unet import BoundSite, LayerInputs, attention_layer, attention_sites
 from semblance.host.subjects.subject import record
-from semblance.tests.support.studio import Studio, painted, record_calls, relative_error
+from semblance.tests.support.studio import Studio, painted, record_calls, relative_error, told_on
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 SIGMAS = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0])
@@ -64,7 +65,7 @@ def sample(
 ) -> Tensor:
     """Scenes from a number on, of a story that has as many as one likes; each has noise of its own."""
     noises = [random_latent(1, *SIZE, seed=first + scene)["samples"] for scene in range(scenes)]
-    text = prompts(studio, scenes, first)
+    text = told_on(model, prompts(studio, scenes, first))
     return sampler_custom(model, text, studio.negative, {"samples": torch.cat(noises)}, sigmas, **({"cfg": 4.0} | more))
 
 
@@ -337,7 +338,7 @@ def test_values_of_a_hypernetwork_are_recorded_beside_the_keys(sd15: Studio, tmp
     assert patch is not None
     network = patch.hypernet
     unet = sd15.model.model.diffusion_model
-    inputs = LayerInputs(unet, frozenset())
+    inputs = LayerInputs(unet, frozenset(), Regions(()))
     seen = 0
     for site, states in subject.passes[0].by_site.items():
         width = widths_of(sd15)[site]

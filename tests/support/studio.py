@@ -43,7 +43,7 @@ from semblance.tests.tiny_models import (
     make_conditioning,
     make_unet,
 )
-from semblance.tests.tiny_models.unets import SDXL_VECTOR_WIDTH
+from semblance.tests.tiny_models.unets import NARROW, SDXL_VECTOR_WIDTH, unet_config
 
 from .toy_patches import Echo, LookAway, ShareKeys, Sharpen, Visit
 
@@ -64,10 +64,13 @@ class Studio:
     """What was sampled once for all tests: by the patch on the model, none for the plain one, and the settings."""
 
     @classmethod
-    def of(cls, kind: Family, dtype: torch.dtype = torch.float32) -> Studio:
-        model = make_unet(kind, dtype=dtype)
+    def of(cls, kind: Family, dtype: torch.dtype = torch.float32, channels: int = NARROW) -> Studio:
+        model, config = make_unet(kind, dtype=dtype, channels=channels), unet_config(kind, channels)
         positive, negative = (make_conditioning(kind, seed=seed) for seed in (1, 2))
-        adapters = {variant: manage_adapter(variant, adapter_state_dict(kind, variant)) for variant in ("base", "plus")}
+        adapters = {
+            variant: manage_adapter(variant, adapter_state_dict(kind, variant, unet_config=config))
+            for variant in ("base", "plus")
+        }
         return cls(kind, model, map_model(model), positive, negative, adapters)
 
     def everywhere(self, **settings: Any) -> Scope:

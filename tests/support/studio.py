@@ -106,10 +106,10 @@ class Studio:
         """The KSampler node's result, of two steps unless more are asked for."""
         settings = {"steps": 2, "scheduler": "simple", "seed": 1, **more}
         positive, negative = settings.pop("positive", self.positive), settings.pop("negative", self.negative)
-        latent = self._noisy_latent(images, size, settings["seed"])
+        latent = self.noisy_latent(images, size, settings["seed"])
         return ksampler(model or self.model, positive, negative, latent, add_noise=False, **settings)
 
-    def _noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
+    def noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
         """The start of a run that adds no noise, which StyleID refuses."""
         noise = comfy.sample.prepare_noise(empty_latent(images, *size)["samples"], seed)
         sigma = float(self.model.get_model_object("model_sampling").sigma_max)

@@ -148,7 +148,7 @@ STYLE = {
     slow_but(
         [
             *itertools.product(FAMILIES, ["base", "plus", "full-face"], [1, 3], [NARROW]),
-            *itertools.product(FAMILIES, ["base"], [1], [WIDE]),
+            ("sdxl", "base", 1, WIDE),
         ],
         [("sd15", "base", 1, NARROW), ("sd15", "full-face", 3, NARROW), ("sdxl", "plus", 3, NARROW)],
     ),

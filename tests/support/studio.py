@@ -45,7 +45,7 @@ from semblance.tests.tiny_models import (
     make_conditioning,
     make_unet,
 )
-from semblance.tests.tiny_models.unets import SDXL_VECTOR_WIDTH
+from semblance.tests.tiny_models.unets import NARROW, SDXL_VECTOR_WIDTH, unet_config
 
 from .toy_patches import Echo, LookAway, ShareKeys, Sharpen, Visit
 
@@ -66,10 +66,13 @@ class Studio:
     """What was sampled once for all tests: by the patch on the model, none for the plain one, and the settings."""
 
     @classmethod
-    def of(cls, kind: Family, dtype: torch.dtype = torch.float32) -> Studio:
-        model = make_unet(kind, dtype=dtype)
+    def of(cls, kind: Family, dtype: torch.dtype = torch.float32, channels: int = NARROW) -> Studio:
+        model, config = make_unet(kind, dtype=dtype, channels=channels), unet_config(kind, channels)
         positive, negative = (make_conditioning(kind, seed=seed) for seed in (1, 2))
-        adapters = {variant: manage_adapter(variant, adapter_state_dict(kind, variant)) for variant in ("base", "plus")}
+        adapters = {
+            variant: manage_adapter(variant, adapter_state_dict(kind, variant, unet_config=config))
+            for variant in ("base", "plus")
+        }
         return cls(kind, model, map_model(model), positive, negative, adapters)
 
     def everywhere(self, **settings: Any) -> Scope:
@@ -105,11 +108,11 @@ class Studio:
         """The KSampler node's result, of two steps unless more are asked for."""
         settings = {"steps": 2, "scheduler": "simple", "seed": 1, **more}
         positive, negative = settings.pop("positive", self.positive), settings.pop("negative", self.negative)
-        latent = self._noisy_latent(images, size, settings["seed"])
+        latent = self.noisy_latent(images, size, settings["seed"])
         model = model or self.model
         return ksampler(model, told_on(model, positive), negative, latent, add_noise=False, **settings)
 
-    def _noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
+    def noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
         """The start of a run that adds no noise, which StyleID refuses."""
         noise = comfy.sample.prepare_noise(empty_latent(images, *size)["samples"], seed)
         sigma = float(self.model.get_model_object("model_sampling").sigma_max)

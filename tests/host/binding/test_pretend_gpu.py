@@ -73,9 +73,9 @@ CASES = {
     "styleid": (of_the_studio("styleid"), [(1, 2)]),
     "styleid with a mask": (of_the_studio("styleid masked"), ONE_PASS),
     "a story with FreeU": (with_free_u, TWO_PASSES),
-    "a story with pictures": (with_pictures, TWO_PASSES),
+    "a story with pictures": (with_pictures, ONE_PASS),
     # A conditioning that starts later leaves no maps for the steps before it.
-    "own masks and a story that starts later": (with_drawn_masks, [(1, 3), (1, 4), (1, "features"), (2, 3)]),
+    "own masks and a story that starts later": (with_drawn_masks, [(1, 3), (1, "features"), (2, 3)]),
     "a recorded subject": (with_a_recorded_subject, [(1, 0), (1, 2), (2, 2)]),
 }
 

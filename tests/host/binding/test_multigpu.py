@@ -20,7 +20,7 @@ from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionCall, AttentionSite
 from semblance.attention.engine.layout import BatchLayout
 from semblance.attention.engine.moment import Moment
-from semblance.attention.subjects.recording import SubjectRecorder
+from semblance.attention.subjects.recorder import SubjectRecorder
 from semblance.host.binding.model import patches_on
 from semblance.host.binding.noise_schedule import NoiseSchedule
 from semblance.tests.support.speeds import slow

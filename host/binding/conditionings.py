@@ -73,7 +73,7 @@ def window_of(model_options: Mapping[str, Any]) -> ImageWindow | None:
     shown = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
     # At these places of every window ComfyUI shows the images that have these places in the batch.
     for place in getattr(model_options.get("context_handler"), "latent_retain_index_list", ()):
-        shown[place] = place
+        shown[place] = place % window.total_frames
     return ImageWindow(tuple(shown), window.total_frames)
 
 

@@ -195,8 +195,13 @@ def _shield_inputs(patch: Callable[..., tuple[Tensor, ...]], layout: BatchLayout
 
     def shielded(*arguments: Any) -> tuple[Tensor, ...]:
         *sources, extra = arguments
-        hosts, guests = zip(*(_apart(source, layout) for source in sources), strict=True)
-        return tuple(map(_rejoined, patch(*hosts, tell_rows(extra, layout.host_rows)), guests))
+        apart = {id(source): _apart(source, layout) for source in sources}
+        hosts, guests = zip(*(apart[id(source)] for source in sources), strict=True)
+        patched = patch(*hosts, tell_rows(extra, layout.host_rows))
+        # One tensor that serves as keys' and values' source stays one: what comes after asks whether the two differ.
+        pairs = {(id(host), id(guest)): (host, guest) for host, guest in zip(patched, guests, strict=True)}
+        joined = {ids: _rejoined(*pair) for ids, pair in pairs.items()}
+        return tuple(joined[id(host), id(guest)] for host, guest in zip(patched, guests, strict=True))
 
     return shielded
 

@@ -42,12 +42,12 @@ def outer_sample(
     height, width = noise.shape[-2:]
     others = partial(also_on, guider.model_patcher, guider.model_options)
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds, others) as run:
-        plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
         patches = carried_patches(options)
-        run.passes = check(patches, plan)
-        run.extra_images = extra_images(patches, plan)
         if not noise.any():
             run.resume(patches, findings_of(latent_image))
+        plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
+        run.passes = check(patches, plan)
+        run.extra_images = extra_images(patches, plan)
         if told := advice(patches, plan):
             tell(told)
         options[RUN] = run

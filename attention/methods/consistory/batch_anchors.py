@@ -18,7 +18,7 @@ from ...functional.correspondence import near_enough, nearest_patches
 from ...subjects.maps import Grid, grid_of
 from ...subjects.words import SubjectWords
 from .anchors import StepMasks
-from .settings import Sharing
+from .settings import Injection, Sharing
 
 SEEN_GRID = "seen grid"
 
@@ -86,7 +86,7 @@ class BatchAnchors:
     def outputs(self, call: AttentionCall, images: Tensor, bank: FeatureBank) -> Tensor:
         return images.flatten(0, 1)
 
-    def check(self, plan: RunPlan, sharing: Sharing) -> None:
+    def check(self, plan: RunPlan, sharing: Sharing, injection: Injection) -> None:
         if plan.images < 2:
             raise ValueError("A story of one scene has no other image to be alike. Write two scenes or more.")
 

@@ -55,7 +55,7 @@ from .injection import inject, match_subjects, unit_patches
 from .requirements import check_features, check_pictures, check_story, whole_picture
 from .schedule import StorySchedule
 from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
-from .vanilla import VANILLA, blend_vanilla, keep_vanilla
+from .vanilla import blend_vanilla, forget_vanilla, keep_vanilla
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class ConsiStory(
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         if not moment.extra:
-            bank.forget_all(VANILLA)
+            forget_vanilla(moment, bank)
         if self.recorder is not None and not moment.extra:
             self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
         if not self._when.acts:
@@ -245,7 +245,7 @@ class ConsiStory(
         if self.pictures is not None:
             check_pictures(plan, self.pictures, self.sharing.anchors_among(plan.images))
         if self.recorder is None:  # a recording may be of one image, for others to attend to
-            self.anchors.check(plan, self.sharing)
+            self.anchors.check(plan, self.sharing, self.injection)
 
     def advice(self, plan: RunPlan) -> Sequence[str]:
         return self._when.advice(plan)

@@ -11,6 +11,9 @@ from .anchors import Anchors
 from .features import features_step
 from .settings import Injection, Sharing
 
+GONE_ON = 0.01
+"""How much of the noise schedule lies before a run that goes on where another ended."""
+
 
 @dataclass(frozen=True, eq=False)
 class StorySchedule:
@@ -59,6 +62,11 @@ class StorySchedule:
                 "The images of the story share nothing in this run: masks are made in its first step, and no other "
                 "follows. Take more steps."
             )
+        elif self.shares_by_mask and _goes_on(plan) and not plan.moments[0].continued:
+            found.append(
+                "The sampler goes on from another, but the subject masks found there did not come along, so its first "
+                "step shares nothing. Connect the LATENT of the one sampler straight to the next."
+            )
         if self.injection.strength and not self.copies_in(plan):
             found.append(
                 f"No features are copied between the images in this run: none of its {len(plan.moments)} steps lies "
@@ -70,3 +78,8 @@ class StorySchedule:
     def records_features(self, block: str, moment: Moment) -> bool:
         recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
         return recording and not moment.extra and self.injection.strength != 0.0 and block == self.blocks.features
+
+
+def _goes_on(plan: RunPlan) -> bool:
+    """Whether a run starts from an image that is still noisy."""
+    return not plan.adds_noise and not plan.empty and bool(plan.moments) and plan.moments[0].progress > GONE_ON

@@ -94,7 +94,7 @@ class QueryBlend:
         if not StepRange(0.0, self.until).contains(moment):
             return 0.0
         begin, end = moment.span
-        last = max(int(self.until / (end - begin) + 0.01), 1)
+        last = max(int(self.until / (end - begin) + 0.01), 1) if end > begin else 1
         fraction = min(max(moment.number / last, 0.0), 1.0)
         return self.strength * (self.first + (self.last - self.first) * fraction)
 
@@ -121,12 +121,16 @@ class FreeU:
         return self._level(block) is not None
 
     def edit(self, call: BlockCall) -> BlockCall:
-        """`call` with a stronger backbone and smoother skip features, at one of the levels."""
+        """`call` with a stronger backbone and smoother skip features, at one of the levels.
+
+        Of several stories on a model with the same factors the first does it for all.
+        """
         level = self._level(call.block)
-        if level is None:
+        if level is None or self in call.done:
             return call
         hidden = strengthen(call.hidden, self.backbone[level])
-        return replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.skip[level]))
+        skip = damp_low_frequencies(call.skip, self.skip[level])
+        return replace(call, hidden=hidden, skip=skip, done=call.done | {self})
 
     def _level(self, block: str) -> int | None:
         part, number = block.split(".")

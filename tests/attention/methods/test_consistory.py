@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semblance.attention.engine.bank import FeatureBank
-from semblance.attention.engine.call import AttentionCall, AttentionSite
+from semblance.attention.engine.call import AttentionCall, AttentionSite, BlockCall
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import attend_in_groups
@@ -19,7 +19,7 @@ from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.word_maps import subject_mask
 from semblance.attention.methods.consistory.batch_anchors import selected_name
 from semblance.attention.methods.consistory.method import ConsiStory
-from semblance.attention.methods.consistory.settings import Injection, QueryBlend, StepRange
+from semblance.attention.methods.consistory.settings import FreeU, Injection, QueryBlend, StepRange
 from semblance.attention.subjects.words import SubjectWords
 from semblance.tests.support.frozen_cases import load_reference
 
@@ -130,3 +130,19 @@ def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
     layout = BatchLayout((Chunk("positive"),), images, (16, 16))
     call = AttentionCall(site, layout, moment, 16, 16, 1, before, before, before)
     return before, patch.edit_output(call, before, plain_attention, bank)
+
+
+def test_several_stories_with_free_u_use_it_once() -> None:
+    hidden, skip = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
+    layout = BatchLayout.from_numbers([0], 2, (8, 8))
+    call = BlockCall("output.0", layout, moment_of(3), hidden, skip)
+    once = FreeU().edit(call)
+    again = FreeU().edit(once)
+    assert not torch.equal(once.hidden, hidden) and torch.equal(again.hidden, once.hidden)
+    assert not torch.equal(once.skip, skip) and torch.equal(again.skip, once.skip)
+
+
+def test_a_step_of_no_width_is_blended_as_a_first_one() -> None:
+    """Manual sigmas may start far above the schedule's highest: several steps then lie at its top."""
+    top = Moment(sigma=20.0, step=1, steps=3, progress=0.0, sigma_at=lambda _: 0.0, ladder=(0.0, 0.0, 0.0, 1.0))
+    assert QueryBlend().weight(top) == pytest.approx(0.9, abs=0.1)

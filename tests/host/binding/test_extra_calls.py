@@ -86,6 +86,16 @@ def test_perturbed_guidance_works_where_images_share(studio: Studio, name: str, 
     assert relative_error(guided, studio.sample(perturbed(studio.model, 3.0, blocks), **settings)) > 1e-3
 
 
+def test_perturbed_guidance_is_the_same_where_conditionings_are_sent_one_by_one(
+    sd15: Studio, request: pytest.FixtureRequest
+) -> None:
+    """A story blends queries in the further call too, whichever call of the step kept them."""
+    guided, settings = perturbed(sd15.with_patch("consistory"), 3.0), {"size": (16, 16), "steps": 3}
+    together = sd15.sample(guided, **settings)
+    request.getfixturevalue("one_conditioning_a_call")
+    assert relative_error(sd15.sample(guided, **settings), together) < 1e-4
+
+
 @pytest.mark.parametrize(
     "node",
     [

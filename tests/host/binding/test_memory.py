@@ -1,4 +1,4 @@
-"""Nothing piles up from run to run, and an adapter's weights come and go with the model."""
+"""Nothing piles up from run to run."""
 
 from __future__ import annotations
 

@@ -323,6 +323,20 @@ def hypernetwork(studio: Studio, folder: Path, until: float = 0.0) -> ModelPatch
     return model
 
 
+def test_a_subject_of_an_older_semblance_without_a_step_that_is_copied_is_refused(
+    sd15: Studio, subject_of: Any
+) -> None:
+    recorded = subject_of("sd15")
+    kept = recorded.features
+    assert kept is not None and len(kept.steps) > 1
+    fewer = {site: outputs[:-1] for site, outputs in kept.outputs.items()}
+    older = replace(recorded, features=replace(kept, outputs=fewer, steps=kept.steps[:-1]))
+    with pytest.raises(ValueError, match=f"not of step {kept.steps[-1]}.*an older Semblance"):
+        sample(sd15, applied(sd15, older), 1, first=2)
+    without = Injection(strength=0.0)
+    assert torch.isfinite(sample(sd15, applied(sd15, older, injection=without), 1, first=2)).all()
+
+
 def widths_of(studio: Studio) -> dict[AttentionSite, int]:
     unet = studio.model.model.diffusion_model
     return {site: attention_layer(unet, site).to_k.in_features for site in attention_sites(unet) if site.kind == "self"}

@@ -113,6 +113,7 @@ def test_subjects_of_the_other_modes_serve_too(mode: str) -> None:
     assert subject.recorded.single_pass == (1 if mode == "fast" else 0)
 
 
+@pytest.mark.slow
 def test_one_anchor_is_enough_to_record() -> None:
     model = make_unet("sd15")
     latent, subject, _ = recorded(model, scenes=1)
@@ -169,6 +170,7 @@ def test_a_file_without_injection_serves_with_injection_zero_and_is_refused_else
         applied(model, opened, words)
 
 
+@pytest.mark.slow
 def test_a_recipe_makes_the_same_subject_again(models: Path, kind: Family) -> None:
     model = make_unet(kind)
     negative = make_conditioning(kind, seed=2)

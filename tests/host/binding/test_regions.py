@@ -14,7 +14,7 @@ from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.regions import Regions
 from semblance.tests.support.regions import COUPLES, AttentionCouple
-from semblance.tests.support.speeds import slow_but
+from semblance.tests.support.speeds import slow, slow_but
 from semblance.tests.support.studio import PATCHES, STORY, Studio, painted, relative_error
 from semblance.tests.support.toy_patches import Diary
 
@@ -35,7 +35,7 @@ def test_one_prompt_for_both_regions_is_as_good_as_none(sd15: Studio, name: str,
 
 
 @every_couple
-@pytest.mark.parametrize("case", ["three regions", "CFG 1", "two positives", "apart"])
+@pytest.mark.parametrize("case", [slow("three regions"), slow("CFG 1"), slow("two positives"), "apart"])
 def test_rows_are_told_apart_however_many_there_are(
     sd15: Studio, couple: Any, case: str, request: pytest.FixtureRequest
 ) -> None:
@@ -54,7 +54,7 @@ def test_rows_are_told_apart_however_many_there_are(
 
 
 @every_couple
-@pytest.mark.parametrize("tokens", [77, 154])
+@pytest.mark.parametrize("tokens", [slow(77), 154])
 def test_each_region_reads_its_own_prompt_beside_guests(sd15: Studio, couple: Any, tokens: int) -> None:
     """Guests bring texts of 77 tokens, and do not notice that a region's is longer."""
     texts = [None, sd15.text(6, tokens=tokens)[0][0]]

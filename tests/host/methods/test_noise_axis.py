@@ -25,6 +25,7 @@ from semblance.attention.subjects.user_masks import UserMasks
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.run import Run
 from semblance.host.subjects.subject import record
+from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import STORY, Studio, painted, relative_error, told_on, wrap
 
 NO_INJECTION = Injection(0.0)
@@ -154,6 +155,7 @@ def test_two_samplers_with_drawn_masks_equal_one(sd15: Studio) -> None:
     assert relative_error(in_parts(sd15, patch, 5), in_parts(sd15, patch)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_second_sampler_below_the_copying_equals_the_rest_of_one(sd15: Studio) -> None:
     """To the rounding of the latents between two samplers, which late steps make larger."""
     patch = story(sd15, fast=True)
@@ -169,7 +171,7 @@ def test_a_sampler_that_ends_before_parts_are_matched_is_refused(sd15: Studio) -
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
-@pytest.mark.parametrize("until", [1.0, 0.2])
+@pytest.mark.parametrize("until", [slow(1.0), 0.2])
 def test_a_node_that_shrinks_the_features_may_come_before_or_after(
     sd15: Studio, ours_first: bool, until: float
 ) -> None:

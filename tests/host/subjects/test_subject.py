@@ -36,6 +36,7 @@ from semblance.host.binding.noise_schedule import NoiseSchedule
 from semblance.host.binding.regions import Regions
 from semblance.host.binding.unet import BoundSite, LayerInputs, attention_layer, attention_sites
 from semblance.host.subjects.subject import record
+from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import Studio, painted, record_calls, relative_error, told_on
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
@@ -198,7 +199,7 @@ def test_two_subjects_act_together_in_either_order(sd15: Studio, subject_of: Any
     assert torch.isfinite(sample(sd15, other_way, 1)).all()
 
 
-@pytest.mark.parametrize("subject_first", [True, False])
+@pytest.mark.parametrize("subject_first", [True, slow(False)])
 def test_a_fast_subject_acts_beside_a_story_that_is_not_fast(sd15: Studio, subject_first: bool) -> None:
     """Its first pass was recorded up to the step of the features, the other's goes on to the end."""
     sigmas = torch.tensor([8.0, 4.0, 2.0, 0.7, 0.4, 0.2, 0.0])

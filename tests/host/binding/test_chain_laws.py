@@ -11,7 +11,7 @@ from torch import Tensor
 import nodes
 from semblance.tests.support.pretend_gpu import attention_of_gpus
 from semblance.tests.support.speeds import slow_but
-from semblance.tests.support.studio import PATCHES, STORIES, Studio, relative_error
+from semblance.tests.support.studio import PATCHES, STORIES, Studio, relative_error, told_on
 
 CARRY = {"remembers"}
 """Patches of which something must go on that no LATENT carries."""
@@ -21,9 +21,10 @@ STEPS = 4
 def in_parts(studio: Studio, name: str, *cuts: int) -> Tensor:
     """What KSampler (Advanced) makes one after another, the noise left over handed on; the start holds its noise."""
     latent: Any = studio.noisy_latent(2, (8, 8), seed=1)
-    texts = (studio.positive, studio.negative)
+    model = studio.with_patch(name)
+    texts = (told_on(model, studio.positive), studio.negative)
     for start, end in zip((0, *cuts), (*cuts, STEPS), strict=True):
-        settings = (studio.with_patch(name), 1, STEPS, 4.0, "euler", "simple", *texts, latent)
+        settings = (model, 1, STEPS, 4.0, "euler", "simple", *texts, latent)
         (latent,) = nodes.common_ksampler(
             *settings, disable_noise=True, start_step=start, last_step=end, force_full_denoise=end == STEPS
         )

@@ -23,8 +23,9 @@ def compiled(model: ModelPatcher) -> ModelPatcher:
 
 def compiled_as_object(model: ModelPatcher) -> ModelPatcher:
     """As packs did before the host had a node for it."""
-    exchanged = model.clone()
-    exchanged.add_object_patch("diffusion_model", torch.compile(model.model.diffusion_model, backend="eager"))
+    exchanged, unet = model.clone(), model.model.diffusion_model
+    unet = getattr(unet, "_orig_mod", unet)  # what an earlier run exchanged stays in its place until another is loaded
+    exchanged.add_object_patch("diffusion_model", torch.compile(unet, backend="eager"))
     return exchanged
 
 

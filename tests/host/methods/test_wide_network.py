@@ -21,7 +21,7 @@ from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.model import add_patch
 from semblance.host.conditioning import Text
 from semblance.host.inversion.ddim import invert
-from semblance.tests.support.studio import Conditioning, Studio, relative_error
+from semblance.tests.support.studio import Conditioning, Studio, relative_error, told_on
 from semblance.tests.support.toy_patches import Watch
 from semblance.tests.tiny_models import CONTEXT_WIDTH, POOLED_WIDTH, diffusers_unet, ksampler
 from semblance.tests.tiny_models.unets import SDXL_VECTOR_WIDTH, WIDE
@@ -122,9 +122,9 @@ def test_each_scene_of_a_story_has_its_own_pooled_text(wide: Studio) -> None:
         settings = {"injection": Injection(window=StepRange(0.0, 1.0)), "blend": QueryBlend(until=0.6)}
         story = ConsiStory(words, wide.model_map.family.choice(CONSISTORY), **settings)
         latent = {"samples": torch.zeros(3, 4, 8, 8)}
-        return ksampler(
-            add_patch(wide.model, story), texts, wide.negative, latent, steps=3, scheduler="simple", sampler="ddim"
-        )
+        model = add_patch(wide.model, story)
+        texts = told_on(model, texts)
+        return ksampler(model, texts, wide.negative, latent, steps=3, scheduler="simple", sampler="ddim")
 
     pooled = random(3, POOLED_WIDTH, seed=8)
     given, third = told(pooled), told(torch.cat([pooled[:2], random(1, POOLED_WIDTH, seed=9)]))

@@ -282,6 +282,17 @@ def record_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[dict[str, Any]
     return wrap(model, WrappersMP.APPLY_MODEL, recorder), calls
 
 
+def rows_of_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[int]]:
+    """`model`, and the rows of every call of the UNet, guests included."""
+    rows: list[int] = []
+
+    def count(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        rows.append(len(x))
+        return executor(x, *rest, **named)
+
+    return wrap(model, WrappersMP.DIFFUSION_MODEL, count), rows
+
+
 def ladder(studio: Studio, steps: int, scheduler: str = "simple") -> Tensor:
     return comfy.samplers.calculate_sigmas(studio.model.get_model_object("model_sampling"), scheduler, steps)
 

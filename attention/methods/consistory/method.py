@@ -110,8 +110,8 @@ class ConsiStory(
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         if not moment.extra:
             forget_vanilla(moment, bank)
-        if self.recorder is not None and not moment.extra:
-            self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
+            if self.recorder is not None:
+                self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
         if not self._when.acts:
             return
         size, maps = whole_picture(layout), self._masks.maps(bank, moment.pass_number)

@@ -19,7 +19,7 @@ from semblance.attention.engine.scope import Scope
 from semblance.attention.methods.styleid import StyleID
 from semblance.host.binding.model import add_patch
 from semblance.tests.support.speeds import slow_but
-from semblance.tests.support.studio import PATCHES, STORIES, Studio, painted, relative_error, trajectory, wrap
+from semblance.tests.support.studio import PATCHES, STORIES, Studio, painted, relative_error, rows_of_calls, trajectory
 from semblance.tests.support.toy_patches import ToyPatch
 
 IMAGES = 4
@@ -42,17 +42,6 @@ def windowed(model: ModelPatcher, length: int = 2, anchor: bool = False, **setti
     } | settings
     made: Any = ContextWindowsManualNode.execute(model, context_length=length, causal_window_fix=anchor, **chosen)
     return made[0]
-
-
-def rows_of_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[int]]:
-    """`model`, and the rows of every call of the UNet, guests included."""
-    rows: list[int] = []
-
-    def count(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        rows.append(len(x))
-        return executor(x, *rest, **named)
-
-    return wrap(model, WrappersMP.DIFFUSION_MODEL, count), rows
 
 
 def styleid_of_each(studio: Studio, contents: int, styles: int, masks: int = 0) -> StyleID:

@@ -10,7 +10,6 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from semblance.host.binding.model import patches_on
 from semblance.host.subjects.masks import subject_masks_of
 from semblance.tests.support.speeds import slow_but
-from semblance.tests.support.studio import PATCHES, STORIES, Studio, on_both_families, relative_error, wrap
+from semblance.tests.support.studio import PATCHES, STORIES, Studio, on_both_families, relative_error, rows_of_calls
 
 ADDS_CALLS_UP = ("remembers",)
 EVERY = [name for name in PATCHES if name not in ADDS_CALLS_UP]
@@ -43,16 +42,6 @@ def perturbed(model: ModelPatcher, scale: float, blocks: Any = PERTURBED, side: 
     guided = model.clone()
     guided.set_model_sampler_post_cfg_function(guide)
     return guided
-
-
-def rows_of_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[int]]:
-    rows: list[int] = []
-
-    def count(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        rows.append(len(x))
-        return executor(x, *rest, **named)
-
-    return wrap(model, WrappersMP.DIFFUSION_MODEL, count), rows
 
 
 @pytest.mark.parametrize("side", ["cond", "uncond"])

@@ -1,16 +1,13 @@
 """Semblance: likeness of style and of subject for ComfyUI. This file only hands the nodes over."""
 
-from comfy_api.latest import ComfyExtension, io
+import logging
 
-from .nodes import NODES
+from .host.supported import refusal
 
 WEB_DIRECTORY = "./web"
 
-
-class SemblanceExtension(ComfyExtension):
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return NODES
-
-
-async def comfy_entrypoint() -> SemblanceExtension:
-    return SemblanceExtension()
+if sentence := refusal():
+    logging.error(sentence)
+    NODE_CLASS_MAPPINGS: dict[str, type] = {}  # by which ComfyUI knows a pack, also one without nodes
+else:
+    from .nodes import comfy_entrypoint as comfy_entrypoint

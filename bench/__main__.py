@@ -19,8 +19,18 @@ STORY_ROUNDS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "what", nargs="?", choices=["all", "sizes"], default="all", help="sizes: without a GPU, unmeasured"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds of every run")
-    rounds = parser.parse_args().rounds
+    asked = parser.parse_args()
+    rounds = asked.rounds
+    if asked.what == "sizes":
+        use_library(cpu=True)
+        from .sizes import report_sizes
+
+        report_sizes()
+        return
     on_gpu = torch.cuda.is_available()
     use_library(cpu=not on_gpu)
     import comfy.utils  # ComfyUI can be imported from here on

@@ -16,6 +16,7 @@ from typing import Any
 import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 from semblance.attention.engine.bank import FeatureBank
@@ -30,6 +31,7 @@ from semblance.attention.methods.consistory.settings import Injection, MaskDropo
 from semblance.attention.subjects.maps import REMEMBERED_STEPS
 from semblance.attention.subjects.recording import RecordedSubject
 from semblance.attention.subjects.words import SubjectWords
+from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch, map_model
 from semblance.host.binding.unet import BoundSite
 from semblance.host.subjects.subject import record
@@ -100,7 +102,8 @@ def words(images: int) -> SubjectWords:
 def sample(model: Any, images: int, steps: int = TIMED_STEPS, seed: int = 1, side: int = SIDE) -> Tensor:
     """One run of KSampler with guidance, each image with a text of its own."""
     texts, negative = make_conditioning("sdxl", images, seed=seed), make_conditioning("sdxl", seed=seed + 1)
-    return ksampler(model, texts, negative, empty_latent(images, side, side), seed=seed, steps=steps)
+    told = conditioning_set_values(texts, {TAG: words(images).text})
+    return ksampler(model, told, negative, empty_latent(images, side, side), seed=seed, steps=steps)
 
 
 def rows_of_calls(model: Any, images: int, steps: int = STEPS) -> list[int]:
@@ -195,7 +198,8 @@ def recorded_bytes(
     if not injection:
         return states * number_bytes
     copied = sum(numbers(site, width) for site, width in widths.items() if site.block in blocks.injected)
-    outputs = len(Injection().window.steps(steps)) * covers * copied
+    window = Injection().window
+    outputs = (int(steps * window.end) - int(steps * window.start) + 1) * covers * copied
     # The features to match are as wide as the level below.
     patches = covers * prod(blocks.grid(blocks.features, size)) * max(widths.values()) * wider
     return (2 * states + outputs + patches) * number_bytes

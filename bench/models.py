@@ -27,15 +27,15 @@ TEXT_WIDTH = {"sd15": 768, "sdxl": 2048}
 POOLED_WIDTH = 1280
 
 
-def real_model(kind: Family, dtype: torch.dtype) -> Any:
-    """A MODEL of the family's true size (SD 1.5 860 M, SDXL 2.6 G parameters)."""
+def real_model(kind: Family, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+    """A MODEL of the family's true size (SD 1.5 860 M, SDXL 2.6 G parameters), where ComfyUI runs models by default."""
     known = {"sd15": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[kind]
     base = {"sd15": comfy.model_base.BaseModel, "sdxl": comfy.model_base.SDXL}[kind]
     widths = {"model_channels": 320, "context_dim": TEXT_WIDTH[kind]}
     vector = {"adm_in_channels": POOLED_WIDTH + SIZE_CONDITIONING_WIDTH} if kind == "sdxl" else {}
     config = known({**UNET_CONFIGS[kind], **widths, **vector})
     config.set_inference_dtype(dtype, None)
-    device = comfy.model_management.get_torch_device()
+    device = device or comfy.model_management.get_torch_device()
     model = base(config, device=device)
     fill(model.diffusion_model)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)

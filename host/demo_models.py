@@ -42,10 +42,15 @@ def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel
 
     Raises UnreadableFile if a file of the pack is missing or damaged.
     """
-    return DemoModel(_load_unet(topology, dtype), _load_clip(topology), _load_vae(), _load_clip_vision())
+    model, clip, vae = _load_unet(topology, dtype), _load_clip(topology), _load_vae()
+    # By these ComfyUI loads them anew, for training, compiling and further devices.
+    model.cached_patcher_init = (_load_unet, (topology, dtype))
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
+    return DemoModel(model, clip, vae, _load_clip_vision())
 
 
-def _load_unet(topology: Topology, dtype: torch.dtype | None) -> Any:
+def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
     """The UNet, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
     weights, config = _read(_UNETS[topology])
     weights.pop(PREDICTS_V, None)
@@ -61,7 +66,9 @@ def _load_unet(topology: Topology, dtype: torch.dtype | None) -> Any:
         dtype, comfy.model_management.unet_manual_cast(dtype, device, dtypes), device=device
     )
     model = model_config.get_model(weights, "")
-    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload_device)
+    # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=device, offload_device=offload_device)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher
 
@@ -77,7 +84,7 @@ def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
     return demo({**config, "use_temporal_attention": False, "use_temporal_resblock": False})
 
 
-def _load_clip(topology: Topology) -> Any:
+def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
     """The CLIP. SDXL's two towers are the same encoder here, which the file holds once."""
     weights, config = _read("text_encoder")
     if topology == "SDXL":
@@ -88,12 +95,22 @@ def _load_clip(topology: Topology) -> Any:
         comfy.supported_models_base.ClipTarget(*classes),
         state_dict={f"{tower}.transformer.{key}": weight for tower in towers for key, weight in weights.items()},
         model_options={f"{tower}_model_config": dict(config) for tower in towers},
+        disable_dynamic=disable_dynamic,
     )
+
+
+def _load_clip_patcher(topology: Topology, disable_dynamic: bool = False) -> Any:
+    return _load_clip(topology, disable_dynamic).patcher
 
 
 def _load_vae() -> Any:
     weights, _ = _read("autoencoder")
     return comfy.sd.VAE(sd=weights)
+
+
+def _load_vae_patcher(disable_dynamic: bool = False) -> Any:
+    """As ComfyUI's own, which takes the request and leaves it to its VAE class."""
+    return _load_vae().patcher
 
 
 def _load_clip_vision() -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import comfy.utils
@@ -25,12 +28,20 @@ CLIP_VISION = "clip_vision"
 TEXT_ENCODERS = "text_encoders"
 DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
 """The small models that come with the pack."""
-FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\ud800-\udfff]')
 """Characters that some operating system refuses or interprets in a file name."""
+DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any ending."""
+TOO_LONG = 206
+"""Windows' number of the error for names that are too long."""
 
 
 class UnreadableFile(ValueError):
     """A file that is missing, damaged, or not what it should be; the message says which and what to do."""
+
+
+class UnwritableFile(ValueError):
+    """A file that cannot be written under its name; the message says why and what to do."""
 
 
 def register_folders() -> None:
@@ -45,19 +56,22 @@ def register_folders() -> None:
 
 
 def file_names(*folders: str) -> list[str]:
-    """The names of all files in one or several model folders, sorted."""
-    return sorted({name for folder in folders for name in folder_paths.get_filename_list(folder)})
+    """The names of all files in one or several model folders, sorted; with slashes, also on Windows."""
+    names = {name for folder in folders for name in folder_paths.get_filename_list(folder)}
+    return sorted(name.replace(os.sep, "/") for name in names)
 
 
 def find_file(name: str | None, *folders: str, published: str = "") -> Path:
     """The full path of `name` in the first model folder that has it.
 
-    Raises UnreadableFile, naming the folders searched and where such a file is `published`.
+    A name written on Windows, with backslashes, is found everywhere. Raises UnreadableFile, naming the folders searched
+    and where such a file is `published`.
     """
-    for folder in folders:
-        path = folder_paths.get_full_path(folder, name) if name else None
-        if path is not None:
-            return Path(path)
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))) if name else ():
+        for folder in folders:
+            path = folder_paths.get_full_path(folder, spelling)
+            if path is not None:
+                return Path(path)
     # Without the pack's own folder, where nobody should put files.
     own = [folder for folder in folders if folder != DEMO_ADAPTERS]
     searched = " or ".join(str(path) for folder in own for path in folder_paths.get_folder_paths(folder))
@@ -95,25 +109,25 @@ def load_tensors(path: Path) -> dict[str, Any]:
 def free_path(folder: str, name: str) -> Path:
     """The path for a new file called `name` in a folder of ours; a number is added if the name is taken.
 
-    Raises UnreadableFile for names that lead out of that folder.
+    Raises UnwritableFile for names that lead out of that folder or that some system refuses, and for a folder that
+    cannot be made.
     """
-    root = _root(folder)
     plain = name.strip().replace("\\", "/").removesuffix(".safetensors")
-    if FORBIDDEN.search(plain) or root not in (root / plain).resolve().parents:
-        what = SAVED[folder]
-        raise UnreadableFile(f"'{name}' is not a name for a {what}. Use letters, digits and spaces, e.g. watercolour.")
-    wanted = (root / plain).resolve()
-    wanted.parent.mkdir(parents=True, exist_ok=True)
+    parts = PurePosixPath(plain).parts
+    _check_name(name, parts, SAVED[folder])
+    wanted = _root(folder).joinpath(*parts)
     path, count = wanted.with_name(f"{wanted.name}.safetensors"), 1
-    while path.exists():
-        count += 1
-        path = wanted.with_name(f"{wanted.name} {count}.safetensors")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while path.exists():
+            count += 1
+            path = wanted.with_name(f"{wanted.name} {count}.safetensors")
     return path
 
 
 def saved_name(folder: str, path: Path) -> str:
-    """The name by which a saved file is found again: its path relative to our folder."""
-    return str(path.relative_to(_root(folder)))
+    """The name by which a saved file is found again: its path relative to our folder, with slashes."""
+    return path.relative_to(_root(folder)).as_posix()
 
 
 def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -137,13 +151,48 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file atomically: completely or not at all."""
+    """Writes a safetensors file atomically: completely or not at all. Raises UnwritableFile."""
     unfinished = path.with_suffix(".part")
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
+            os.replace(unfinished, path)
+        finally:
+            with suppress(OSError):  # the first fault is the one to tell of
+                unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says in a sentence what keeps a file from being written."""
     try:
-        comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        yield
+    except (OSError, SafetensorError) as fault:
+        if getattr(fault, "errno", None) == errno.ENAMETOOLONG or getattr(fault, "winerror", None) == TOO_LONG:
+            raise UnwritableFile(
+                f"'{path}' holds a name that is too long: most systems take 255 bytes, and a Chinese character takes "
+                "three of them. Choose a shorter name."
+            ) from fault
+        raise UnwritableFile(
+            f"'{path.name}' cannot be written to {path.parent} ({_first_line(fault)}). Let ComfyUI write to this "
+            "folder, and see that its disk has room."
+        ) from fault
+
+
+def _check_name(name: str, parts: Sequence[str], what: str) -> None:
+    """Raises UnwritableFile for a name that leads out of its folder, or that some operating system refuses."""
+    why = None
+    if not parts or ".." in parts or parts[0].startswith("/") or any(map(FORBIDDEN.search, parts)):
+        why = ""
+    elif any(map(DEVICE.fullmatch, parts)):
+        why = ": Windows keeps it for a device"
+    elif any(part != part.rstrip(". ") for part in parts):
+        why = ": Windows takes no dot and no space at the end of a name"
+    if why is not None:
+        raise UnwritableFile(
+            f"'{name}' is not a name for a {what}{why}. Use letters, digits and spaces, e.g. watercolour."
+        )
 
 
 def _check_format(what: str, name: str, metadata: dict[str, str], written_as: str) -> None:
@@ -163,7 +212,8 @@ def _register(name: str, path: Path, extensions: set[str]) -> None:
 
 
 def _root(folder: str) -> Path:
-    return Path(folder_paths.get_folder_paths(folder)[0]).resolve()
+    """The first folder of a kind; what is linked inside it stays a name inside it."""
+    return Path(folder_paths.get_folder_paths(folder)[0]).absolute()
 
 
 def _first_line(fault: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 
 import numpy
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 THUMBNAIL = 192
 """Pixels of a thumbnail's long side."""
+MOST_PIXELS = 2**22
+"""The largest thumbnail that is shown: 48 MB as an IMAGE."""
 
 
 def thumbnail_of(pictures: Tensor) -> str:
@@ -24,11 +27,19 @@ def thumbnail_of(pictures: Tensor) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def picture_of(thumbnail: str) -> Tensor:
-    """A JPEG data URL as an IMAGE (1, height, width, 3), or black if it cannot be read."""
+def picture_of(thumbnail: str) -> Tensor | None:
+    """A JPEG data URL as an IMAGE (1, height, width, 3), or None, with a line in the log, if it is not to be shown.
+
+    A file may come from a stranger: only JPEGs are opened, and only up to MOST_PIXELS, since a small file of another
+    kind can unpack to gigabytes.
+    """
     try:
         file = io.BytesIO(base64.b64decode(thumbnail.partition(",")[2]))
-        image = Image.open(file).convert("RGB")
-    except (ValueError, OSError, Image.DecompressionBombError):
-        image = Image.new("RGB", (THUMBNAIL, THUMBNAIL))
-    return torch.from_numpy(numpy.array(image)).float().unsqueeze(0) / 255
+        image = Image.open(file, formats=["JPEG"])
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"it has {image.width}x{image.height} pixels")
+        pixels = numpy.array(image.convert("RGB"))
+    except (ValueError, OSError, Image.DecompressionBombError) as fault:
+        logging.warning("Semblance: a file's thumbnail is not shown, because it is not a small JPEG picture: %s", fault)
+        return None
+    return torch.from_numpy(pixels).float().unsqueeze(0) / 255

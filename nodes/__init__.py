@@ -1,6 +1,6 @@
 """What the user sees: schemas, tooltips and wiring; tensors are computed elsewhere."""
 
-from comfy_api.latest import io
+from comfy_api.latest import ComfyExtension, io
 
 from ..host.files import register_folders
 from .adain import AdaINLatent
@@ -44,3 +44,12 @@ NODES: list[type[io.ComfyNode]] = [
     ShowPatches,
 ]
 """Every node, in the order of the menu."""
+
+
+class SemblanceExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> SemblanceExtension:
+    return SemblanceExtension()

@@ -90,7 +90,8 @@ class ConsiStory(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="The area of the subject, in white: one mask for all images, or one for each. Without it "
-                    "the masks are found from the attention to the subject's words.",
+                    "the masks are found from the attention to the subject's words. Passes by tiles (Ultimate SD "
+                    "Upscale, detailers) take each tile for a whole picture: bypass ConsiStory there.",
                 ),
                 sockets.Trajectory.Input(
                     "pictures",
@@ -146,25 +147,25 @@ def _advanced_inputs() -> list[io.Input]:
         fraction_input(
             "blend_until",
             QueryBlend().until,
-            "The step at which query_blend ends, as a fraction of the steps (not of the noise schedule). Higher values "
-            "keep each image's own layout for longer.",
+            "The step at which query_blend ends, as a fraction of the steps of a plain run; other schedulers act at "
+            "the same noise. Higher values keep each image's own layout for longer.",
         ),
         fraction_input(
             "inject_from",
             window.start,
-            "The step at which copying of features begins, as a fraction of the steps (not of the noise schedule). "
-            "Higher values begin later.",
+            "The step at which copying of features begins, as a fraction of the steps of a plain run; other schedulers "
+            "act at the same noise. Higher values begin later.",
         ),
         fraction_input(
             "inject_until",
             window.end,
-            "The step at which copying of features ends, as a fraction of the steps (not of the noise schedule). "
-            "Higher values copy for longer.",
+            "The step at which copying of features ends, as a fraction of the steps of a plain run; other schedulers "
+            "act at the same noise. Higher values copy for longer.",
             step=0.0001,
         ),
         io.Boolean.Input(
             "free_u",
-            default=False,
+            default=True,
             tooltip="Adds FreeU with the factors and blocks of the authors' code, as in their results. ComfyUI's FreeU "
             "node acts on other blocks.",
         ),

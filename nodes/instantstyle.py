@@ -60,7 +60,8 @@ class InstantStyle(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="The area where the style applies, in white. One mask, one for each picture of the "
-                    "reference, or one for each image of the batch; any size.",
+                    "reference, or one for each image of the batch; any size. Passes by tiles (Ultimate SD Upscale, "
+                    "detailers) take each tile for a whole picture: bypass the mask there.",
                 ),
                 io.Combo.Input(
                     "mask_edges",

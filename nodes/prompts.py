@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..attention.subjects.words import read_scenes, read_subjects
-from ..host.subjects.tokens import encode_story
+from ..host.subjects.tokens import LOOKUPS, Lookup, encode_story
 from . import sockets
 from .inputs import CATEGORY
 from .reports import reported
@@ -45,7 +45,8 @@ class StoryPrompts(io.ComfyNode):
                 io.String.Input(
                     "style",
                     default="a watercolour of",
-                    tooltip="The beginning of every prompt, e.g. a watercolour of. It may be empty.",
+                    tooltip="The beginning of every prompt, e.g. a watercolour of. It may be empty. Words for all "
+                    "scenes belong here: Conditioning (Concat) cannot join one prompt to the batch.",
                 ),
                 io.String.Input(
                     "scenes",
@@ -55,6 +56,17 @@ class StoryPrompts(io.ComfyNode):
                     "scene. To place it yourself, write its words, or its number from the list in curly brackets. With "
                     "several subjects every scene must name at least one.",
                 ),
+                io.Combo.Input(
+                    "lookup",
+                    options=list(LOOKUPS),
+                    optional=True,
+                    advanced=True,
+                    tooltip="The words by which ConsiStory finds a subject in the image. 'all words' takes all of "
+                    "them; 'last word' takes the first token of the last one, as in the authors' code: fox of a red "
+                    "fox.",
+                ),
+                _size_input("width"),
+                _size_input("height"),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -71,7 +83,31 @@ class StoryPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, subjects: str, style: str, scenes: str) -> io.NodeOutput:
-        conditioning, words = encode_story(clip, read_subjects(subjects), style, read_scenes(scenes))
+    def execute(
+        cls,
+        clip: Any,
+        subjects: str,
+        style: str,
+        scenes: str,
+        lookup: Lookup = "all words",
+        width: int = 0,
+        height: int = 0,
+    ) -> io.NodeOutput:
+        size = {name: pixels for name, pixels in (("width", width), ("height", height)) if pixels}
+        conditioning, words = encode_story(clip, read_subjects(subjects), style, read_scenes(scenes), lookup, size)
         prompts = "\n".join(words.prompts)
         return reported(cls, prompts, conditioning, words, words.scenes, prompts)
+
+
+def _size_input(side: str) -> io.Int.Input:
+    return io.Int.Input(
+        side,
+        default=0,
+        min=0,
+        max=16384,
+        step=8,
+        optional=True,
+        advanced=True,
+        tooltip=f"The {side} in pixels that SDXL is told of its picture. Higher values ask for the detail of a larger "
+        f"picture. 0: the {side} of the latent. The authors' pipeline tells it 1024.",
+    )

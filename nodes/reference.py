@@ -14,12 +14,13 @@ from ..host.files import STYLES
 from ..host.instantstyle.adapter import LoadedAdapter
 from ..host.instantstyle.content_words import embed_phrases, parse_phrases
 from ..host.instantstyle.encoding import EncodedStyle, encode_style
-from ..host.instantstyle.style_files import load_style, save_style, thumbnail_picture
+from ..host.instantstyle.style_files import load_style, save_style
 from ..host.pictures import FITS, Fit
 from ..version import VERSION
 from . import sockets
 from .inputs import CATEGORY, file_fingerprint, file_options, missing_file
 from .parsing import read_weights
+from .reports import preview
 
 
 class EncodeReference(io.ComfyNode):
@@ -175,7 +176,7 @@ class SaveReference(io.ComfyNode):
     @classmethod
     def execute(cls, reference: EncodedStyle, name: str) -> io.NodeOutput:
         file = save_style(reference, name, VERSION)
-        return io.NodeOutput(file, ui=ui.PreviewImage(thumbnail_picture(reference), cls=cls))
+        return io.NodeOutput(file, ui=preview(cls, reference.thumbnail) or {})
 
 
 class LoadReference(io.ComfyNode):
@@ -209,4 +210,4 @@ class LoadReference(io.ComfyNode):
     @classmethod
     def execute(cls, adapter: LoadedAdapter, file: str) -> io.NodeOutput:
         style = load_style(file, adapter)
-        return io.NodeOutput(style, ui=ui.PreviewImage(thumbnail_picture(style), cls=cls))
+        return io.NodeOutput(style, ui=preview(cls, style.thumbnail) or {})

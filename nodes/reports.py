@@ -16,5 +16,10 @@ def reported(node: type[io.ComfyNode], report: str, *outputs: Any, thumbnail: st
     The node must declare the hidden input `unique_id`.
     """
     show_text(node.hidden.unique_id, report)
-    preview = ui.PreviewImage(picture_of(thumbnail), cls=node) if thumbnail else ui.PreviewText(report)
-    return io.NodeOutput(*outputs, ui=preview)
+    return io.NodeOutput(*outputs, ui=preview(node, thumbnail) or ui.PreviewText(report))
+
+
+def preview(node: type[io.ComfyNode], thumbnail: str) -> ui.PreviewImage | None:
+    """A thumbnail (a JPEG data URL) as `node` shows it, or None if there is none to show."""
+    picture = picture_of(thumbnail) if thumbnail else None
+    return None if picture is None else ui.PreviewImage(picture, cls=node)

@@ -115,7 +115,8 @@ class StyleID(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="The area that takes on the style, in white; elsewhere the content stays. One mask for all "
-                    "images, or one for each.",
+                    "images, or one for each. Passes by tiles (Ultimate SD Upscale, detailers) take each tile for a "
+                    "whole picture: bypass StyleID there.",
                 ),
             ],
             outputs=[

@@ -31,6 +31,7 @@ HOST = {
     "comfy_api",
     "comfy_execution",
     "comfy_extras",
+    "comfyui_version",
     "execution",
     "folder_paths",
     "latent_preview",
@@ -133,6 +134,7 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUIServer]
         yield server
 
 
+@pytest.mark.slow
 def test_every_node_is_there_and_nothing_failed_to_import(comfyui: ComfyUIServer) -> None:
     from semblance.nodes import NODES
 
@@ -142,6 +144,7 @@ def test_every_node_is_there_and_nothing_failed_to_import(comfyui: ComfyUIServer
     assert re.findall(r".*(?:IMPORT FAILED|Cannot import|Traceback).*", comfyui.log) == []
 
 
+@pytest.mark.slow
 def test_every_template_is_served_with_its_picture(comfyui: ComfyUIServer) -> None:
     assert sorted(comfyui.get("/workflow_templates")[FOLDER]) == TEMPLATES
     for name in TEMPLATES:
@@ -151,6 +154,7 @@ def test_every_template_is_served_with_its_picture(comfyui: ComfyUIServer) -> No
             assert Image.open(io.BytesIO(answer.read())).format == "JPEG"
 
 
+@pytest.mark.slow
 def test_every_help_page_and_translation_is_served(comfyui: ComfyUIServer) -> None:
     translations = comfyui.get("/i18n")
     for page in (ROOT / "web" / "docs").glob("*/*.md"):
@@ -159,6 +163,7 @@ def test_every_help_page_and_translation_is_served(comfyui: ComfyUIServer) -> No
         assert page.parent.name in translations[page.stem]["nodeDefs"]
 
 
+@pytest.mark.slow
 def test_the_demo_model_loads_and_paints_in_a_reference_s_style(comfyui: ComfyUIServer, tmp_path: Path) -> None:
     reference = tmp_path / "example.png"
     Image.linear_gradient("L").convert("RGB").save(reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,13 @@ from ..families.names import FAMILY_OF_TEXT_WIDTH
 from .encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
 
 Variant = Literal["base", "plus", "full"]
+
+
+TRAINED = re.compile(
+    r"(?:.*\.)?(?P<layer>(?:down|up|mid)_block.*\.attn2)\.processor\.(?P<part>to_[kv]_ip)(?:\.0)?\.weight"
+)
+"""Image keys and values of a cross-attention under the names of diffusers' UNet."""
+LORA = ("lora", "lokr_", "hada_")
 
 
 class UnknownAdapter(ValueError):
@@ -69,7 +77,31 @@ def flatten(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     renamed = {"adapter_modules.": "ip_adapter.", "image_proj_model.": "image_proj."}
     for old, new in renamed.items():
         tensors = {new + name[len(old) :] if name.startswith(old) else name: t for name, t in tensors.items()}
-    return tensors
+    return tensors if _has_attention(tensors) else _numbered(tensors)
+
+
+def _numbered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the names of published files, where the weights are those of a UNet's attention processors.
+
+    So the authors' training script saves them, beside the whole UNet. Published files number the processors in the
+    order of diffusers: down, up, mid, each block's self-attention before its cross-attention.
+    """
+    trained = {name: found for name in tensors if (found := TRAINED.fullmatch(name))}
+    layers = sorted({found["layer"] for found in trained.values()}, key=_order)
+    numbers = {layer: 2 * place + 1 for place, layer in enumerate(layers)}
+    return {
+        f"ip_adapter.{numbers[trained[name]['layer']]}.{trained[name]['part']}.weight" if name in trained else name: t
+        for name, t in tensors.items()
+    }
+
+
+def _order(layer: str) -> tuple[int, list[int]]:
+    part = ("down", "up", "mid").index(layer.partition("_")[0])
+    return part, [int(number) for number in re.findall(r"\.(\d+)", layer)]
+
+
+def _has_attention(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith("ip_adapter.") for name in tensors)
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> AdapterLayout:
@@ -133,28 +165,31 @@ def _foreign_kind(tensors: Mapping[str, Tensor]) -> str | None:
     """The kind of the file in words, or None for an IP-Adapter for CLIP image encoders."""
     names = tuple(tensors)
     projector = {name.removeprefix("image_proj.") for name in names if name.startswith("image_proj.")}
-    if any("to_q_lora" in name for name in names) or any("perceiver_resampler" in name for name in projector):
+    attention = _has_attention(tensors)
+    is_lora = any(mark in name for name in names for mark in LORA)
+    if (attention and is_lora) or any("perceiver_resampler" in name for name in projector):
         return "a FaceID IP-Adapter, which needs face recognition"
     if "norm.weight" in projector and "proj.0.weight" in projector:
         return "a FaceID or Portrait IP-Adapter, which needs face recognition"
     if any(name.startswith(("double_blocks.", "single_blocks.", "ip_adapter_proj_model.")) for name in names):
         return "an IP-Adapter for Flux"
+    if projector and attention:
+        return None
+    if projector or attention:
+        return "half of an IP-Adapter (its projector or its attention weights are missing)"
+    if is_lora:
+        return "a LoRA"
     kinds = {
         "a whole checkpoint": ("model.diffusion_model.", "conditioner.", "cond_stage_model."),
         # Before the diffusion model, because a ControlNet has half of its names.
         "a ControlNet": ("control_model.", "controlnet_", "zero_convs.", "input_hint_block."),
-        "a diffusion model": ("input_blocks.", "down_blocks."),
+        "a diffusion model": ("input_blocks.", "down_blocks.", "unet.", "diffusion_model."),
         "a CLIP image encoder": ("vision_model.", "visual."),
         "a text encoder": ("text_model.", "transformer."),
-        "a LoRA": ("lora_unet_", "lora_te", "unet.", "diffusion_model."),
         "a VAE": ("encoder.", "decoder.", "first_stage_model."),
         "a textual-inversion embedding": ("string_to_param", "emb_params", "clip_l", "clip_g"),
     }
-    if projector and any(name.startswith("ip_adapter.") for name in names):
-        return None
     for kind, prefixes in kinds.items():
         if any(name.startswith(prefixes) for name in names):
             return kind
-    if projector or any(name.startswith("ip_adapter.") for name in names):
-        return "half of an IP-Adapter (its projector or its attention weights are missing)"
     return f"of an unknown kind (its first tensor is '{names[0]}')" if names else "empty of tensors"

@@ -36,8 +36,9 @@ class FeatureBank:
 
     def forget(self, outdated: Callable[[Hashable], bool]) -> None:
         """Drops what is kept under every name that is `outdated`."""
-        for name in [name for name in self._kept if outdated(name)]:
-            del self._kept[name]
+        for name in self:
+            if outdated(name):
+                self._kept.pop(name, None)  # on several GPUs the calls of a step run in threads of their own
 
     def forget_all(self, *beginning: Hashable) -> None:
         """Drops what is kept under every name that is, or begins with, `beginning`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +45,8 @@ class BlockCall:
     skip: Tensor  # (rows, channels, height, width)
     rehearsal: bool = False
     """Whether the UNet will run once more on the same latents."""
+    done: frozenset[Hashable] = frozenset()
+    """What patches before did that is done once, however many ask for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,6 @@ class AttentionCall:
     shared: tuple[SharedTokens, ...] = ()
     """No image stands in two of them."""
     states: Tensor | None = None  # (rows, key_tokens, channels)
-    """What key and value were projected from; self-attentions alone tell."""
+    """What key and value were projected from, as in `states.py`; self-attentions alone tell."""
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     """The model's own projection of states (..., channels) to keys and values, with whatever LoRA is on it."""

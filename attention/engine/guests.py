@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,19 +25,23 @@ class Guest:
 
 @dataclass(frozen=True, eq=False)
 class PinnedImages:
-    """Known images at the start of the batch. They replace whatever the sampler computes for those rows."""
+    """Known images at the start of the batch. They replace whatever the sampler computes for them."""
 
     latents: Tensor  # (images, channels, height, width), as the UNet takes them at this noise level
     clean: Tensor  # (images, channels, height, width), free of noise
 
-    def into_noisy(self, x: Tensor, chunks: int) -> Tensor:
-        """The rows of a model call (chunks * images, ...) with these images in place of the sampler's."""
-        return self._in(torch.unflatten(x, 0, (chunks, -1)), self.latents).flatten(0, 1)
+    def into_noisy(self, x: Tensor, shown: Sequence[int]) -> Tensor:
+        """The rows of a model call (chunks * images, ...) with these images in place of the sampler's.
 
-    def into_denoised(self, denoised: Tensor) -> Tensor:
-        """The model's denoised images (images, ...) with these in place of the first."""
-        return self._in(denoised[None], self.clean)[0]
+        `shown` says for each row of a chunk which image of the batch it is.
+        """
+        return self._in(torch.unflatten(x, 0, (-1, len(shown))), self.latents, shown).flatten(0, 1)
 
-    def _in(self, chunks: Tensor, images: Tensor) -> Tensor:
+    def into_denoised(self, denoised: Tensor, shown: Sequence[int]) -> Tensor:
+        """The model's denoised images (images, ...) with these in place of its own."""
+        return self._in(denoised[None], self.clean, shown)[0]
+
+    def _in(self, chunks: Tensor, images: Tensor, shown: Sequence[int]) -> Tensor:
         own = images.to(chunks).expand(len(chunks), -1, -1, -1, -1)
-        return torch.cat([own, chunks[:, len(images) :]], dim=1)
+        rows = (own[:, image] if image < len(images) else chunks[:, row] for row, image in enumerate(shown))
+        return torch.stack([*rows], dim=1)

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
+from .unexpected import UnexpectedCall
+
 Crop = tuple[int, int, int, int]
 """Height, width, top and left of a part of the latent, in latent pixels."""
+CHANGED_BATCH = (
+    "Bypass the node that changes the batch inside the model. The contexts of AnimateDiff-Evolved do, and Tiled "
+    "Diffusion does unless its tile batch is 1."
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Chunk:
     """The part of the latent that this chunk shows, or None for the whole."""
     tag: str | None = None
     """The mark that a node of ours put on the conditioning, such as the text of a story."""
+    text_tokens: int | None = None
+    """Length of its own text. ComfyUI repeats texts up to a common length in a call; None if it is not known."""
 
     @property
     def conditional(self) -> bool:
@@ -35,6 +43,16 @@ class GuestRows:
     owner: object
     name: str
     rows: int
+
+
+@dataclass(frozen=True)
+class ImageWindow:
+    """The images of a batch that the model sees in one call, where it sees the batch part by part."""
+
+    images: tuple[int, ...]
+    """Indices in the batch, in the order of the rows."""
+    batch: int
+    """How many images the batch has."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,8 @@ class BatchLayout:
     """Where the model runs."""
     tags: frozenset[str] = frozenset()
     """The tags of all conditional chunks of this step, also of those that ComfyUI sends in another call."""
+    window: ImageWindow | None = None
+    """Which images of the batch the rows of a chunk are; None if they are the whole batch."""
 
     @classmethod
     def from_numbers(
@@ -71,14 +91,24 @@ class BatchLayout:
         the order of its list. Without a guider, ComfyUI's usual order is assumed.
         """
         if not numbers or rows % len(numbers):
-            raise ValueError(
-                f"The model was called with {rows} rows for {len(numbers)} conditionings, which do not divide evenly. "
-                "A node before this one changes the batch inside the model; bypass it to use Semblance."
+            raise UnexpectedCall(
+                f"The model was called with {rows} rows for {len(numbers)} conditionings, which do not divide evenly.",
+                CHANGED_BATCH,
             )
         named = [roles[number] if number < len(roles) else f"conditioning {number}" for number in numbers]
         shown = crops or [None] * len(numbers)
         chunks = tuple(Chunk(role, crop) for role, crop in zip(named, shown, strict=True))
         return cls(chunks, rows // len(numbers), latent_size)
+
+    @property
+    def image_indices(self) -> tuple[int, ...]:
+        """For each row of a chunk, which image of the batch it is."""
+        return tuple(range(self.images)) if self.window is None else self.window.images
+
+    @property
+    def batch_images(self) -> int:
+        """Images of the whole batch."""
+        return self.images if self.window is None else self.window.batch
 
     @property
     def host_rows(self) -> int:
@@ -108,11 +138,13 @@ class BatchLayout:
 
         Conditioning (Combine) adds prompts without the tag, whose words stand at other tokens.
         """
-        if tag not in self.tags:
-            return self.conditional_rows
-        return tuple(
-            self.chunk_rows(index) for index, chunk in enumerate(self.chunks) if chunk.conditional and chunk.tag == tag
-        )
+        return tuple(self.chunk_rows(number) for number in self.tagged_chunks(tag))
+
+    def tagged_chunks(self, tag: str) -> tuple[int, ...]:
+        """The numbers of the chunks that `tagged_rows` gives the rows of."""
+        known = tag in self.tags
+        chunks = enumerate(self.chunks)
+        return tuple(number for number, c in chunks if c.conditional and (not known or c.tag == tag))
 
     def guest_rows(self, owner: object, name: str) -> slice:
         """The rows that hold `owner`'s guest called `name`."""

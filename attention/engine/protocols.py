@@ -39,8 +39,11 @@ class NeedsMemory(Protocol):
 class BringsGuests(Protocol):
     """Sends latents of its own through the model."""
 
-    def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
-        """Extra rows for the next model call. They are cut off before the sampler sees the result."""
+    def guests(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
+        """Extra rows for the next model call. They are cut off before the sampler sees the result.
+
+        `layout` tells which images of the batch the call shows.
+        """
         ...
 
 
@@ -93,9 +96,30 @@ class EditsBlocks(Protocol):
 
 
 @runtime_checkable
+class Advises(Protocol):
+    """Knows before a run what the user may not expect of it."""
+
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        """Sentences for the user, such as that a window meets no step. The run goes on."""
+        ...
+
+
+@runtime_checkable
 class Reports(Protocol):
     """Finds something out that outlives the run, such as subject masks."""
 
     def findings(self, plan: RunPlan, bank: FeatureBank) -> Mapping[str, Tensor]:
         """Tensors by name that leave with the run's LATENT. Asked once, after the last pass."""
+        ...
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """Goes on where an earlier run ended, with what that one found."""
+
+    def resume(self, found: Mapping[str, Tensor], bank: FeatureBank) -> bool:
+        """Takes what it needs of an earlier run's findings, before the first step. Returns whether that was anything.
+
+        Asked if the sampler adds no noise to the LATENT that carries them.
+        """
         ...

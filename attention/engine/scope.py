@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .call import AttentionSite
-from .moment import Moment
+from .moment import Moment, RunPlan
 
 Keyframes = tuple[tuple[float, float], ...]
 """Pairs of (place in the window, weight), in rising order; both ends hold beyond the first and the last."""
@@ -50,6 +50,14 @@ class ScheduleWindow:
         if after[0] == before[0]:
             return before[1]
         return before[1] + (after[1] - before[1]) * (place - before[0]) / (after[0] - before[0])
+
+    def missed(self, plan: RunPlan) -> str:
+        """Why no step of a run is met, and what to do."""
+        steps = ", ".join(f"{moment.progress:.2g}" for moment in plan.moments)
+        return (
+            f"no step has a weight between start {self.start:g} and end {self.end:g}. Its steps lie at {steps} of the "
+            "noise schedule. Widen the window, or take more steps."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +100,12 @@ class Scope:
         """How strongly a method acts at `site` now: the block's weight times the curve's."""
         block = self.blocks.get(site.block, 0.0)
         return block * self.window.weight(moment) if block else 0.0
+
+    def advice(self, plan: RunPlan, method: str) -> tuple[str, ...]:
+        """A sentence for the user if the window meets no step of the run, else none."""
+        if not any(self.blocks.values()) or any(map(self.window.weight, plan.moments)):
+            return ()
+        return (f"{method} does nothing in this run: {self.window.missed(plan)}",)
 
     def __repr__(self) -> str:
         chosen = ", ".join(f"{name}={weight:g}" for name, weight in self.blocks.items() if weight)

@@ -8,8 +8,9 @@ from torch import Tensor
 from ..functional.masks import fit_mask, mask_on_grid
 from .bank import FeatureBank
 from .call import AttentionCall
-from .layout import Crop
+from .layout import BatchLayout, Crop
 from .scope import ImageMask
+from .unexpected import UnexpectedCall
 
 PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
 
@@ -17,13 +18,13 @@ PIXELS_PER_LATENT = 8  # in SD 1.x and SDXL
 def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
     """Every mask on this layer's tokens, cropped as each chunk is: (masks, chunks, tokens, 1), once a run.
 
-    Raises ValueError if a tiling node passes crops of the picture without saying which.
+    Raises UnexpectedCall if a tiling node passes crops of the picture without saying which.
     """
     layout, size, query = call.layout, call.layout.latent_size, call.query
     if size is None:
-        raise ValueError(
-            "A node such as Tiled Diffusion shows the model parts of the picture without telling which, so the "
-            "mask cannot be laid over them. Bypass that node, or remove the mask."
+        raise UnexpectedCall(
+            "The model is shown parts of the picture and not told which, so the mask cannot be laid over them.",
+            "Bypass the node that cuts the picture up, as Tiled Diffusion does, or remove the mask.",
         )
 
     def fit() -> Tensor:
@@ -45,12 +46,21 @@ def mask_per_image(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> T
 
     Raises ValueError for any other number of masks.
     """
-    count, images = len(mask.values), call.layout.images
+    count, images = len(mask.values), call.layout.batch_images
     if count not in (1, images):
         raise ValueError(
             f"There are {count} masks for {images} images. Connect one mask, or one for each image of the batch."
         )
-    return masks_on_tokens(mask, call, bank).transpose(0, 1)
+    on_tokens = masks_on_tokens(mask, call, bank).transpose(0, 1)
+    if count == 1 or call.layout.window is None:
+        return on_tokens
+    return on_tokens.index_select(1, image_indices(call.layout, on_tokens, bank))
+
+
+def image_indices(layout: BatchLayout, like: Tensor, bank: FeatureBank) -> Tensor:
+    """For each row of a chunk, which image of the batch it is: (images,), on the device of `like`."""
+    shown = layout.image_indices
+    return bank.once(("image indices", shown, like.device), lambda: torch.tensor(shown, device=like.device))
 
 
 def _cropped(mask: Tensor, crop: Crop | None) -> Tensor:

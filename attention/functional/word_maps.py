@@ -30,10 +30,19 @@ def attention_to_words(query: Tensor, key: Tensor, heads: int, word_weights: Ten
     `query` is (images, tokens, heads * head_dim), `key` (images, text_tokens, heads * head_dim), and `word_weights`,
     from `word_columns`, (images, text_tokens, subjects).
     """
-    maps = [
-        _mean_attention(one, text, heads) @ weights for one, text, weights in zip(query, key, word_weights, strict=True)
-    ]
-    return torch.stack(maps).transpose(1, 2)
+    split_query, split_key = (
+        torch.unflatten(part, 2, (heads, -1)).transpose(1, 2).float() for part in (query, key)
+    )  # -> (images, heads, tokens, head_dim)
+    scores = split_query @ split_key.transpose(2, 3) * split_query.shape[3] ** -0.5
+    attention = scores.softmax(dim=-1).mean(dim=1)  # -> (images, tokens, text_tokens)
+    return (attention @ word_weights).transpose(1, 2)
+
+
+def resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Attention maps (images, subjects, rows, columns) on a grid of this height and width."""
+    if maps.shape[-2:] == grid:
+        return maps
+    return functional.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)
 
 
 def subject_mask(maps: Tensor, height: int, width: int) -> Tensor:
@@ -41,14 +50,6 @@ def subject_mask(maps: Tensor, height: int, width: int) -> Tensor:
 
     Each map is resized to the grid and thresholded by Otsu's method; the masks of an image's subjects are united.
     """
-    grid = functional.interpolate(maps.float(), size=(height, width), mode="bilinear", align_corners=False)
-    flat = grid.flatten(2)  # -> (images, subjects, tokens)
+    flat = resized(maps.float(), (height, width)).flatten(2)  # -> (images, subjects, tokens)
     thresholds = otsu_threshold(flat.flatten(0, 1)).view(*flat.shape[:2], 1)
     return (flat > thresholds).any(dim=1)
-
-
-def _mean_attention(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Softmax attention of one image, averaged over heads: (tokens, text_tokens)."""
-    query, key = (torch.unflatten(part, 1, (heads, -1)).transpose(0, 1).float() for part in (query, key))
-    scores = query @ key.transpose(1, 2) * query.shape[2] ** -0.5
-    return scores.softmax(dim=-1).mean(dim=0)

@@ -23,8 +23,9 @@ from ..adapters.ip_adapter import ImageAdapter
 from ..engine.bank import FeatureBank
 from ..engine.call import AttentionCall, AttentionSite
 from ..engine.layout import BatchLayout
-from ..engine.moment import Moment
+from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
+from ..engine.protocols import Advises
 from ..engine.scope import ImageMask, Scope
 from ..engine.token_masks import mask_per_image, masks_on_tokens
 from ..functional.attention import token_weights
@@ -60,7 +61,7 @@ class ImageTokens:
 
 
 @dataclass(frozen=True, eq=False)
-class InstantStyle(AttentionPatch):
+class InstantStyle(AttentionPatch, Advises):
     """Adds image cross-attention where the scope says, to conditional and unconditional rows alike.
 
     One mask in the scope holds for the sum of all pictures; as many masks as pictures give each picture an area and
@@ -99,6 +100,9 @@ class InstantStyle(AttentionPatch):
         image = self._image_attention(call, call.query[:rows], attend, bank)
         styled = torch.add(output[:rows], image, alpha=self._weight(call.site, call.moment))
         return styled if rows == len(output) else torch.cat([styled, output[rows:]])
+
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        return self.scope.advice(plan, f"InstantStyle ({self.name})") if self.strength else ()
 
     def __repr__(self) -> str:
         return f"InstantStyle ({self.name}), strength {self.strength:g}, {self.scope}"
@@ -167,7 +171,7 @@ class InstantStyle(AttentionPatch):
 
     def _masks(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
-        masks, images = len(mask.values), call.layout.images
+        masks, images = len(mask.values), call.layout.batch_images
         if self._mask_per_picture(mask):
             return masks_on_tokens(mask, call, bank).unsqueeze(2)
         if masks not in (1, images):

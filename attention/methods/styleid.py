@@ -20,9 +20,10 @@ from torch import Tensor
 from ..engine.bank import FeatureBank
 from ..engine.call import AttentionCall, AttentionSite
 from ..engine.guests import Guest
+from ..engine.layout import BatchLayout
 from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
-from ..engine.protocols import BringsGuests, NeedsMemory
+from ..engine.protocols import Advises, BringsGuests, NeedsMemory
 from ..engine.scope import Scope
 from ..engine.token_masks import mask_per_image
 from ..references.trajectory import ReferenceTrajectory
@@ -33,7 +34,7 @@ RANDOM_SAMPLERS = ("ancestral", "sde", "lcm", "ddpm", "er_sde", "seeds", "sa_sol
 
 
 @dataclass(frozen=True, eq=False)
-class StyleID(AttentionPatch, BringsGuests, NeedsMemory):
+class StyleID(AttentionPatch, BringsGuests, NeedsMemory, Advises):
     """Puts the style trajectory's keys and values, and the content trajectory's queries, where the scope says.
 
     Acts on conditional and unconditional rows alike. Either trajectory holds one picture for all images of the batch,
@@ -53,12 +54,14 @@ class StyleID(AttentionPatch, BringsGuests, NeedsMemory):
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         return site.kind == "self" and self._weight(site, moment) != 0.0
 
-    def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
+    def guests(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
         pairs = ((CONTENT, self.content), (STYLE, self.style))
-        return [Guest(name, t.at(moment.sigma), t.context, t.vector) for name, t in pairs]
+        return [_shown(name, trajectory, layout, moment) for name, trajectory in pairs]
 
     def extra_images(self, plan: RunPlan) -> float:
-        return self.content.images + self.style.images if self._acts(plan) else 0
+        at_once = plan.images if plan.window is None else plan.window
+        guests = min(self.content.images, at_once) + min(self.style.images, at_once)
+        return guests if self._acts(plan) else 0
 
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         if not self._wholly(call):
@@ -120,6 +123,9 @@ class StyleID(AttentionPatch, BringsGuests, NeedsMemory):
                 if self.scope.window.weight(moment):
                     trajectory.at(moment.sigma)
 
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        return self.scope.advice(plan, "StyleID") if self.strength else ()
+
     def __repr__(self) -> str:
         parts = f"gamma {self.gamma:g}, temperature {self.temperature:g}, strength {self.strength:g}"
         return f"StyleID ({self.content.steps} steps, {self.content.convention}), {parts}, {self.scope}"
@@ -154,6 +160,19 @@ class StyleID(AttentionPatch, BringsGuests, NeedsMemory):
             return seats.start + image % count
 
         return bank.once((name, seats.start, seats.stop, layout.host_rows, layout.images, call.query.device), pair)
+
+
+def _shown(name: str, trajectory: ReferenceTrajectory, layout: BatchLayout, moment: Moment) -> Guest:
+    """The pictures for the images that a call shows, in the order of its rows; the one for all, where there is one."""
+    latents = trajectory.at(moment.sigma)
+    if layout.window is None or len(latents) == 1:
+        return Guest(name, latents, trajectory.context, trajectory.vector)
+    shown = list(layout.image_indices)
+    context, vector = (
+        part if part is None or len(part) == 1 else part[shown] for part in (trajectory.context, trajectory.vector)
+    )
+    assert context is not None
+    return Guest(name, latents[shown], context, vector)
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -26,9 +26,8 @@ class UserMasks:
         return mask_on_grid(fit_mask(self.mask.values, height, width, feather=True), *grid) > 0.5
 
     def combined(self, drawn: Tensor, found: Tensor | None, images: int) -> Tensor | None:
-        """The mask to use, bool (images, tokens), on the device of `found`; `drawn` is what `on_grid` gave."""
+        """The mask to use, bool (images, tokens), on the device of `found` if anything was; `drawn` is of `on_grid`."""
         if found is None:
             return None if self.limits else drawn.expand(images, -1)
-        # ComfyUI keeps masks on the CPU, while the model runs elsewhere.
         drawn = drawn.to(found.device).expand(images, -1)
         return found & drawn if self.limits else drawn

@@ -73,7 +73,7 @@ def _lines(text: str, what: str, example: str) -> tuple[str, ...]:
 
 def _prompt(number: int, subjects: Sequence[str], style: str, scene: str, names_subject: Callable[[str], bool]) -> str:
     written = _joined(style, scene)
-    prompt = PLACE.sub(lambda place: _subject_at(place, subjects, number), written)
+    prompt = PLACE.sub(lambda place: _set_apart(place, _subject_at(place, subjects, number)), written)
     if prompt != written or names_subject(prompt):
         return prompt
     if len(subjects) == 1:
@@ -83,6 +83,13 @@ def _prompt(number: int, subjects: Sequence[str], style: str, scene: str, names_
         f"Scene {number} ('{scene}') names no subject ({names}), so it is not known who is in it. Write the subject's "
         f"words into the scene, or {_places(subjects)} where it belongs."
     )
+
+
+def _set_apart(place: re.Match[str], subject: str) -> str:
+    """A subject with spaces beside letters of a script that has none: a word's tokens depend on what touches it."""
+    before, after = place.string[: place.start()][-1:], place.string[place.end() :][:1]
+    left, right = (" " if neighbour.isalnum() and not neighbour.isascii() else "" for neighbour in (before, after))
+    return f"{left}{subject}{right}"
 
 
 def _subject_at(place: re.Match[str], subjects: Sequence[str], number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +11,30 @@ from ...attention.engine.patch import AttentionPatch
 KEY = "semblance"
 
 
-@dataclass(frozen=True, eq=False)
-class CarriedPatch:
-    """A patch and the model weights it needs, where ComfyUI looks for both.
+class Uncopied:
+    """What nodes that copy a MODEL's options deeply, some at every step, get as it is: it is known by its identity."""
 
-    It lies in `transformer_options["patches"]` under a name of ours that the UNet never calls; ComfyUI asks every
-    object there for `models()` and loads, offloads and frees those with the MODEL.
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Carried(Uncopied):
+    """The patches of a MODEL, in the order their nodes were applied.
+
+    They lie in `transformer_options` under a name of ours. Other nodes walk through `patches` and `patches_replace`
+    there and take every entry for a function; what lies beside these, ComfyUI and they hand on untouched.
     """
 
-    patch: AttentionPatch
-    weights: Sequence[Any] = ()
-
-    def models(self) -> list[Any]:
-        return list(self.weights)
+    patches: tuple[AttentionPatch, ...] = ()
 
 
 def carried_patches(transformer_options: Mapping[str, Any]) -> tuple[AttentionPatch, ...]:
     """The patches in these options, in the order their nodes were applied."""
-    carried: Sequence[CarriedPatch] = transformer_options.get("patches", {}).get(KEY, ())
-    return tuple(carrier.patch for carrier in carried)
+    carried: Carried = transformer_options.get(KEY, Carried())
+    return carried.patches
+
+
+def carry(transformer_options: dict[str, Any], patches: tuple[AttentionPatch, ...]) -> None:
+    """Puts `patches` into these options, in place of those there."""
+    transformer_options[KEY] = Carried(patches)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...attention.engine.layout import Chunk, Crop
+from ...attention.engine.layout import Chunk, Crop, ImageWindow
 from .carried import KEY
 
 TAG = f"{KEY}_story"
@@ -25,13 +25,19 @@ class Conditionings:
     """The conditionings of one step."""
 
     roles: tuple[str, ...]
+    uuids: frozenset[Key]
     crops: Mapping[Key, Crop]
     tags: Mapping[Key, str]
+    text_tokens: Mapping[Key, int]
+    """The length of each text, before ComfyUI repeats it to that of others in a call."""
     images: int
-    """Images of the latent batch, which ComfyUI never splits."""
+    """Images in each of them: those of the latent batch, or of a window of it."""
+    window: ImageWindow | None = None
 
     @classmethod
-    def read(cls, groups: Sequence[Group], named: Mapping[str, Group], x: Tensor) -> Conditionings:
+    def read(
+        cls, groups: Sequence[Group], named: Mapping[str, Group], x: Tensor, model_options: Mapping[str, Any]
+    ) -> Conditionings:
         """Reads the sides of one step for the latents `x`; `named` are the guider's own, by role."""
         height, width = x.shape[-2:]
         roles = tuple(_role(index, group, named) for index, group in enumerate(groups))
@@ -42,7 +48,15 @@ class Conditionings:
             if "uuid" in cond
         ]
         crops = {key: clamped(cond["area"], height, width) for key, cond in found if len(cond.get("area") or ()) == 4}
-        return cls(roles, crops, {key: cond[TAG] for key, cond in found if TAG in cond}, len(x))
+        tags = {key: cond[TAG] for key, cond in found if TAG in cond}
+        lengths = {key: text.cond.shape[1] for key, cond in found if (text := _text(cond)) is not None}
+        uuids = frozenset(key for key, _ in found)
+        return cls(roles, uuids, crops, tags, lengths, len(x), window_of(model_options))
+
+    @property
+    def looked_at(self) -> frozenset[Any]:
+        """What a step looks at: roles and uuids, with the images of the batch that are shown."""
+        return frozenset((self.roles[index], uuid, self.window) for index, uuid in self.uuids)
 
     @property
     def conditional_tags(self) -> frozenset[str]:
@@ -50,10 +64,27 @@ class Conditionings:
         return frozenset(tag for (index, _), tag in self.tags.items() if Chunk(self.roles[index]).conditional)
 
 
+def window_of(model_options: Mapping[str, Any]) -> ImageWindow | None:
+    """The images of the batch that ComfyUI's context windows show in a step; None for the whole batch."""
+    window = model_options.get("transformer_options", {}).get("context_window")
+    if window is None or window.dim != 0:
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    shown = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
+    # At these places of every window ComfyUI shows the images that have these places in the batch.
+    for place in getattr(model_options.get("context_handler"), "latent_retain_index_list", ()):
+        shown[place] = place % window.total_frames
+    return ImageWindow(tuple(shown), window.total_frames)
+
+
 def clamped(area: Sequence[int], height: int, width: int) -> Crop:
     """ComfyUI's area, cut off at the edges of the latent as ComfyUI does."""
     rows, columns, top, left = area
     return min(height - top, rows), min(width - left, columns), top, left
+
+
+def _text(cond: Mapping[str, Any]) -> Any:
+    return cond.get("model_conds", {}).get("c_crossattn")
 
 
 def _role(index: int, group: Group, named: Mapping[str, Group]) -> str:

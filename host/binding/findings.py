@@ -21,3 +21,8 @@ def with_findings(samples: Tensor, findings: Mapping[str, Tensor]) -> Tensor:
     samples = samples.to(device=device, dtype=dtype)
     setattr(samples, FOUND, dict(findings))
     return samples
+
+
+def findings_of(samples: Tensor) -> Mapping[str, Tensor]:
+    """What was found beside these latents; nothing where another node has made them anew."""
+    return getattr(samples, FOUND, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,15 @@ from ...attention.engine.call import AttentionSite
 from ...attention.engine.patch import AttentionPatch
 from ...attention.families import FAMILIES, ModelFamily, family_of
 from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
-from .carried import KEY, CarriedPatch, carried_patches
+from .carried import KEY, carried_patches, carry
 from .step import diffusion_model
 from .unet import attention_layer, attention_sites
-from .wrappers import apply_model, calc_cond_batch, outer_sample, prepare_sampling
+from .wrappers import apply_model, calc_cond_batch, outer_sample, predict_noise, prepare_sampling
 
 WRAPPERS = {
     WrappersMP.OUTER_SAMPLE: outer_sample,
     WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+    WrappersMP.PREDICT_NOISE: predict_noise,
     WrappersMP.CALC_COND_BATCH: calc_cond_batch,
     WrappersMP.APPLY_MODEL: apply_model,
     WrappersMP.DIFFUSION_MODEL: diffusion_model,
@@ -62,13 +63,11 @@ def map_model(model: Any) -> ModelMap:
     return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
 
 
-def add_patch(model: Any, patch: AttentionPatch, weights: Sequence[Any] = ()) -> Any:
-    """A clone of MODEL that also carries `patch`, after those it already carries.
-
-    `weights` are the model patchers of the patch's own weights; ComfyUI loads and frees them with the MODEL.
-    """
+def add_patch(model: Any, patch: AttentionPatch) -> Any:
+    """A clone of MODEL that also carries `patch`, after those it already carries."""
     patched = model.clone()
-    patched.set_model_patch(CarriedPatch(patch, weights), KEY)
+    options = patched.model_options["transformer_options"]
+    carry(options, (*carried_patches(options), patch))
     for kind, wrapper in WRAPPERS.items():
         if not comfy.patcher_extension.get_wrappers_with_key(kind, KEY, patched.model_options, is_model_options=True):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, True)
@@ -78,8 +77,8 @@ def add_patch(model: Any, patch: AttentionPatch, weights: Sequence[Any] = ()) ->
 def exchange_patch(model: Any, old: AttentionPatch, new: AttentionPatch) -> Any:
     """A clone of MODEL that carries `new` in the place of `old`."""
     patched = model.clone()
-    patches = patched.model_options["transformer_options"]["patches"]
-    patches[KEY] = [CarriedPatch(new, carrier.weights) if carrier.patch is old else carrier for carrier in patches[KEY]]
+    options = patched.model_options["transformer_options"]
+    carry(options, tuple(new if patch is old else patch for patch in carried_patches(options)))
     return patched
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from .carried import KEY
 
-GUIDER_SLOTS = ("model_function_wrapper", "sampler_", "denoise_mask_function")
+GUIDER_SLOTS = ("model_function_wrapper", "sampler_", "denoise_mask_function", "context_handler")
 """How the entries of a MODEL's options begin that hold another node's function around a step."""
 MOST_SHOWN = 12
+KEYS = {"ADE": "AnimateDiff-Evolved"}
+"""Packs whose wrappers have keys that do not say whose they are."""
 
 
 def neighbours(model: Any, model_options: Mapping[str, Any]) -> list[str]:
@@ -65,7 +67,6 @@ def _foreign_lists(options: Mapping[str, Any]) -> list[str]:
     return [
         f"Another node patches {name}: {_name(patch)}"
         for name, patches in options.get("patches", {}).items()
-        if name != KEY
         for patch in patches
     ]
 
@@ -74,7 +75,7 @@ def _foreign_slots(model: Any, model_options: Mapping[str, Any]) -> list[str]:
     options = model_options.get("transformer_options", {})
     lines = _slots(model_options)
     wrappers = {
-        f"{kind} ({key})"
+        f"{kind} ({KEYS.get(key, key)})"
         for source in (options.get("wrappers", {}), model.wrappers)
         for kind, keyed in source.items()
         for key in keyed

@@ -32,3 +32,24 @@ class NoiseSchedule:
     def progress(self, sigma: float) -> float:
         """0 at the highest noise level, 1 at the lowest and below."""
         return 1.0 if sigma <= 0 else float(numpy.interp(-math.log(sigma), self._falling, self._percents))
+
+    def exact_progress(self, sigma: float) -> float:
+        """`progress` to a hundredth of a timestep, where the table is up to two off."""
+        target, near = -math.log(sigma) if sigma > 0 else math.inf, self.progress(sigma)
+        if not 0.0 < near < 1.0:
+            return near
+        index = min(int(near * (self.POINTS - 1)), self.POINTS - 2)
+        low, high = (float(self._percents[index + side]) for side in (0, 1))
+        below, above = (float(self._falling[index + side]) - target for side in (0, 1))
+        for _ in range(8):  # false position; the side that stays counts half (Illinois)
+            if above - below < 1e-12:
+                break
+            near = low - below * (high - low) / (above - below)
+            value = -math.log(float(self._model_sampling.percent_to_sigma(near))) - target
+            if abs(value) < 1e-7:
+                break
+            if value < 0:
+                low, below, above = near, value, above / 2
+            else:
+                high, above, below = near, value, below / 2
+        return near

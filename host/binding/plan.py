@@ -9,13 +9,17 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
+from ...attention.engine.layout import Chunk
 from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import NeedsMemory, SamplesAgain
+from ...attention.engine.protocols import Advises, NeedsMemory, SamplesAgain
+from .conditionings import TAG
 from .run import Run
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
 """The name of a node, by a part of the module that its patch comes from."""
+SHOWN_BESIDE = {"ReferenceAdvanced": "The reference control of Advanced-ControlNet"}
+"""Controls that show the model latents of their own, in further calls inside ours, by the name of their class."""
 
 
 def plan_of(
@@ -30,7 +34,7 @@ def plan_of(
         images=len(noise),
         size=(height, width),
         inpaints=inpaints,
-        conflicts=frozenset(conflicting_nodes(guider.model_options)),
+        conflicts=frozenset([*conflicting_nodes(guider.model_options), *_conflicting_controls(guider.conds)]),
         device_count=1 + len(guider.model_patcher.get_additional_models_with_key("multigpu")),
         guided=guides(guider),
         cropped=any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group),
@@ -39,6 +43,14 @@ def plan_of(
         empty=not latent.any(),
         cfg=cfg_of(guider),
         end=levels[-1],
+        tags=frozenset(
+            cond[TAG]
+            for role, group in guider.conds.items()
+            if Chunk(role).conditional
+            for cond in group
+            if TAG in cond
+        ),
+        window=_window(guider.model_options, len(noise)),
     )
 
 
@@ -52,6 +64,11 @@ def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:
 def extra_images(patches: Sequence[AttentionPatch], plan: RunPlan) -> float:
     """For how many images beside those of the run the patches need memory."""
     return sum(patch.extra_images(plan) for patch in patches if isinstance(patch, NeedsMemory))
+
+
+def advice(patches: Sequence[AttentionPatch], plan: RunPlan) -> str:
+    """What the user should know of the run before it starts; empty if there is nothing."""
+    return "\n".join(line for patch in patches if isinstance(patch, Advises) for line in patch.advice(plan))
 
 
 def guides(guider: Any) -> bool:
@@ -69,6 +86,15 @@ def _is_for_an_area(cond: Mapping[str, Any]) -> bool:
     return cond.get("area") is not None or ("mask" in cond and bool(cond.get("set_area_to_bounds")))
 
 
+def _window(model_options: Mapping[str, Any], images: int) -> int | None:
+    """The length of the context windows that pass over the images of a batch; None without any."""
+    handler = model_options.get("context_handler")
+    if handler is None or getattr(handler, "dim", 0) != 0:
+        return None
+    length = getattr(handler, "context_length", 1)
+    return length if length < images else None
+
+
 def conflicting_nodes(model_options: Mapping[str, Any]) -> list[str]:
     """The names of nodes on the same model that change the UNet's tokens, or skip its calls."""
     options = model_options["transformer_options"]
@@ -76,6 +102,16 @@ def conflicting_nodes(model_options: Mapping[str, Any]) -> list[str]:
     inputs = options.get("patches", {}).get("attn1_patch", ())
     makers = {getattr(patch, "__module__", "") + "." + getattr(patch, "__qualname__", "") for patch in inputs}
     return found + [name for part, name in TOKEN_MERGERS.items() if any(part in maker for maker in makers)]
+
+
+def _conflicting_controls(conds: Mapping[str, Any]) -> list[str]:
+    """The names of controls on the conditionings that show the model more than the sampler's rows."""
+    controls = [cond.get("control") for group in conds.values() for cond in group]
+    found: list[str] = []
+    while controls := [control for control in controls if control is not None]:
+        found += [SHOWN_BESIDE[name] for one in controls if (name := type(one).__name__) in SHOWN_BESIDE]
+        controls = [getattr(control, "previous_controlnet", None) for control in controls]
+    return found
 
 
 def _cache(holder: Any) -> str:

@@ -13,9 +13,9 @@ from ...attention.engine.call import AttentionSite
 from ...attention.engine.guests import PinnedImages
 from ...attention.engine.moment import Moment, RunPlan
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import Reports, SamplesAgain
+from ...attention.engine.protocols import Reports, Resumes, SamplesAgain
 from .attendance import Attendance
-from .carried import KEY
+from .carried import KEY, Uncopied
 from .conditionings import Conditionings, Group
 from .noise_schedule import NoiseSchedule
 
@@ -26,7 +26,7 @@ class PassFinished(Exception):
     """Ends a pass before its last step: its result is not needed, and every patch has what it needs of it."""
 
 
-class Run:
+class Run(Uncopied):
     """One run of a sampler, or a single call of the model that came without a sampler."""
 
     def __init__(
@@ -49,14 +49,21 @@ class Run:
         self._conditionings = conditionings
         self._banks: dict[int, FeatureBank] = {}
         self._sites: dict[int, tuple[AttentionSite, ...]] = {}
-        self._progress = tuple(self._schedule.progress(sigma) for sigma in (self._ladder[:-1] or self._ladder))
+        self._progress = tuple(self._schedule.exact_progress(sigma) for sigma in self._ladder)
         self.pass_number, self.passes = 1, 1
         self.extra_images = 0.0
         """For how many images beside those of the run the patches need memory."""
+        self.continued = False
+        self.extra = False
+        """Whether the call in progress is a further one on what this step has seen."""
+        self._seen: set[Any] | None = None
+        """What was looked at in the step in progress; None if it is not known where steps begin."""
         self.conditionings: Conditionings | None = None
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None
         """Known images in the call in progress, which replace what the sampler computes for them."""
+        self.shown: Sequence[int] = ()
+        """For each image of the call in progress, which of the batch it is."""
 
     def bank_of(self, patch: AttentionPatch) -> FeatureBank:
         """What `patch` keeps during this run."""
@@ -81,8 +88,11 @@ class Run:
             progress=self._schedule.progress(sigma),
             sigma_at=self._schedule.sigma_at,
             ladder=self._progress,
+            sigmas=self._ladder,
             pass_number=self.pass_number,
             passes=self.passes,
+            continued=self.continued,
+            extra=self.extra,
         )
 
     def end_finished_pass(self, patches: Sequence[tuple[AttentionPatch, FeatureBank]], moment: Moment) -> None:
@@ -93,14 +103,32 @@ class Run:
             raise PassFinished
 
     @contextmanager
-    def reading(self, groups: Sequence[Group], x: Tensor) -> Iterator[None]:
+    def reading(self, groups: Sequence[Group], x: Tensor, model_options: Mapping[str, Any]) -> Iterator[None]:
         """Keeps the conditionings of one step for the latents `x` until the block ends."""
-        before, self.conditionings = self.conditionings, Conditionings.read(groups, self._conditionings(), x)
+        before = self.conditionings
+        self.conditionings = now = Conditionings.read(groups, self._conditionings(), x, model_options)
         self.pinned = None
+        self.extra = self._seen is not None and bool(now.looked_at) and now.looked_at <= self._seen
+        try:
+            yield
+            if self._seen is not None:
+                self._seen |= now.looked_at
+        finally:
+            self.conditionings, self.pinned, self.extra = before, None, False
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """One prediction of the sampler's: what is looked at twice in it, is looked at for another node."""
+        before, self._seen = self._seen, set()
         try:
             yield
         finally:
-            self.conditionings, self.pinned = before, None
+            self._seen = before
+
+    def resume(self, patches: Sequence[AttentionPatch], found: Mapping[str, Tensor]) -> None:
+        """Shows the patches what an earlier run found."""
+        taken = [patch.resume(found, self.bank_of(patch)) for patch in patches if isinstance(patch, Resumes)]
+        self.continued = any(taken)
 
     def findings(self, patches: Sequence[AttentionPatch], plan: RunPlan) -> dict[str, Tensor]:
         """What the patches found out that outlives the run."""

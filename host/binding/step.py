@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ...attention.engine.call import AttentionSite
-from ...attention.engine.layout import BatchLayout, Crop
+from ...attention.engine.guests import PinnedImages
+from ...attention.engine.layout import CHANGED_BATCH, BatchLayout, Crop
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
+from ...attention.engine.unexpected import UnexpectedCall
 from .carried import carried_patches
-from .guests import Control, InvitedGuests, seat_guests, shield_from_guests
+from .guests import Control, InvitedGuests, brought, seat_guests, shield_from_guests
+from .regions import Regions
 from .run import RUN, Run
 from .unet import LayerInputs, PatchWithBank, attention_sites, bound_sites, with_block_edits
 
@@ -35,7 +38,25 @@ def diffusion_model(
     """
     run: Run = transformer_options[RUN]
     run.attendance.called = True
-    layout = _layout(transformer_options, x, run)
+    try:
+        return _called(executor, run, x, timesteps, context, y, control, transformer_options, named)
+    except UnexpectedCall as unexpected:
+        raise ValueError(unexpected.beside(run.others())) from unexpected
+
+
+def _called(
+    executor: Any,
+    run: Run,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    y: Tensor | None,
+    control: Control,
+    transformer_options: dict[str, Any],
+    named: Mapping[str, Any],
+) -> Tensor:
+    """The call with the patches bound to it."""
+    layout = replace(_layout(transformer_options, x, run), device=x.device)
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
     patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
@@ -43,18 +64,17 @@ def diffusion_model(
     wanted = _wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
     acting = {id(patch) for those in wanted.values() for patch, _ in those}
     # A patch that acts nowhere now has no use for its guests.
-    guests = InvitedGuests.invite([(patch, bank) for patch, bank in patches if id(patch) in acting], moment)
-    layout = replace(layout, guests=guests.rows, device=x.device)
+    guests = InvitedGuests.invite([one for one in patches if id(one[0]) in acting], layout, moment)
+    layout = replace(layout, guests=guests.rows)
     for patch, bank in patches:
         if isinstance(patch, Prepares):
             patch.begin(layout, moment, bank)
     x = _with_pinned(run, x, layout, patches, moment)
     x, timesteps, context, y, control = seat_guests(guests, layout, x, timesteps, context, y, control)
     options = shield_from_guests(transformer_options, layout) if layout.guests else dict(transformer_options)
-    inputs = LayerInputs(executor.class_obj, frozenset(site for site in wanted if site.kind == "self"))
-    given, occupied = dict(options.get("patches", {})), options.get("patches_replace", {})
-    if inputs.sites:
-        given["attn1_patch"] = [*given.get("attn1_patch", ()), inputs.note]
+    regions = Regions(tuple(transformer_options.get("cond_or_uncond", (0,))), context)
+    inputs = LayerInputs(executor.class_obj, _noted_sites(wanted, layout), regions)
+    given, occupied = inputs.noting(options.get("patches", {})), options.get("patches_replace", {})
     options["patches"] = with_block_edits(given, patches, layout, moment, rehearsal=True)
     rehearsed, met = set[int](), set[int]()
     for rehearsing in _rehearsing(patches, moment):
@@ -65,6 +85,11 @@ def diffusion_model(
     output = executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
     _take_attendance(run, [patch for patch, _ in patches if id(patch) in acting], rehearsed, met, transformer_options)
     return output
+
+
+def _noted_sites(sites: Iterable[AttentionSite], layout: BatchLayout) -> frozenset[AttentionSite]:
+    """Sites whose inputs are noted: self-attentions; cross-attentions only if a method looks for words of its own."""
+    return frozenset(site for site in sites if site.kind == "self" or layout.tags)
 
 
 def _take_attendance(
@@ -82,17 +107,22 @@ def _layout(transformer_options: Mapping[str, Any], x: Tensor, run: Run) -> Batc
     conditionings, uuids = run.conditionings, transformer_options.get("uuids")
     if conditionings is None or uuids is None:
         return BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, [None]))
-    if len(x) != len(numbers) * conditionings.images:
-        raise ValueError(
+    window = conditionings.window
+    in_window = window is None or len(window.images) == conditionings.images
+    if len(x) != len(numbers) * conditionings.images or not in_window:
+        raise UnexpectedCall(
             f"The model was called with {len(x)} rows for {len(numbers)} conditionings of {conditionings.images} "
-            "images. A node before this one, such as Tiled Diffusion, changes the batch inside the model; set its tile "
-            "batch to 1, or bypass it to use Semblance."
+            "images.",
+            CHANGED_BATCH,
         )
     keys = list(zip(numbers, uuids, strict=True))
     crops = [conditionings.crops.get(key) for key in keys]
     layout = BatchLayout.from_numbers(numbers, len(x), _latent_size(run, x, crops), conditionings.roles, crops)
-    chunks = (replace(c, tag=conditionings.tags.get(key)) for c, key in zip(layout.chunks, keys, strict=True))
-    return replace(layout, chunks=tuple(chunks), tags=conditionings.conditional_tags)
+    chunks = (
+        replace(chunk, tag=conditionings.tags.get(key), text_tokens=conditionings.text_tokens.get(key))
+        for chunk, key in zip(layout.chunks, keys, strict=True)
+    )
+    return replace(layout, chunks=tuple(chunks), tags=conditionings.conditional_tags, window=window)
 
 
 def _latent_size(run: Run, x: Tensor, crops: Sequence[Crop | None]) -> tuple[int, int] | None:
@@ -103,10 +133,12 @@ def _latent_size(run: Run, x: Tensor, crops: Sequence[Crop | None]) -> tuple[int
 
 def _with_pinned(run: Run, x: Tensor, layout: BatchLayout, patches: Sequence[PatchWithBank], moment: Moment) -> Tensor:
     """The sampler's rows with the images that a patch knows; the run keeps them for the result."""
-    for patch, _ in patches:
-        if isinstance(patch, KnowsImages):
-            run.pinned = patch.pins(moment) or run.pinned
-    return x if run.pinned is None else run.pinned.into_noisy(x, len(layout.chunks))
+    for patch, bank in patches:
+        if isinstance(patch, KnowsImages) and (pinned := patch.pins(moment)) is not None:
+            images = brought((pinned.latents, pinned.clean), "pinned images", bank, layout, moment)
+            run.pinned = PinnedImages(*images)
+    run.shown = layout.image_indices
+    return x if run.pinned is None else run.pinned.into_noisy(x, run.shown)
 
 
 def _wanted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,27 +17,42 @@ from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
+from ...attention.engine.states import joined_states, split_states
+from ...attention.engine.unexpected import UnexpectedCall
+from .carried import Uncopied
+from .guests import ShieldedOccupant
+from .occupants import Occupant, attend_as_batch, checked
+from .regions import Regions
 
-Occupant = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
-"""What another pack left at a site: (query, key, value, extra_options) -> attention's output."""
 PatchWithBank = tuple[AttentionPatch, FeatureBank]
 SLOT: Mapping[AttentionKind, str] = {"self": "attn1", "cross": "attn2"}
 
 
 @dataclass
-class LayerInputs:
-    """What the self-attention about to run projects its keys and values from, known from its input to its attention."""
+class LayerInputs(Uncopied):
+    """What the attention about to run projects its keys and values from, known from its input to its attention."""
 
     unet: Any
     sites: frozenset[AttentionSite]
+    regions: Regions
     _noted: dict[AttentionSite, Tensor] = field(default_factory=dict)
 
-    def note(self, hidden: Tensor, context: Tensor, value: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """The last of the host's `attn1_patch` list, which changes nothing."""
+    def noting(self, patches: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the options' patches in which the last of those before an attention notes what it is given."""
+        noting = dict(patches)
+        kinds: set[AttentionKind] = {site.kind for site in self.sites}
+        for kind in kinds:
+            name = f"{SLOT[kind]}_patch"
+            noting[name] = [*patches.get(name, ()), partial(self._note, kind)]
+        return noting
+
+    def _note(
+        self, kind: AttentionKind, hidden: Tensor, context: Tensor, value: Tensor, extra: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:
         part, number = extra["block"]
-        site = AttentionSite("self", part, number, extra["block_index"])
+        site = AttentionSite(kind, part, number, extra["block_index"])
         if site in self.sites:
-            self._noted[site] = context
+            self._noted[site] = joined_states(context, value) if kind == "self" else context
         return hidden, context, value
 
     def take(self, site: AttentionSite) -> Tensor | None:
@@ -46,11 +61,12 @@ class LayerInputs:
     def project(self, site: AttentionSite, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of `states` by the layer's own modules: the host may keep their weights anywhere."""
         layer = attention_layer(self.unet, site)
-        return layer.to_k(states), layer.to_v(states)
+        for_keys, for_values = split_states(states, layer.to_k.in_features)
+        return layer.to_k(for_keys), layer.to_v(for_values)
 
 
 @dataclass(frozen=True, eq=False)
-class BoundSite:
+class BoundSite(Uncopied):
     """The attention of one site during one call: inputs edited, attention run once, output edited."""
 
     site: AttentionSite
@@ -67,11 +83,11 @@ class BoundSite:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         self.note_patches()
         height, width = extra["activations_shape"][-2:]
-        self._check_whole_picture(query, height, width)
-        call = AttentionCall(self.site, self.layout, self.moment, height, width, extra["n_heads"], query, key, value)
+        states = self.inputs.take(self.site)
+        layout = self._layout_of(query, height, width, extra, states)
+        call = AttentionCall(self.site, layout, self.moment, height, width, extra["n_heads"], query, key, value)
         if self.site.kind == "self":
-            states, project = self.inputs.take(self.site), partial(self.inputs.project, self.site)
-            call = replace(call, states=states, project=project)
+            call = replace(call, states=states, project=partial(self.inputs.project, self.site))
         for patch, bank in self.patches:
             call = patch.edit_inputs(call, bank)
         for patch, bank in (self.observer,) if self.observer else ():
@@ -79,7 +95,7 @@ class BoundSite:
                 patch.observe(call, bank)
         attend = partial(_attend, extra)
         if call.shared:
-            output = attend_in_groups(call, partial(self._attended_by, extra))
+            output = attend_in_groups(call, partial(self._attended_by, extra, call.key.shape[1]))
         elif self.occupant is None:
             output = attend(call.query, call.key, call.value, call.mask)
         else:
@@ -99,24 +115,39 @@ class BoundSite:
                 f"Another node replaces the attention of {self.site.block}, and a Semblance patch restricts it with a "
                 "mask there; the two cannot be joined. Bypass one of them for this block."
             )
-        return self.occupant(call.query, call.key, call.value, extra)
+        return checked(self.occupant(call.query, call.key, call.value, extra), call.query, self.site)
 
-    def _attended_by(self, extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, images: int) -> Tensor:
-        """Some of the rows, shown to an occupant as a smaller batch."""
+    def _attended_by(
+        self, extra: dict[str, Any], own: int, query: Tensor, key: Tensor, value: Tensor, images: int
+    ) -> Tensor:
+        """Some of the rows, without guests or guests alone; the first `own` keys of each are its own."""
         if self.occupant is None or not images:
             return _attend(extra, query, key, value)
-        return self.occupant(
-            query, key, value, {**extra, "activations_shape": [len(query), *extra["activations_shape"][1:]]}
-        )
+        bare = self.occupant.occupant if isinstance(self.occupant, ShieldedOccupant) else self.occupant
+        return attend_as_batch(bare, self.site, extra, query, key, value, own)
 
-    def _check_whole_picture(self, query: Tensor, height: int, width: int) -> None:
+    def _layout_of(
+        self, query: Tensor, height: int, width: int, extra: Mapping[str, Any], states: Tensor | None
+    ) -> BatchLayout:
+        """Whose the rows of this attention are. Raises UnexpectedCall for others than the whole picture's."""
         rows, tokens, _ = query.shape
-        if rows != self.layout.rows or tokens != height * width:
-            raise ValueError(
-                f"At {self.site} the model shows {rows} rows of {tokens} tokens where the picture has "
-                f"{self.layout.rows} rows of {height}x{width}. A node such as HyperTile or ToMe cuts the picture up; "
-                "bypass it to use Semblance."
+        layout, whole = self.layout, tokens == height * width
+        if whole and rows == layout.rows:
+            return layout
+        remedy = "Bypass the node that changes the tokens inside the model; HyperTile, ToMe and StyleAligned do."
+        if whole and self.site.kind == "cross":
+            guests = layout.rows - layout.host_rows
+            if (found := self.inputs.regions.layout_of(layout, rows - guests, extra, states)) is not None:
+                return found
+            remedy = (
+                "If a node gives prompts to regions (attention couple), give them by Conditioning (Set Mask) instead; "
+                "or bypass the node that changes the rows inside the model."
             )
+        raise UnexpectedCall(
+            f"At {self.site} the model shows {rows} rows of {tokens} tokens where the picture has {layout.rows} rows "
+            f"of {height}x{width}.",
+            remedy,
+        )
 
 
 def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
+from ..display import tell
 from .attendance import in_time, wants
 from .carried import carried_patches
-from .findings import with_findings
+from .eager import uncompiled
+from .findings import findings_of, with_findings
 from .neighbours import also_on
-from .plan import check, extra_images, plan_of
+from .plan import advice, check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
 from .unet import attention_sites
 
@@ -40,10 +42,14 @@ def outer_sample(
     height, width = noise.shape[-2:]
     others = partial(also_on, guider.model_patcher, guider.model_options)
     with open_run(model_sampling, sigmas, (height, width), lambda: guider.conds, others) as run:
-        plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
         patches = carried_patches(options)
+        if not noise.any():
+            run.resume(patches, findings_of(latent_image))
+        plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
         run.passes = check(patches, plan)
         run.extra_images = extra_images(patches, plan)
+        if told := advice(patches, plan):
+            tell(told)
         options[RUN] = run
         conds = guider.conds
         try:
@@ -109,14 +115,22 @@ def apply_model(
     # Packs that call the model themselves, during a run or without one, do not name the noise level.
     options = {"sigmas": t, **transformer_options}
     if RUN in options:
-        return executor(x, t, c_concat, c_crossattn, control, options, **named)
+        with uncompiled():
+            return executor(x, t, c_concat, c_crossattn, control, options, **named)
     height, width = x.shape[-2:]
     model = executor.class_obj
     others = partial(also_on, model.current_patcher, {"transformer_options": options}) if model.current_patcher else str
-    with open_run(model.model_sampling, t[:1], (height, width), others=others) as run:
+    with open_run(model.model_sampling, t[:1], (height, width), others=others) as run, uncompiled():
         output = executor(x, t, c_concat, c_crossattn, control, {**options, RUN: run}, **named)
         run.attendance.check(run.others)
         return output
+
+
+def predict_noise(executor: Any, x: Tensor, timestep: Tensor, *rest: Any, **named: Any) -> Tensor:
+    """PREDICT_NOISE wrapper: tells the run where a prediction begins and ends."""
+    run: Run | None = _options_in(rest, named).get(RUN)
+    with nullcontext() if run is None else run.step():
+        return executor(x, timestep, *rest, **named)
 
 
 def calc_cond_batch(
@@ -127,14 +141,14 @@ def calc_cond_batch(
     if run is None:
         return executor(model, conds, x_in, timestep, model_options)
     # Known to the run, not written into a copy of the options, where what others note for later calls would be lost.
-    with run.reading(conds, x_in):
+    with run.reading(conds, x_in, model_options):
         found = executor(model, conds, x_in, timestep, model_options)
         if run.attendance.called:
             run.attendance.check(run.others)
         elif in_time(conds, sigma := float(timestep[0])):
             patches = carried_patches(model_options["transformer_options"])
             _check_uncalled(run, model, patches, [run.moment(sigma)])
-        return found if run.pinned is None else [run.pinned.into_denoised(denoised) for denoised in found]
+        return found if run.pinned is None else [run.pinned.into_denoised(denoised, run.shown) for denoised in found]
 
 
 def _check_uncalled(run: Run, model: Any, patches: Sequence[AttentionPatch], moments: Sequence[Moment]) -> None:

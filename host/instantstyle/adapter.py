@@ -81,6 +81,8 @@ def load_adapter(name: str) -> LoadedAdapter:
 def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
     """An adapter from its flattened tensors. Raises UnknownAdapter if they are not those of an IP-Adapter."""
     layout = recognise(tensors)
+    # A training checkpoint holds the whole UNet beside it.
+    tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(("image_proj.", "ip_adapter."))}
     dtype = comfy.utils.weight_dtype(tensors) or torch.float32
     module = IPAdapter(layout, comfy.ops.manual_cast)
     module.to(dtype)
@@ -90,9 +92,8 @@ def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    known = {key: tensor for key, tensor in tensors.items() if key.startswith(("image_proj.", "ip_adapter."))}
     try:
-        module.load_state_dict(known, strict=True, assign=patcher.is_dynamic())
+        module.load_state_dict(tensors, strict=True, assign=patcher.is_dynamic())
     except RuntimeError as mismatch:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout ({str(mismatch).splitlines()[-1].strip()}). "

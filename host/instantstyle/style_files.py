@@ -10,22 +10,17 @@ from torch import Tensor
 
 from ...attention.references.style import StyleReference, Subtraction
 from ..files import STYLES, UnreadableFile, find_file, free_path, read_saved, save_tensors, saved_name
-from ..thumbnails import picture_of
 from .adapter import LoadedAdapter
 from .encoding import EncodedStyle
 
 FORMAT = "semblance style 1"
 
 
-def thumbnail_picture(style: EncodedStyle) -> Tensor:
-    """The thumbnail as an IMAGE (1, height, width, 3), or black if it cannot be read."""
-    return picture_of(style.thumbnail)
-
-
 def save_style(style: EncodedStyle, name: str, version: str) -> str:
     """Writes a style as one safetensors file in models/semblance/styles and returns the name of the file.
 
-    Raises UnreadableFile for a name outside the folder.
+    Raises UnwritableFile for a name or a folder that cannot be
+    written.
     """
     reference, layout = style.reference, style.adapter.layout
     tensors = {f"picture.{index}": picture.contiguous() for index, picture in enumerate(reference.pictures)}

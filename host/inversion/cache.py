@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from torch import Tensor
 
-from ..conditioning import Conditioning, Text
-from ..identity import stamp_of
+from ..conditioning import Text
+from ..files import UnreadableFile, UnwritableFile
+from .cache_key import cache_key
 from .runs import Inversion
 from .trajectory_files import read_trajectory, write_trajectory
 
@@ -22,41 +22,32 @@ def cached_inversion(
 ) -> Inversion:
     """The inversion by `make`, or a cached one of the same model, pictures, settings and text.
 
-    The repr of `settings` states what else the inversion depends on. The cache is not used for a model with patches
-    other than of its weights, because they cannot be compared.
+    `settings` state what else the inversion depends on. The cache is not used where anything on the model or in the
+    text cannot be compared, and left out where its folder cannot be written.
     """
-    key = _cache_key(model, pictures, settings, text)
+    key = cache_key(model, pictures, settings, text)
     if key is None:
         return make()
     path = Path(folder_paths.get_temp_directory()) / "semblance" / f"trajectory_{key}.safetensors"
-    if path.exists():
-        trajectory, extra = read_trajectory(path, path.name)
-        return Inversion(trajectory, extra["noise"])
-    inversion = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_trajectory(path, inversion.trajectory, version, {"noise": inversion.noise})
-    return inversion
+    kept = _kept(path)
+    if kept is None:
+        kept = make()
+        _keep(path, kept, version)
+    return kept
 
 
-def _cache_key(model: Any, pictures: Tensor, settings: object, text: Text) -> str | None:
-    """A digest of everything that an inversion depends on, or None if it cannot be known."""
-    options = model.model_options
-    transformer = options.get("transformer_options", {})
-    foreign = set(options) - {"transformer_options"} or model.object_patches or model.hook_patches
-    if any(transformer.values()) or foreign:
-        return None
-    digest = hashlib.sha256()
-    whole = (settings, text.guidance, asdict(stamp_of(model)), str(model.patches_uuid), pictures.shape)
-    digest.update(repr(whole).encode())
-    for tensor in (pictures, *_tensors_of(text.positive), *(_tensors_of(text.negative) if text.guidance != 1 else ())):
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+def _kept(path: Path) -> Inversion | None:
+    try:
+        if path.exists():
+            trajectory, extra = read_trajectory(path, path.name)
+            return Inversion(trajectory, extra["noise"])
+    except (OSError, UnreadableFile) as fault:
+        logging.warning("Semblance: a kept inversion cannot be read, so the picture is inverted again: %s", fault)
+    return None
 
 
-def _tensors_of(conditioning: Conditioning) -> list[Tensor]:
-    return [
-        tensor
-        for context, extras in conditioning
-        for tensor in (context, extras.get("pooled_output"))
-        if isinstance(tensor, Tensor)
-    ]
+def _keep(path: Path, inversion: Inversion, version: str) -> None:
+    try:
+        write_trajectory(path, inversion.trajectory, version, {"noise": inversion.noise})
+    except UnwritableFile as fault:
+        logging.warning("Semblance: this inversion is not kept for the next run: %s", fault)

@@ -25,7 +25,8 @@ def save_trajectory(trajectory: ReferenceTrajectory, name: str, version: str, ha
     """Writes a trajectory as one safetensors file in models/semblance/trajectories.
 
     Returns the name of the file and the relative error of half precision, 0 without it. With noises it is the greater
-    of their error and that of the latents. Raises UnreadableFile for a name outside the folder.
+    of their error and that of the latents. Raises UnwritableFile for a name or a folder that cannot be
+    written.
     """
     latents, error = _stored(trajectory.latents, half)
     noises = None

@@ -16,6 +16,7 @@ from ...attention.families import CONSISTORY
 from ...attention.methods.consistory.method import ConsiStory
 from ...attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepRange
 from ...attention.subjects.words import SubjectWords
+from ..binding.conditionings import TAG
 from ..binding.model import add_patch, map_model
 from ..conditioning import Conditioning
 
@@ -132,6 +133,10 @@ class AnchorRun:
         latents: Tensor = latent["samples"]
         indices, mask = latent.get("batch_index"), latent.get("noise_mask")
         return cls(settings, positive, negative, latents, len(latents), indices, mask)
+
+    def of_story(self, words: SubjectWords) -> AnchorRun:
+        """The same run, its prompts marked as those of a story: they may be the first scenes of a longer one."""
+        return replace(self, positive=[[context, {**extras, TAG: words.text}] for context, extras in self.positive])
 
     def sample(self, model: Any) -> Tensor:
         """The latents (images, channels, height, width) that KSampler gives for these inputs."""

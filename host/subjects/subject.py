@@ -13,7 +13,8 @@ from ...attention.methods.consistory.applied import applied_subject
 from ...attention.methods.consistory.method import ConsiStory
 from ...attention.methods.consistory.recorded_anchors import RecordedAnchors
 from ...attention.references.trajectory import ModelStamp
-from ...attention.subjects.recording import RecordedSubject, SubjectRecorder
+from ...attention.subjects.recorder import SubjectRecorder
+from ...attention.subjects.recording import RecordedSubject
 from ...attention.subjects.words import SubjectWords
 from ..binding.model import add_patch, exchange_patch, map_model, patches_on
 from ..identity import check_model, subject_stamp
@@ -22,8 +23,12 @@ from .recipe import AnchorRun, SamplerSettings, StorySettings, sampler_names, sc
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """The value of a SUBJECT socket: what was recorded of a subject, and how."""
+class Subject(tuple[Tensor, ...]):
+    """The value of a SUBJECT socket: what was recorded of a subject, and how.
+
+    It is also the tuple of what was recorded. Where memory runs short, ComfyUI drops the largest outputs of nodes, and
+    it looks for tensors in lists and tuples alone.
+    """
 
     recorded: RecordedSubject
     story: StorySettings
@@ -33,6 +38,12 @@ class Subject:
     """A JPEG picture as a data URL, or an empty text."""
     anchor_run: AnchorRun | None = None
     """How to sample the anchors again. None if it was not kept, or if masks or pictures were used."""
+
+    def __new__(cls, recorded: RecordedSubject, *given: Any, **named: Any) -> Subject:
+        return super().__new__(cls, recorded.tensors)
+
+    __eq__, __ne__ = object.__eq__, object.__ne__  # two subjects are not compared tensor by tensor
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"{', '.join(self.story.words.subjects)}: {self.recorded!r}, {self.stamp.family}; {self.sampler}"
@@ -70,7 +81,7 @@ def recreate_subject(model: Any, story: StorySettings, anchor_run: AnchorRun, th
                 f"The anchors of this recipe were sampled with '{name}', which is not known here. Install the node "
                 "pack that brings it, or record the subject anew."
             )
-    return replace(record_subject(story.on(model), anchor_run)[1], thumbnail=thumbnail)
+    return replace(record_subject(story.on(model), anchor_run.of_story(story.words))[1], thumbnail=thumbnail)
 
 
 def apply_subject(

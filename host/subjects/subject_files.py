@@ -41,7 +41,7 @@ def save_subject(subject: Subject, name: str, version: str, form: Form, half: bo
     """Writes a subject as one safetensors file in models/semblance/subjects.
 
     `half` stores a recording as float16. Raises ValueError if the form is a recipe and `recipe_hindrance` says why not,
-    or if the disk has too little space.
+    or if the disk has too little space, and UnwritableFile for a name or a folder that cannot be written.
     """
     path = free_path(SUBJECTS, name)
     tensors, described, error = _recipe(subject) if form == "recipe" else _features(_reduced(subject, form), half)

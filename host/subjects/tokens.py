@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, dropwhile
 from string import punctuation
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from ..conditioning import Conditioning
 TOWERS = {"l", "g", "h"}
 """ComfyUI's names for CLIP-L, OpenCLIP-bigG and OpenCLIP-H, which have the same vocabulary."""
 WORD_END = "</w>"
+Lookup = Literal["all words", "last word"]
+"""Which tokens stand for a subject: all of its words, or the first token of its last word, as in the authors' code."""
+LOOKUPS: tuple[Lookup, ...] = get_args(Lookup)
 ARTICLES = {f"{article}{WORD_END}" for article in ("a", "an", "the")}
 
 
@@ -70,10 +73,10 @@ class SubjectTokens:
         _check_distinct(subjects, by_subject)
         return cls(clip, tuple(subjects), by_subject)
 
-    def columns_in(self, prompt: str) -> tuple[tuple[int, ...], ...]:
+    def columns_in(self, prompt: str, lookup: Lookup = "all words") -> tuple[tuple[int, ...], ...]:
         """By subject: all token columns of `prompt` that name it, in rising order."""
         by_tower = [
-            _columns(tokens, [subject[tower] for subject in self.tokens])
+            _columns(tokens, [subject[tower] for subject in self.tokens], lookup)
             for tower, tokens in _tokens_by_tower(self.clip, prompt).items()
         ]
         return tuple(tuple(sorted(set().union(*columns))) for columns in zip(*by_tower, strict=True))
@@ -84,9 +87,16 @@ class SubjectTokens:
 
 
 def encode_story(
-    clip: Any, subjects: Sequence[str], style: str, scenes: Sequence[str]
+    clip: Any,
+    subjects: Sequence[str],
+    style: str,
+    scenes: Sequence[str],
+    lookup: Lookup = "all words",
+    size: Mapping[str, int] | None = None,
 ) -> tuple[Conditioning, SubjectWords]:
     """The prompts of a story as one CONDITIONING with one row for each scene, and the columns that name its subjects.
+
+    `size` is the width and height in pixels that SDXL is told; what is left out is that of the latent.
 
     A row equals what CLIP Text Encode gives for the prompt alone. Shorter rows are repeated whole up to the least
     common length (6 blocks of 77 tokens for 2 and 3), and their columns too: cross-attention over copies equals that
@@ -97,7 +107,7 @@ def encode_story(
     _check_clip(clip)
     subject_tokens = SubjectTokens.read(clip, subjects)
     prompts = story_prompts(subjects, style, scenes, subject_tokens.named_in)
-    columns = [subject_tokens.columns_in(prompt) for prompt in prompts]
+    columns = [subject_tokens.columns_in(prompt, lookup) for prompt in prompts]
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in prompts]
     # One entry, or one for each span of scheduled hooks on the CLIP.
     conditioning = [_as_rows(entries) for entries in zip(*encoded, strict=True)]
@@ -108,7 +118,8 @@ def encode_story(
         for scene, length in zip(columns, lengths, strict=True)
     )
     words = SubjectWords(subject_tokens.subjects, prompts, copied, tokens)
-    return [[context, {**extras, TAG: words.text}] for context, extras in conditioning], words
+    more = {**(size or {}), TAG: words.text}
+    return [[context, {**extras, **more}] for context, extras in conditioning], words
 
 
 def _as_rows(entries: Sequence[list[Any]]) -> list[Any]:
@@ -151,15 +162,28 @@ def _bare(tokens: Tokens) -> Tokens:
     return bare or tokens
 
 
-def _columns(tokens: Tokens, subjects: Sequence[Tokens]) -> list[set[int]]:
+def _columns(tokens: Tokens, subjects: Sequence[Tokens], lookup: Lookup) -> list[set[int]]:
     """The columns of each subject in `tokens`. Longer subjects go first, so that 'fox' is not found in 'red fox'."""
-    found: list[set[int]] = [set() for _ in subjects]
+    found: list[list[Tokens]] = [[] for _ in subjects]
     taken: set[int] = set()
     for index in sorted(range(len(subjects)), key=lambda index: len(subjects[index]), reverse=True):
-        occurrences = [{token.column for token in words} for words in _occurrences(tokens, subjects[index])]
-        found[index].update(*(columns for columns in occurrences if not columns & taken))
-        taken |= found[index]
-    return found
+        occurrences = _occurrences(tokens, subjects[index])
+        found[index] = [words for words in occurrences if not taken & {token.column for token in words}]
+        taken |= {token.column for words in found[index] for token in words}
+    if lookup == "last word":
+        # The authors' code writes each occurrence over the one before.
+        return [{_last_word(words[-1])[0].column} if words else set[int]() for words in found]
+    return [{token.column for words in occurrences for token in words} for occurrences in found]
+
+
+def _last_word(words: Tokens) -> Tokens:
+    """The tokens of the last word, or the vectors of an embedding."""
+    start = len(words) - 1
+    while start and (
+        not words[start - 1].ends_word or (words[start].vector is not None and words[start - 1].vector is not None)
+    ):
+        start -= 1
+    return words[start:]
 
 
 def _occurrences(tokens: Tokens, subject: Tokens) -> Iterator[Tokens]:

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import comfy.context_windows
 import comfy.ldm.modules.attention as host_attention
 import comfy.model_base
 import comfy.model_management
@@ -28,6 +29,7 @@ from torch import Tensor
 from semblance.tests.tiny_models import empty_latent, ksampler, make_conditioning, make_unet
 
 BLOCK = ("output", 5)
+OURS = object()
 BINDING, STYLE = "host/binding/", "host/instantstyle/"
 
 
@@ -35,7 +37,7 @@ def argument_names(function: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
-WRAPPED = ("OUTER_SAMPLE", "PREPARE_SAMPLING", "CALC_COND_BATCH", "APPLY_MODEL", "DIFFUSION_MODEL")
+WRAPPED = ("OUTER_SAMPLE", "PREPARE_SAMPLING", "PREDICT_NOISE", "CALC_COND_BATCH", "APPLY_MODEL", "DIFFUSION_MODEL")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,12 @@ WRAPPED = ("OUTER_SAMPLE", "PREPARE_SAMPLING", "CALC_COND_BATCH", "APPLY_MODEL",
             "outer_sample",
             comfy.samplers.CFGGuider.outer_sample,
             ["noise", "latent_image", "sampler", "sigmas"],
+        ),
+        (
+            "PREDICT_NOISE",
+            "predict_noise",
+            comfy.samplers.CFGGuider.predict_noise,
+            ["x", "timestep", "model_options", "seed"],
         ),
         (
             "CALC_COND_BATCH",
@@ -106,7 +114,7 @@ def run() -> dict[str, list[Any]]:
         value = getattr(comfy.patcher_extension.WrappersMP, kind)
         comfy.patcher_extension.add_wrapper_with_key(value, "probe", recorder(kind), model.model_options, True)
     model.set_model_attn2_replace(replacement, *BLOCK)
-    model.set_model_patch(lambda *_: seen.setdefault("called", []).append(1), "probe")
+    model.model_options["transformer_options"]["a name of ours"] = OURS
     ksampler(model, make_conditioning(seed=1), make_conditioning(seed=2), empty_latent(1, 8, 8), steps=1)
     return seen
 
@@ -197,8 +205,19 @@ def test_what_a_replacement_is_told_means_what_it_did(run: dict[str, list[Any]])
     assert "patches" not in extra and "patches_replace" not in extra, "extra_options hold the patches themselves"
 
 
-def test_a_patch_under_a_name_the_unet_does_not_know_is_carried_and_never_called(run: dict[str, list[Any]]) -> None:
-    assert "called" not in run, f"ComfyUI calls every entry of patches; see CarriedPatch in {BINDING}carried.py"
+def test_what_lies_under_a_name_of_ours_reaches_the_model_as_it_is(run: dict[str, list[Any]]) -> None:
+    ((_, arguments, _),) = run["DIFFUSION_MODEL"]
+    found = next(part for part in arguments if isinstance(part, dict) and "cond_or_uncond" in part)
+    assert found.get("a name of ours") is OURS, f"transformer_options copies objects now; see {BINDING}carried.py"
+
+
+def test_a_context_window_tells_which_images_it_shows() -> None:
+    window = comfy.context_windows.IndexListContextWindow([2, 3], dim=0, total_frames=5)
+    window.causal_anchor_index = 1
+    shown = window.get_tensor(torch.arange(5)).tolist()
+    assert (shown, window.index_list, window.total_frames) == ([1, 2, 3], [2, 3], 5), (
+        f"context windows show other images than they say; see window_of in {BINDING}conditionings.py"
+    )
 
 
 def block_options(**patches: Any) -> dict[str, Any]:
@@ -308,18 +327,6 @@ def test_a_float_mask_is_added_to_the_scores() -> None:
     gathered = host_attention.optimized_attention(query, query[:, :3], query[:, :3], 2)
     torch.testing.assert_close(
         masked, gathered, msg=f"a float mask means something else now; see _attend in {BINDING}unet.py"
-    )
-
-
-def test_weights_of_a_patch_are_found_under_any_name() -> None:
-    class Carrier:
-        def models(self) -> list[str]:
-            return ["weights"]
-
-    model = make_unet("sd15").clone()
-    model.set_model_patch(Carrier(), "a name of ours")
-    assert model.model_patches_models() == ["weights"], (
-        f"ModelPatcher.model_patches_models asks no patch for models() now; see CarriedPatch in {BINDING}carried.py"
     )
 
 

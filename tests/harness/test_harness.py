@@ -215,9 +215,8 @@ def test_unpacking_stays_inside_its_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "host" / "setup.py").exists()
 
 
-@pytest.mark.parametrize(
-    ("tests", "passed"), [("test_tiny_models.py", False), pytest.param("test_harness.py", True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("tests", "passed"), [("test_tiny_models.py", False), ("test_harness.py", True)])
 def test_missing_host_fails_the_tests_that_need_it_and_no_others(tests: str, passed: bool, tmp_path: Path) -> None:
     command = [
         sys.executable,

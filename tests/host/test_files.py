@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from semblance.host.files import (
     ADAPTERS,
     STYLES,
     UnreadableFile,
+    UnwritableFile,
     file_names,
     find_file,
     free_path,
     load_tensors,
     save_tensors,
+    saved_name,
 )
 
 WEIGHTS = {"a": torch.arange(600.0), "b": torch.ones(3, 3)}
@@ -205,9 +208,22 @@ def test_style_names_become_files_in_the_styles_folder(folders: Path, name: str,
 )
 def test_style_names_that_lead_out_or_that_some_system_forbids_are_refused(folders: Path, name: str) -> None:
     before = sorted(folders.rglob("*"))
-    with pytest.raises(UnreadableFile, match="is not a name for a style. Use letters, digits and spaces"):
+    with pytest.raises(UnwritableFile, match="is not a name for a style. Use letters, digits and spaces"):
         free_path(STYLES, name)
     assert sorted(folders.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        *((name, "Windows keeps it for a device") for name in ("CON", "nul", "com1", "a/LPT9", "aux.old", "con/a")),
+        *((name, "no dot and no space at the end") for name in ("ink.", "ink /blue", "inks./blue", "v1 .safetensors")),
+    ],
+)
+def test_names_that_windows_does_not_take_are_refused_everywhere(folders: Path, name: str, why: str) -> None:
+    with pytest.raises(UnwritableFile, match=f"is not a name for a style: Windows .*{why}|{why}.*Use letters"):
+        free_path(STYLES, name)
+    assert free_path(STYLES, "console") and free_path(STYLES, "com10") and free_path(STYLES, "nullarbor")
 
 
 def test_file_that_cannot_be_written_whole_is_not_there(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +234,71 @@ def test_file_that_cannot_be_written_whole_is_not_there(folders: Path, monkeypat
         raise OSError("no space left on device")
 
     monkeypatch.setattr(comfy.utils, "save_torch_file", half)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UnwritableFile, match=r"'ink.safetensors' cannot be written to .*styles \(no space left"):
         save_tensors(path, WEIGHTS, {})
     assert file_names(STYLES) == [] and list((folders / "styles").iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", [ADAPTERS, STYLES])
+def test_names_with_backslashes_from_windows_are_found(folders: Path, folder: str) -> None:
+    path = folders / folder_paths.get_folder_paths(folder)[-1] / "old" / "inks" / "blue.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    for name in ("old\\inks\\blue.safetensors", "old\\inks/blue.safetensors", "old/inks/blue.safetensors"):
+        assert find_file(name, ADAPTERS, STYLES) == path
+    with pytest.raises(UnreadableFile, match="is not in"):
+        find_file("..\\secret.safetensors", STYLES)
+
+
+def test_a_backslash_that_is_part_of_a_name_stays_one(folders: Path) -> None:
+    path = folders / "styles" / "a\\b.safetensors"
+    path.touch()
+    assert find_file("a\\b.safetensors", STYLES) == path
+
+
+def test_the_pack_writes_slashes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = free_path(STYLES, "inks\\blue")
+    path.touch()
+    assert saved_name(STYLES, path) == "inks/blue.safetensors"
+    monkeypatch.setattr(os, "sep", "\\")
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: ["inks\\blue.safetensors"])
+    assert file_names(STYLES) == ["inks/blue.safetensors"]
+
+
+def test_a_subfolder_that_is_linked_can_be_saved_to_and_loaded_from(folders: Path) -> None:
+    (folders / "elsewhere").mkdir()
+    (folders / "styles" / "shared").symlink_to(folders / "elsewhere")
+    path = free_path(STYLES, "shared/ink")
+    save_tensors(path, WEIGHTS, {})
+    assert (folders / "elsewhere" / "ink.safetensors").exists()
+    assert saved_name(STYLES, path) == "shared/ink.safetensors"
+    assert find_file("shared/ink.safetensors", STYLES) == path
+    assert free_path(STYLES, "shared/ink").name == "ink 2.safetensors"
+
+
+def test_a_folder_of_styles_that_is_itself_linked_can_be_saved_to(folders: Path) -> None:
+    (folders / "styles").rmdir()
+    (folders / "elsewhere").mkdir()
+    (folders / "styles").symlink_to(folders / "elsewhere")
+    assert saved_name(STYLES, free_path(STYLES, "inks/blue")) == "inks/blue.safetensors"
+
+
+def test_a_name_too_long_for_a_file_is_refused_in_a_sentence(folders: Path) -> None:
+    name = "水" * 80
+    save_tensors(free_path(STYLES, name), WEIGHTS, {})
+    for long in (f"{name}彩彩", f"{name}彩彩彩彩彩彩/ink"):
+        with pytest.raises(UnwritableFile, match=r"holds a name that is too long: .*255 bytes.*Choose a shorter"):
+            free_path(STYLES, long)
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_mend(folders: Path) -> None:
+    (folders / "styles" / "inks").write_text("a file where a folder should be")
+    with pytest.raises(UnwritableFile, match=r"'blue.safetensors' cannot be written to .*/styles/inks \(.*Let ComfyUI"):
+        free_path(STYLES, "inks/blue")
+    with pytest.raises(UnwritableFile, match=r"'blue.safetensors' cannot be written to .*/styles/inks \(.*Let ComfyUI"):
+        save_tensors(folders / "styles" / "inks" / "blue.safetensors", WEIGHTS, {})
+    with pytest.raises(UnwritableFile, match=r"cannot be written to /proc/sys \(.*Let ComfyUI"):
+        save_tensors(Path("/proc/sys/ink.safetensors"), WEIGHTS, {})
 
 
 def test_file_is_read_back_as_it_was_written(folders: Path) -> None:

@@ -91,7 +91,15 @@ def test_a_story_moves_the_pictures_and_not_the_model(kind: Family) -> None:
     plain = teller.sample(teller.model)
     assert relative_error(teller.told(), plain) > CHANGED
     assert torch.equal(teller.told(sharing=0.0, injection=0.0), plain)
+    assert torch.equal(teller.told(sharing=0.0, injection=0.0, free_u=True), plain)
     assert torch.equal(teller.sample(teller.model), plain) and patches_on(teller.model) == ()
+
+
+def test_new_nodes_have_the_authors_free_u_and_saved_ones_what_they_say(teller: Storyteller) -> None:
+    inputs: dict[str, Any] = {entry.id: entry for entry in ConsiStory.define_schema().inputs}
+    chosen = {name: inputs[name].default for name in SETTINGS if name not in ("mode", "mask_use")}
+    assert "FreeU" in repr(patches_on(telling(teller.model, teller.words, **chosen))[0])
+    assert "FreeU" not in repr(patches_on(telling(teller.model, teller.words, **(chosen | {"free_u": False})))[0])
 
 
 @pytest.mark.slow
@@ -112,7 +120,7 @@ def test_every_setting_acts(teller: Storyteller) -> None:
         "injection": {"injection": 0.4},
         "no injection": {"injection": 0.0},
         "injected later": {"inject_from": 0.4},
-        "injected earlier": {"inject_until": 0.4},
+        "injected earlier": {"inject_until": 0.3},
         "free u": {"free_u": True},
         "masked": {"mask": left},
         "limited": {"mask": left, "mask_use": "limit"},
@@ -169,15 +177,17 @@ def test_each_image_keeps_to_its_own_hint_of_a_controlnet(
 
     def guided(seeds: tuple[int, ...]) -> Tensor:
         hints = torch.cat([picture(seed, 64, 64) for seed in seeds])
-        given = (teller.positive, negative, control, hints, 1.0, 0.0, 1.0)
+        given = (teller.positive, negative, control, hints, 20.0, 0.0, 1.0)
         positive, avoided = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*given)
         settings = {"positive": positive, "negative": avoided, "latent": empty_latent(teller.count, 8, 8)}
         return teller.sample(telling(teller.model, teller.words), **settings)
 
     made, last_changed, anchor_changed = guided((3, 4, 5)), guided((3, 4, 6)), guided((6, 4, 5))
-    assert relative_error(last_changed[:2], made[:2]) < 1e-5
+    assert relative_error(last_changed[:2], made[:2]) < 1e-6
     assert relative_error(last_changed[2], made[2]) > CHANGED
-    assert all(relative_error(anchor_changed[image], made[image]) > CHANGED for image in range(3))
+    assert relative_error(anchor_changed[0], made[0]) > CHANGED
+    # The other images see of the hint what the anchor makes of it.
+    assert all(relative_error(anchor_changed[image], made[image]) > 1e-5 for image in (1, 2))
 
 
 def test_show_patches_tells_of_it(teller: Storyteller) -> None:
@@ -309,7 +319,7 @@ def sampler_with(**inputs: Any) -> dict[str, Any]:
         ({"tiles": TILES, "sampler": sampler_with(model=["tiles", 0])}, "sampler", "HyperTile on the same model"),
         ({"merged": MERGED, "sampler": sampler_with(model=["merged", 0])}, "sampler", "ToMe on the same model changes"),
         ({"cached": CACHED, "sampler": sampler_with(model=["cached", 0])}, "sampler", "EasyCache on the same model"),
-        ({"area": AREA, "sampler": sampler_with(positive=["area", 0])}, "sampler", "Remove Conditioning (Set Area) or"),
+        ({"area": AREA, "sampler": sampler_with(positive=["area", 0])}, "sampler", "Remove Conditioning (Set Area)"),
         (
             {"tale": {"sharing": 0.0, "injection": 0.0}},
             "masks",

@@ -139,6 +139,45 @@ def test_the_stock_loader_finds_the_lora_and_knows_each_of_its_layers(caplog: py
     assert "lora key not loaded" not in caplog.text
 
 
+def weights_in(patcher: Any) -> dict[str, torch.Tensor]:
+    return patcher.model.state_dict()
+
+
+def test_comfyui_can_load_each_part_anew(demo: DemoModel, topology: Topology) -> None:
+    """As it does for training, compiling, hooks on words and a second device."""
+    for part in (demo.model, demo.clip.patcher, demo.vae.patcher):
+        again, twin = part.clone(force_deepcopy=True), part.clone()
+        assert twin.model is part.model and again.model is not part.model
+        mine, theirs = weights_in(part), weights_in(again)
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bypass", [False, True])
+def test_comfyuis_train_lora_trains_on_it(demo: DemoModel, topology: Topology, bypass: bool) -> None:
+    from comfy_extras.nodes_train import LoraModelLoader, TrainLoraNode
+
+    before = {name: weight.clone() for name, weight in weights_in(demo.model).items()}
+    settings = {
+        "batch_size": 1, "steps": 2, "grad_accumulation_steps": 1, "learning_rate": 0.05, "rank": 2,
+        "optimizer": "AdamW", "loss_function": "MSE", "seed": 1, "training_dtype": "bf16", "lora_dtype": "fp32",
+        "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": True, "checkpoint_depth": 1,
+        "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": bypass,
+    }  # fmt: skip
+    lists = {name: [value] for name, value in settings.items()}
+    with torch.inference_mode():  # as ComfyUI runs every node
+        latents = [{"samples": demo.vae.encode(pictures(2).movedim(1, -1))}]
+        prompts = [nodes.CLIPTextEncode().encode(demo.clip, "a small moon, night colours")[0]]
+        trained: Any = TrainLoraNode.execute([demo.model], latents, prompts, **lists)
+    lora, losses, steps = trained.result
+    assert steps == 2 and len(losses["loss"]) == 2 and all(torch.isfinite(torch.tensor(losses["loss"])))
+    assert lora and any(weight.abs().sum() > 0 for name, weight in lora.items() if "up" in name)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_in(demo.model).items())
+    loaded: Any = LoraModelLoader.execute(demo.model, lora, 1.0)
+    (taught,) = loaded.result
+    assert len(taught.patches) > 0 and not demo.model.patches
+
+
 def test_the_users_own_loras_come_first() -> None:
     assert Path(folder_paths.get_folder_paths("loras")[0]) != DEMO_MODELS / "loras"
 

@@ -136,6 +136,7 @@ print(json.dumps([loaded, seconds, added, classes, dict(nodes.EXTENSION_WEB_DIRS
 """
 
 
+@pytest.mark.slow
 def test_pack_loads_as_comfyui_loads_it_fast_and_without_heavy_imports(tmp_path: Path) -> None:
     from semblance.harness.pinned import find_host
 

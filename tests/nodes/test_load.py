@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import comfy.utils  # noqa: F401  (puts ComfyUI on the path)
 import folder_paths
@@ -14,7 +15,10 @@ from torch import Tensor
 from semblance.attention.adapters.checkpoint import flatten, recognise
 from semblance.host.files import ADAPTERS, STYLES, file_names, register_folders
 from semblance.host.instantstyle.adapter import LoadedAdapter
-from semblance.nodes.load import LoadAdapter
+from semblance.nodes.inversion import LoadTrajectory
+from semblance.nodes.load import LoadAdapter, LoadTextTower
+from semblance.nodes.reference import LoadReference
+from semblance.nodes.subject import LoadSubject
 from semblance.tests.support.graphs import COME_WITH_THE_PACK, run
 from semblance.tests.tiny_models import adapter_state_dict
 
@@ -200,3 +204,21 @@ def test_files_in_subfolders_are_offered_and_found(models: Path) -> None:
     file = next(entry for entry in LoadAdapter.define_schema().inputs if entry.id == "file")
     assert file.options == [name, *COME_WITH_THE_PACK]
     assert loaded(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("node", "folder"),
+    [
+        (LoadAdapter, "ipadapter"),
+        (LoadTextTower, "text_encoders"),
+        (LoadReference, "semblance/styles"),
+        (LoadTrajectory, "semblance/trajectories"),
+        (LoadSubject, "semblance/subjects"),
+    ],
+)
+def test_every_loader_finds_a_name_with_backslashes_from_windows(models: Path, node: Any, folder: str) -> None:
+    path = models / folder / "mine" / "a.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert node.validate_inputs(file="mine\\a.safetensors") is True
+    assert "is not in" in node.validate_inputs(file="mine\\b.safetensors")

@@ -32,6 +32,9 @@ from semblance.tests.tiny_models import (
     with_lora,
 )
 
+RAM_OF_SMALL_THINGS = 0.05
+"""What ComfyUI reckons for an output without tensors."""
+
 
 @pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def kind(request: pytest.FixtureRequest) -> Family:
@@ -110,6 +113,7 @@ def test_subjects_of_the_other_modes_serve_too(mode: str) -> None:
     assert subject.recorded.single_pass == (1 if mode == "fast" else 0)
 
 
+@pytest.mark.slow
 def test_one_anchor_is_enough_to_record() -> None:
     model = make_unet("sd15")
     latent, subject, _ = recorded(model, scenes=1)
@@ -166,6 +170,7 @@ def test_a_file_without_injection_serves_with_injection_zero_and_is_refused_else
         applied(model, opened, words)
 
 
+@pytest.mark.slow
 def test_a_recipe_makes_the_same_subject_again(models: Path, kind: Family) -> None:
     model = make_unet(kind)
     negative = make_conditioning(kind, seed=2)
@@ -405,6 +410,25 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     with pytest.raises(ValueError, match="takes .* but the disk has 1 KB left.*as a recipe, or make room"):
         run(SaveSubject, fox[1], "fox", "everything", "float16")
     assert list((models / "semblance").rglob("*.safetensors")) == []
+
+
+def test_comfyuis_memory_cache_counts_a_subject(fox: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subject takes gigabytes; where memory runs short it is to go before what is small."""
+    from types import SimpleNamespace
+
+    from comfy_execution import caching
+
+    opened = run(LoadSubject, run(SaveSubject, fox[1], "fox", "everything", "float32")[0])[0]
+    monkeypatch.setattr(caching.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    for subject in (fox[1], opened, replace(fox[1], thumbnail="x")):
+        outputs = [[subject], ["a report"]]
+        counted = RAM_OF_SMALL_THINGS + subject.recorded.bytes
+        for least, freed in ((subject.recorded.bytes + 1, 0), (subject.recorded.bytes, counted)):
+            cache = caching.RAMPressureCache(caching.CacheKeySetInputSignature)
+            cache.cache, cache.used_generation = {"subject": SimpleNamespace(outputs=outputs)}, {"subject": 0}
+            cache.timestamps, cache.generation = {"subject": 0.0}, 1
+            assert cache.ram_release(1, min_entry_size=least) == pytest.approx(freed)
+    assert fox[1] == fox[1] and fox[1] != replace(fox[1], thumbnail="x") and len({fox[1], fox[1]}) == 1
 
 
 def test_a_subject_is_an_immutable_value(fox: Any) -> None:

@@ -19,7 +19,7 @@ from semblance.attention.methods.consistory.settings import MaskDropout
 from semblance.attention.subjects import maps as subject_maps
 from semblance.attention.subjects.maps import Grid, SubjectMaps
 from semblance.host.inversion.runs import noise_levels
-from semblance.tests.support.studio import record_calls, wrap
+from semblance.tests.support.studio import record_calls, told_on, wrap
 from semblance.tests.tiny_models import sampler_custom
 
 EVERY_IMAGE = slice(None)
@@ -118,7 +118,7 @@ def passes_of(
     watched, calls = record_calls(wrap(model, WrappersMP.SAMPLER_SAMPLE, keep))
     between = Between() if between is None else between
     with between.watched():
-        last = sampler_custom(watched, positive, negative, latent, levels, cfg=facts["guidance_scale"])
+        last = sampler_custom(watched, told_on(model, positive), negative, latent, levels, cfg=facts["guidance_scale"])
     # Where memory is short ComfyUI sends the two sides of a step one after the other.
     steps = [
         call

@@ -15,6 +15,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 from semblance.attention.engine.guests import Guest
@@ -29,7 +30,8 @@ from semblance.attention.references.style import StyleReference
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.attention.subjects.user_masks import UserMasks
 from semblance.attention.subjects.words import SubjectWords
-from semblance.host.binding.model import ModelMap, add_patch, map_model
+from semblance.host.binding.conditionings import TAG
+from semblance.host.binding.model import ModelMap, add_patch, map_model, patches_on
 from semblance.host.identity import stamp_of
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.inversion.runs import start_latent
@@ -43,7 +45,7 @@ from semblance.tests.tiny_models import (
     make_conditioning,
     make_unet,
 )
-from semblance.tests.tiny_models.unets import SDXL_VECTOR_WIDTH
+from semblance.tests.tiny_models.unets import NARROW, SDXL_VECTOR_WIDTH, unet_config
 
 from .toy_patches import Echo, LookAway, ShareKeys, Sharpen, Visit
 
@@ -64,10 +66,13 @@ class Studio:
     """What was sampled once for all tests: by the patch on the model, none for the plain one, and the settings."""
 
     @classmethod
-    def of(cls, kind: Family, dtype: torch.dtype = torch.float32) -> Studio:
-        model = make_unet(kind, dtype=dtype)
+    def of(cls, kind: Family, dtype: torch.dtype = torch.float32, channels: int = NARROW) -> Studio:
+        model, config = make_unet(kind, dtype=dtype, channels=channels), unet_config(kind, channels)
         positive, negative = (make_conditioning(kind, seed=seed) for seed in (1, 2))
-        adapters = {variant: manage_adapter(variant, adapter_state_dict(kind, variant)) for variant in ("base", "plus")}
+        adapters = {
+            variant: manage_adapter(variant, adapter_state_dict(kind, variant, unet_config=config))
+            for variant in ("base", "plus")
+        }
         return cls(kind, model, map_model(model), positive, negative, adapters)
 
     def everywhere(self, **settings: Any) -> Scope:
@@ -103,10 +108,11 @@ class Studio:
         """The KSampler node's result, of two steps unless more are asked for."""
         settings = {"steps": 2, "scheduler": "simple", "seed": 1, **more}
         positive, negative = settings.pop("positive", self.positive), settings.pop("negative", self.negative)
-        latent = self._noisy_latent(images, size, settings["seed"])
-        return ksampler(model or self.model, positive, negative, latent, add_noise=False, **settings)
+        latent = self.noisy_latent(images, size, settings["seed"])
+        model = model or self.model
+        return ksampler(model, told_on(model, positive), negative, latent, add_noise=False, **settings)
 
-    def _noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
+    def noisy_latent(self, images: int, size: Sequence[int], seed: int) -> dict[str, Tensor]:
         """The start of a run that adds no noise, which StyleID refuses."""
         noise = comfy.sample.prepare_noise(empty_latent(images, *size)["samples"], seed)
         sigma = float(self.model.get_model_object("model_sampling").sigma_max)
@@ -121,8 +127,8 @@ class Studio:
         size: tuple[int, int] = (8, 8),
     ) -> ModelPatcher:
         """`model` with the patch of that name on it."""
-        patch, weights = PATCHES[name](self, strength, self.everywhere() if scope is None else scope, size)
-        return add_patch(model or self.model, patch, weights)
+        patch = PATCHES[name](self, strength, self.everywhere() if scope is None else scope, size)
+        return add_patch(model or self.model, patch)
 
     def instantstyle(
         self,
@@ -160,22 +166,21 @@ def painted(masks: int, height: int, width: int, seed: int = 3) -> ImageMask:
     return ImageMask((1.5 * noise - 0.25).clamp(0, 1))
 
 
-Made = tuple[AttentionPatch, Sequence[Any]]
-Maker = Callable[[Studio, float, Scope, tuple[int, int]], Made]
+Maker = Callable[[Studio, float, Scope, tuple[int, int]], AttentionPatch]
 
 
 def instantstyle(variant: str, pictures: int = 1, shares: Sequence[float] = (), masks: int = 0) -> Maker:
-    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
         mask = painted(masks, 40, 56) if masks else None
         scope = Scope(scope.blocks, scope.window, mask)
-        return studio.instantstyle(strength, scope, variant, pictures, shares), ()
+        return studio.instantstyle(strength, scope, variant, pictures, shares)
 
     return make
 
 
-def visit(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+def visit(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
     visitors = (studio.guest("one", size, seed=1), studio.guest("two", size, rows=2, tokens=154, seed=2))
-    return Visit(scope, strength, visitors=visitors), ()
+    return Visit(scope, strength, visitors=visitors)
 
 
 def trajectory(studio: Studio, size: tuple[int, int], seed: int) -> ReferenceTrajectory:
@@ -188,11 +193,11 @@ def trajectory(studio: Studio, size: tuple[int, int], seed: int) -> ReferenceTra
 
 
 def styleid(masks: int = 0) -> Maker:
-    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
         mask = painted(masks, 40, 56) if masks else None
         scope = Scope(scope.blocks, scope.window, mask)
         content, style = (trajectory(studio, size, seed) for seed in (1, 2))
-        return StyleID(content, style, scope, strength=strength), ()
+        return StyleID(content, style, scope, strength=strength)
 
     return make
 
@@ -200,22 +205,22 @@ def styleid(masks: int = 0) -> Maker:
 def consistory(**settings: Any) -> Maker:
     """A story of two scenes, which acts at both steps of a run of two."""
 
-    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> Made:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
         sharing, injection = Sharing(strength), Injection(0.8 * strength, StepRange(0.0, 1.0))
         chosen = {"sharing": sharing, "injection": injection, "blend": QueryBlend(until=0.6)} | settings
         if "anchors" in chosen:
             chosen["sharing"] = replace(sharing, anchors=chosen.pop("anchors"))
-        return ConsiStory(STORY, studio.model_map.family.choice(CONSISTORY), **chosen), ()
+        return ConsiStory(STORY, studio.model_map.family.choice(CONSISTORY), **chosen)
 
     return make
 
 
 STORY = SubjectWords(("a fox",), ("a fox asleep", "snow on a fox"), (((2,),), ((4, 5),)), 77)
 PATCHES: dict[str, Maker] = {
-    "edits inputs": lambda studio, strength, scope, size: (Sharpen(scope, strength), ()),
-    "shares keys": lambda studio, strength, scope, size: (ShareKeys(scope, strength), ()),
-    "edits output": lambda studio, strength, scope, size: (LookAway(scope, strength), ()),
-    "remembers": lambda studio, strength, scope, size: (Echo(scope, strength), ()),
+    "edits inputs": lambda studio, strength, scope, size: Sharpen(scope, strength),
+    "shares keys": lambda studio, strength, scope, size: ShareKeys(scope, strength),
+    "edits output": lambda studio, strength, scope, size: LookAway(scope, strength),
+    "remembers": lambda studio, strength, scope, size: Echo(scope, strength),
     "brings guests": visit,
     "instantstyle": instantstyle("base"),
     "instantstyle plus": instantstyle("plus", pictures=2, shares=(1.0, 0.5)),
@@ -237,6 +242,13 @@ def on_both_families(names: Iterable[str], quick_on_sdxl: Collection[str] = OF_E
     """Every patch on SD 1.5 and one of each kind, or fewer, on SDXL; the rest of SDXL by `nox -s laws`."""
     rows = slow_but(itertools.product(names, FAMILIES), lambda row: row[1] == "sd15" or row[0] in quick_on_sdxl)
     return pytest.mark.parametrize(("name", "studio"), rows, indirect=["studio"])
+
+
+def told_on(model: ModelPatcher, positive: Conditioning) -> Conditioning:
+    """`positive` as the prompts of the story on the model, as Story Prompts marks them; unless it is marked already."""
+    stories = [patch.words.text for patch in patches_on(model) if isinstance(patch, ConsiStory)]
+    marked = any(TAG in extras for _, extras in positive)
+    return positive if marked or not stories else conditioning_set_values(positive, {TAG: stories[0]})
 
 
 def wrap(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], first: bool = False) -> ModelPatcher:
@@ -270,13 +282,24 @@ def record_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[dict[str, Any]
     return wrap(model, WrappersMP.APPLY_MODEL, recorder), calls
 
 
+def rows_of_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[int]]:
+    """`model`, and the rows of every call of the UNet, guests included."""
+    rows: list[int] = []
+
+    def count(executor: Any, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        rows.append(len(x))
+        return executor(x, *rest, **named)
+
+    return wrap(model, WrappersMP.DIFFUSION_MODEL, count), rows
+
+
 def ladder(studio: Studio, steps: int, scheduler: str = "simple") -> Tensor:
     return comfy.samplers.calculate_sigmas(studio.model.get_model_object("model_sampling"), scheduler, steps)
 
 
 def guider_of(studio: Studio, model: ModelPatcher, cfg: float = 5.0) -> comfy.samplers.CFGGuider:
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(studio.positive, studio.negative)
+    guider.set_conds(told_on(model, studio.positive), studio.negative)
     guider.set_cfg(cfg)
     return guider
 

@@ -92,7 +92,7 @@ class Visit(ToyPatch):
     kinds: tuple[AttentionKind, ...] = ("self",)
     visitors: tuple[Guest, ...] = ()
 
-    def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
+    def guests(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
         return self.visitors
 
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
@@ -145,7 +145,7 @@ class Diary(ToyPatch):
     layouts: list[BatchLayout] = field(default_factory=list)
     banks: list[weakref.ref[FeatureBank]] = field(default_factory=list)
 
-    def guests(self, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
+    def guests(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> Sequence[Guest]:
         self.moments.append(moment)
         self.weights.append(self.scope.weight(AttentionSite("cross", "output", 5), moment))
         self.banks.append(weakref.ref(bank))

@@ -99,13 +99,26 @@ class TinySDXL(comfy.supported_models.SDXL):
 SUPPORTED = {"sd15": TinySD15, "sdxl": TinySDXL}
 
 
+NARROW, WIDE = 32, 64
+"""Channels of a UNet's first level. Its norms have 32 groups: one of a single channel takes away whatever was added to
+that, and so a narrow UNet is blind to timesteps, pooled text and sizes. A wide one reads them."""
+
+
+def unet_config(kind: Family, channels: int = NARROW) -> dict[str, Any]:
+    return {**UNET_CONFIGS[kind], "model_channels": channels}
+
+
 def make_unet(
-    kind: Family = "sd15", seed: int = 0, dtype: torch.dtype = torch.float32, v_prediction: bool = False
+    kind: Family = "sd15",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    v_prediction: bool = False,
+    channels: int = NARROW,
 ) -> ModelPatcher:
     """A MODEL as the host's loaders make it; it can be copied deeply, as training and hooks do."""
 
     def build(disable_dynamic: bool = False) -> ModelPatcher:
-        model = base_model(kind, UNET_CONFIGS[kind], dtype, v_prediction)
+        model = base_model(kind, unet_config(kind, channels), dtype, v_prediction)
         seed_weights(model.diffusion_model, seed)
         return patcher_around(model)
 
@@ -156,11 +169,15 @@ DIFFUSERS_CONFIGS: Mapping[Family, dict[str, Any]] = {
 }
 
 
-def diffusers_unet(kind: Family, comfy_unet: nn.Module) -> nn.Module:
+def diffusers_unet(kind: Family, comfy_unet: Any) -> nn.Module:
     """diffusers' UNet2DConditionModel with the weights of `comfy_unet`, a tiny `MODEL.model.diffusion_model`."""
     from diffusers import UNet2DConditionModel
 
-    unet = UNet2DConditionModel(sample_size=16, **DIFFUSERS_CONFIGS[kind])
+    config, wider = dict(DIFFUSERS_CONFIGS[kind]), comfy_unet.model_channels // NARROW
+    config["block_out_channels"] = tuple(wider * channels for channels in config["block_out_channels"])
+    if kind == "sdxl":  # whose heads are all of one width
+        config["attention_head_dim"] = tuple(wider * heads for heads in config["attention_head_dim"])
+    unet = UNet2DConditionModel(sample_size=16, **config)
     weights = comfy_unet.state_dict()
     comfy_names = comfy.utils.unet_to_diffusers(UNET_CONFIGS[kind])
     unet.load_state_dict({name: weights[comfy_names[name]] for name in unet.state_dict()})

@@ -13,7 +13,7 @@ from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...subjects.maps import Grid
 from ...subjects.words import SubjectWords
-from .settings import Sharing
+from .settings import Injection, Sharing
 
 StepMasks = Mapping[Grid, Callable[[], Tensor | None]]
 """By grid, what gives the subjects' mask before this step: bool (images, tokens), or None before the first masks."""
@@ -36,7 +36,7 @@ class Anchors(Protocol):
         """The story and its anchors in words, for lists of what is on a model."""
         ...
 
-    def check(self, plan: RunPlan, sharing: Sharing) -> None:
+    def check(self, plan: RunPlan, sharing: Sharing, injection: Injection) -> None:
         """Raises ValueError for a run in which these anchors cannot serve."""
         ...
 

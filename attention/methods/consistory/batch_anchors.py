@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ from ...engine.call import AttentionCall, SharedTokens
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...functional.correspondence import near_enough, nearest_patches
-from ...subjects.maps import Grid
-from ...subjects.recording import grid_of
+from ...subjects.maps import Grid, grid_of
 from ...subjects.words import SubjectWords
 from .anchors import StepMasks
-from .settings import Sharing
+from .settings import Injection, Sharing
+
+SEEN_GRID = "seen grid"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class BatchAnchors:
             name = selected_name(moment, grid)
             if name not in bank:
                 bank.forget_all(*name[:2])
-                bank.remember(name, _select(mask(), sharing, moment.step, grid))
+                bank.remember(name, _select(mask(), sharing, moment, grid))
 
     def prepare_outputs(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
         """Nothing to do: the features are in the call itself."""
@@ -84,7 +86,7 @@ class BatchAnchors:
     def outputs(self, call: AttentionCall, images: Tensor, bank: FeatureBank) -> Tensor:
         return images.flatten(0, 1)
 
-    def check(self, plan: RunPlan, sharing: Sharing) -> None:
+    def check(self, plan: RunPlan, sharing: Sharing, injection: Injection) -> None:
         if plan.images < 2:
             raise ValueError("A story of one scene has no other image to be alike. Write two scenes or more.")
 
@@ -94,10 +96,19 @@ def selected_name(moment: Moment, grid: Grid) -> tuple[str, Grid, int, int]:
     return "selected", grid, moment.pass_number, moment.step
 
 
-def _select(mask: Tensor | None, sharing: Sharing, step: int, grid: Grid) -> tuple[Tensor, ...]:
+def note_grid(grid: Grid, bank: FeatureBank) -> None:
+    """Remembers the grid of an attention that could not be told from the latent's size."""
+    bank.remember((SEEN_GRID, grid), ())
+
+
+def seen_grids(bank: FeatureBank) -> list[Grid]:
+    return [cast(Grid, name[1]) for name in bank if isinstance(name, tuple) and name[:1] == (SEEN_GRID,)]
+
+
+def _select(mask: Tensor | None, sharing: Sharing, moment: Moment, grid: Grid) -> tuple[Tensor, ...]:
     """For each image the indices of the subject's tokens that dropout leaves: (tokens,) each."""
     if mask is None:
         return ()
     # The one tensor read back from the device at a step: how many tokens there are shapes what follows.
-    kept = mask.cpu() & ~sharing.dropout.draw(step, len(mask), grid)
+    kept = mask.cpu() & ~sharing.dropout.at(moment, len(mask), grid)
     return tuple(tokens.nonzero().squeeze(1).to(mask.device) for tokens in kept)

@@ -15,6 +15,7 @@ features are copied along those matches:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -27,28 +28,49 @@ from ...engine.guests import PinnedImages
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend, AttentionPatch
-from ...engine.protocols import EditsBlocks, KnowsImages, NeedsMemory, Prepares, Rehearses, Reports, SamplesAgain
+from ...engine.protocols import (
+    Advises,
+    EditsBlocks,
+    KnowsImages,
+    NeedsMemory,
+    Prepares,
+    Rehearses,
+    Reports,
+    Resumes,
+    SamplesAgain,
+)
 from ...engine.sharing import merge_shared
-from ...functional.free_u import damp_low_frequencies, strengthen
 from ...references.trajectory import ReferenceTrajectory
 from ...subjects.blocks import StoryBlocks
-from ...subjects.maps import SUBJECT_MASKS
+from ...subjects.carried_maps import carried_maps, continue_maps, take_carried_maps
+from ...subjects.maps import SUBJECT_MASKS, Grid, grid_of
 from ...subjects.masks import SubjectMasks
-from ...subjects.recording import SubjectRecorder, grid_of
+from ...subjects.recorder import SubjectRecorder
 from ...subjects.user_masks import UserMasks
 from ...subjects.words import SubjectWords
 from .anchors import Anchors
-from .batch_anchors import BatchAnchors, selected_name
+from .batch_anchors import BatchAnchors, note_grid, seen_grids, selected_name
+from .features import features_step, record_features
 from .injection import inject, match_subjects, unit_patches
-from .requirements import check_pictures, check_story, whole_picture
+from .requirements import check_features, check_pictures, check_story, whole_picture
+from .schedule import StorySchedule
 from .settings import KEPT_QUERIES, FreeU, Injection, QueryBlend, Sharing
-
-FEATURES_AT = 1 - 261 / 999
-"""Progress of the run at which features match best (DIFT's timestep 261)."""
+from .vanilla import blend_vanilla, forget_vanilla, keep_vanilla
 
 
 @dataclass(frozen=True, eq=False)
-class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks, KnowsImages, NeedsMemory, Reports):
+class ConsiStory(
+    AttentionPatch,
+    Prepares,
+    Rehearses,
+    SamplesAgain,
+    EditsBlocks,
+    KnowsImages,
+    NeedsMemory,
+    Advises,
+    Reports,
+    Resumes,
+):
     """Keeps the subjects of `words` alike in all images of a batch. Each image has a prompt of its own."""
 
     words: SubjectWords
@@ -59,7 +81,7 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
     free_u: FreeU | None = None
     masks: UserMasks | None = None
     fast: bool = False
-    """Ends the first pass once its matches are known, and leaves out the rehearsal that nothing uses."""
+    """Ends the first pass once its matches are known."""
     pictures: ReferenceTrajectory | None = None
     """Real pictures as the first anchors: at every step they are the latents of their inversion, and cannot drift."""
     recorder: SubjectRecorder | None = None
@@ -71,11 +93,11 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         if site.kind == "cross":
-            return site.block in self.blocks.words and self._needs_maps(moment)
-        return self._shares_at(site, moment) or self._injects_at(site, moment)
+            return site.block in self.blocks.words and self._when.needs_maps(moment)
+        return self._when.shares_at(site, moment) or self._when.copies_at(site, moment)
 
     def passes(self, plan: RunPlan) -> int:
-        return 2 if self.injection.strength else 1
+        return 2 if self._when.copies_in(plan) else 1
 
     def extra_images(self, plan: RunPlan) -> float:
         return KEPT_QUERIES * plan.images if self.sharing.strength and self.blend.strength else 0
@@ -86,22 +108,32 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
     # Between two model calls
 
     def begin(self, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
-        bank.forget_all("vanilla query")
-        if self.recorder is not None:
-            self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
-        if not self._acts:
+        if not moment.extra:
+            forget_vanilla(moment, bank)
+            if self.recorder is not None:
+                self.recorder.enter(layout, moment, self.sharing.anchors_among(layout.images))
+        if not self._when.acts:
             return
-        size = whole_picture(layout)
-        self._masks.maps(bank, moment.pass_number).forget_before(moment.step)
-        if self.sharing.strength and moment.step:
-            now = partial(self._masks.before, moment.step, moment.pass_number, size, layout.images, bank)
-            masks = {grid: partial(now, grid) for grid in {self.blocks.grid(b, size) for b in self.blocks.shared}}
-            self.anchors.prepare(self.sharing, masks, layout, moment, bank)
-        if self._injects(moment):
-            if "features" in bank:
-                bank.once("matches", lambda: self._match(size, layout.images, moment, bank))
-            if "matches" in bank:
-                self.anchors.prepare_outputs(layout, moment, bank)
+        size, maps = whole_picture(layout), self._masks.maps(bank, moment.pass_number)
+        continue_maps(maps, moment.pass_number, layout.device, bank)
+        maps.forget_before(moment.step)
+        if self._when.shares(moment):
+            grids = {self.blocks.grid(block, size) for block in self.blocks.shared}
+            self._prepare_masks({*grids, *seen_grids(bank)}, layout, moment, bank)
+        if self._when.copies(moment) and "features" in bank:
+            self._matches(self.blocks.grid(self.blocks.injected[0], size), layout, moment, bank)
+            self.anchors.prepare_outputs(layout, moment, bank)
+        elif moment.is_last_pass and any(isinstance(name, tuple) and name[:1] == ("matches",) for name in bank):
+            bank.forget_all("features")
+            bank.forget_all("matches")
+
+    def resume(self, found: Mapping[str, Tensor], bank: FeatureBank) -> bool:
+        return take_carried_maps(found, self.words, bank)
+
+    def _prepare_masks(self, grids: Iterable[Grid], layout: BatchLayout, moment: Moment, bank: FeatureBank) -> None:
+        known = partial(self._masks.before, moment.step, moment.pass_number)
+        now = partial(known, whole_picture(layout), layout.images, layout.device, bank)
+        self.anchors.prepare(self.sharing, {grid: partial(now, grid) for grid in grids}, layout, moment, bank)
 
     # Subject-driven self-attention
 
@@ -109,11 +141,15 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
         if call.site.kind == "cross":
             self._masks.maps(bank, call.moment.pass_number).record(call)
             return call
-        if not self._shares_at(call.site, call.moment):
+        if not self._when.shares_at(call.site, call.moment):
             return call
-        weight, vanilla = self.blend.weight(call.moment), ("vanilla query", call.site)
-        query = torch.lerp(call.query, bank.recall(vanilla), weight) if vanilla in bank else call.query
-        if self.recorder is not None:
+        if self.anchors.follow_masks and selected_name(call.moment, grid_of(call)) not in bank:
+            # Another node resizes the features inside the UNet, so this grid could not be told from the latent's size.
+            note_grid(grid_of(call), bank)
+            self._prepare_masks([grid_of(call)], call.layout, call.moment, bank)
+        weight = self.blend.weight(call.moment)
+        query = blend_vanilla(call, weight, bank) if weight else call.query
+        if self.recorder is not None and not call.moment.extra:
             self.recorder.see(call, bank.recall_all(selected_name(call.moment, grid_of(call))))
         shared = self.anchors.tokens(self.sharing, call, bank)
         return replace(call, query=query, shared=merge_shared(*call.shared, *shared))
@@ -123,74 +159,70 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
             output = torch.lerp(attend(call.query, call.key, call.value, call.mask), output, self.sharing.strength)
         # Mixing before `to_out` equals the authors' mixing after it: the two weights sum to 1 and the projection is
         # affine.
-        if self._injects_at(call.site, call.moment) and "matches" in bank:
+        if self._when.copies_at(call.site, call.moment) and "features" in bank:
             output = inject(
                 output,
                 call.layout.conditional_rows,
-                bank.recall_all("matches"),
+                self._matches(grid_of(call), call.layout, call.moment, bank),
                 lambda images: self.anchors.outputs(call, images, bank),
                 self.injection,
             )
-            if self.recorder is not None:
+            if self.recorder is not None and not call.moment.extra:
                 self.recorder.copy(call, output)
         return output
 
     # Query blending
 
     def rehearses(self, moment: Moment) -> bool:
-        if not self.sharing.strength or (self.fast and moment.step == 0):
-            return False
-        return self.blend.weight(moment) != 0.0
+        return self._when.shares(moment) and not moment.extra and self.blend.weight(moment) != 0.0
 
     def observe(self, call: AttentionCall, bank: FeatureBank) -> None:
-        if self._shares_at(call.site, call.moment):
-            bank.remember(("vanilla query", call.site), call.query)
+        if self._when.shares_at(call.site, call.moment):
+            keep_vanilla(call, bank)
 
     # Features and their matches
 
     def enters(self, block: str, moment: Moment) -> bool:
-        return self._records_features(block, moment) or self._free_u_level(block) is not None
+        return self._when.records_features(block, moment) or (self._free_u is not None and self._free_u.edits(block))
 
     def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
-        level = self._free_u_level(call.block)
-        if self.free_u is not None and level is not None:
-            hidden = strengthen(call.hidden, self.free_u.backbone[level])
-            call = replace(call, hidden=hidden, skip=damp_low_frequencies(call.skip, self.free_u.skip[level]))
-        # Record after FreeU: the authors store a reference to the tensor that their FreeU later scales in place.
-        if self._records_features(call.block, call.moment) and not call.rehearsal:
-            # Summed over conditionings, so that it does not matter in which order ComfyUI sends them.
-            for rows in call.layout.tagged_rows(self.words.text):
-                features = call.hidden[rows].float()
-                known = "features" in bank
-                bank.remember("features", bank.recall("features") + features if known else features.clone())
+        if self._free_u is not None:
+            call = self._free_u.edit(call)
+        # After FreeU: the authors store a reference to the tensor that their FreeU later scales in place.
+        if self._when.records_features(call.block, call.moment) and not call.rehearsal:
+            record_features(call, self.words.text, bank)
         return call
 
-    def _match(self, size: tuple[int, int], images: int, moment: Moment, bank: FeatureBank) -> tuple[Tensor, Tensor]:
-        """The matches of every patch, found with the features and the masks of the pass before."""
-        grid = self.blocks.grid(self.blocks.injected[0], size)
-        patches = unit_patches(bank.recall("features"), grid)
-        subjects = self._masks.before(moment.steps, moment.passes - 1, size, images, bank, grid)
-        if subjects is None:
-            subjects = torch.zeros(patches.shape[:2], dtype=torch.bool)
-        subjects = subjects.to(patches.device)
-        if self.recorder is not None:
-            self.recorder.match(patches, subjects)
-        bank.forget_all("features")
-        return match_subjects(patches, subjects, partial(self.anchors.match, self.sharing))
+    def _matches(self, grid: Grid, layout: BatchLayout, moment: Moment, bank: FeatureBank) -> tuple[Tensor, ...]:
+        """The matches of every patch of a grid, found once with the features and the masks of the pass before."""
+
+        def match() -> tuple[Tensor, ...]:
+            patches = unit_patches(bank.recall("features"), grid)
+            known = partial(self._masks.before, moment.steps, moment.passes - 1)
+            subjects = known(whole_picture(layout), layout.images, layout.device, bank, grid)
+            if subjects is None:
+                subjects = torch.zeros(patches.shape[:2], dtype=torch.bool)
+            subjects = subjects.to(patches.device)
+            if self.recorder is not None:
+                self.recorder.match(grid, patches, subjects)
+            return match_subjects(patches, subjects, partial(self.anchors.match, self.sharing))
+
+        return bank.once(("matches", grid), match)
 
     # Masks and real pictures
 
     def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
         """The masks after the last step, on the grid that features are copied on."""
-        if not self._acts:
+        if not self._when.acts:
             return {}
         grid = self.blocks.grid(self.blocks.injected[0], plan.size)
-        last_with_maps = plan.passes if self._shares_by_mask else plan.passes - 1
-        mask = self._masks.before(len(plan.moments), last_with_maps, plan.size, plan.images, bank, grid)
-        return {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
+        last_with_maps = plan.passes if self._when.shares_by_mask else plan.passes - 1
+        mask = self._masks.before(len(plan.moments), last_with_maps, plan.size, plan.images, None, bank, grid)
+        found = {} if mask is None else {SUBJECT_MASKS: torch.unflatten(mask, 1, grid).cpu()}
+        return found | carried_maps(self.words, self._masks.maps(bank, last_with_maps), len(plan.moments))
 
     def pins(self, moment: Moment) -> PinnedImages | None:
-        if self.pictures is None or not self._acts:
+        if self.pictures is None or not self._when.acts:
             return None
         return PinnedImages(self.pictures.at(moment.sigma), self.pictures.latents[0])
 
@@ -199,49 +231,27 @@ class ConsiStory(AttentionPatch, Prepares, Rehearses, SamplesAgain, EditsBlocks,
         return SubjectMasks(self.words, self.masks)
 
     @property
-    def _acts(self) -> bool:
-        return bool(self.sharing.strength or self.injection.strength)
+    def _free_u(self) -> FreeU | None:
+        return self.free_u if self._when.acts else None
 
     @property
-    def _shares_by_mask(self) -> bool:
-        return self.sharing.strength != 0.0 and self.anchors.follow_masks
-
-    def _needs_maps(self, moment: Moment) -> bool:
-        return self._shares_by_mask or (self.injection.strength != 0.0 and not moment.is_last_pass)
-
-    def _shares_at(self, site: AttentionSite, moment: Moment) -> bool:
-        """At the first step there are no masks yet."""
-        wanted = self.sharing.strength != 0.0 and moment.step > 0
-        return wanted and site.kind == "self" and site.block in self.blocks.shared
-
-    def _injects_at(self, site: AttentionSite, moment: Moment) -> bool:
-        return site.kind == "self" and site.block in self.blocks.injected and self._injects(moment)
-
-    def _injects(self, moment: Moment) -> bool:
-        wanted = self.injection.strength != 0.0 and moment.is_last_pass and self.anchors.have_features
-        return wanted and moment.step in self.injection.window.steps(moment.steps)
-
-    def _records_features(self, block: str, moment: Moment) -> bool:
-        recording = moment.pass_number == moment.passes - 1 and moment.step == features_step(moment)
-        return recording and self.injection.strength != 0.0 and block == self.blocks.features
-
-    def _free_u_level(self, block: str) -> int | None:
-        return None if self.free_u is None else self.free_u.level(block)
+    def _when(self) -> StorySchedule:
+        return StorySchedule(self.blocks, self.sharing, self.injection, self.anchors)
 
     def check(self, plan: RunPlan) -> None:
-        check_story(plan, self.words, self.masks, self._acts)
+        check_story(plan, self.words, self.masks, self._when.acts)
+        if self._when.copies_in(plan):
+            check_features(plan)
         if self.pictures is not None:
             check_pictures(plan, self.pictures, self.sharing.anchors_among(plan.images))
         if self.recorder is None:  # a recording may be of one image, for others to attend to
-            self.anchors.check(plan, self.sharing)
+            self.anchors.check(plan, self.sharing, self.injection)
+
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        return self._when.advice(plan)
 
     def __repr__(self) -> str:
         label = self.anchors.label(self.words, self.sharing)
         extras = {"FreeU": self.free_u, "your masks": self.masks, "your pictures": self.pictures, "fast": self.fast}
         parts = [label, f"query blend {self.blend.strength:g}, injection {self.injection.strength:g}"]
         return ", ".join([*parts, *(name for name, on in extras.items() if on)])
-
-
-def features_step(moment: Moment) -> int:
-    """The step of the run nearest to the noise level at which features match best."""
-    return min(range(len(moment.ladder)), key=lambda step: abs(moment.ladder[step] - FEATURES_AT), default=0)

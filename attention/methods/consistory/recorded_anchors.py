@@ -18,7 +18,7 @@ from ...functional.correspondence import near_enough, nearest_patches
 from ...subjects.recording import RecordedStates, RecordedSubject, side_of
 from ...subjects.words import SubjectWords
 from .anchors import StepMasks
-from .settings import Sharing
+from .settings import Injection, Sharing
 
 SAME_LEVEL = 1e-3
 """How far apart noise levels may lie and still count as the same, relative."""
@@ -89,7 +89,7 @@ class RecordedAnchors:
         index = int(moment.is_last_pass) if self.copies else self.subject.single_pass
         return self.subject.passes[index]
 
-    def check(self, plan: RunPlan, sharing: Sharing) -> None:
+    def check(self, plan: RunPlan, sharing: Sharing, injection: Injection) -> None:
         recorded = self.subject
         if plan.size != recorded.size:
             (height, width), (rows, columns) = recorded.size, plan.size
@@ -100,6 +100,19 @@ class RecordedAnchors:
         if plan.guided and sharing.strength and "negative" not in recorded.sides:
             raise ValueError(RECORDED_AT_CFG_1)
         _check_noise_levels(recorded.sigmas, tuple(moment.sigma for moment in plan.moments))
+        self._check_features(plan, injection)
+
+    def _check_features(self, plan: RunPlan, injection: Injection) -> None:
+        features = self.subject.features
+        if not self.copies or features is None:
+            return
+        missing = [m.step for m in plan.moments if injection.window.contains(m) and m.step not in features.steps]
+        if missing and features.steps:
+            raise ValueError(
+                f"The subject holds features to copy of {len(features.steps)} steps, but not of step {missing[0]}, "
+                "where they are copied now: an older Semblance recorded it, by steps and not by noise. Record it "
+                "again, or set injection to 0."
+            )
 
     def __post_init__(self) -> None:
         if self.copies and self.subject.features is None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from ...engine.layout import BatchLayout
 from ...engine.moment import RunPlan
+from ...engine.unexpected import UnexpectedCall
 from ...references.trajectory import ReferenceTrajectory
 from ...subjects.user_masks import UserMasks
 from ...subjects.words import SubjectWords
+from .features import FEATURES_SIGMA
 
 CROPPED = (
-    "An area conditioning or a tiling node shows the model a crop of the pictures, where subjects cannot be followed. "
-    "Remove Conditioning (Set Area) or the tiling node."
+    "An area conditioning shows the model a crop of the pictures, where subjects cannot be followed. Remove "
+    "Conditioning (Set Area)."
 )
 STORY_LADDER = (
     "Use KSampler with the scheduler ddim_uniform and as many steps, or the SIGMAS of Invert Image (edit-friendly) "
@@ -26,6 +28,12 @@ def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, act
             f"The story has {words.scenes} scenes but the latent {plan.images} images. Set the batch size of "
             "Empty Latent Image to the count that Story Prompts gives."
         )
+    if acts and words.text not in plan.tags:
+        raise ValueError(
+            "The sampler's positive conditioning is not the one that Story Prompts made with these subject words, so "
+            "the subject cannot be found in it. Connect conditioning and subject_words of one Story Prompts. Words for "
+            "all scenes belong in its style: Conditioning (Concat) must not put another prompt before the story's."
+        )
     if plan.conflicts:
         raise ValueError(
             f"{' and '.join(sorted(plan.conflicts))} on the same model changes which tokens the images share. "
@@ -33,6 +41,11 @@ def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, act
         )
     if plan.cropped and acts:
         raise ValueError(CROPPED)
+    if plan.window is not None and acts:
+        raise ValueError(
+            f"Context windows show the model {plan.window} of {plan.images} images at once, but the images of a story "
+            "must see each other. Bypass the context windows, or make the window as long as the story."
+        )
     if plan.device_count > 1:
         raise ValueError(
             f"The model is spread over {plan.device_count} GPUs, but the images of a story share what is found on one. "
@@ -42,6 +55,17 @@ def check_story(plan: RunPlan, words: SubjectWords, masks: UserMasks | None, act
         raise ValueError(
             f"There are {len(masks.mask.values)} subject masks for {plan.images} images. Connect one mask, or "
             "one for each image."
+        )
+
+
+def check_features(plan: RunPlan) -> None:
+    """Raises ValueError for a run that ends before the noise level at which parts are matched."""
+    end = plan.moments[-1].sigmas[-1]
+    if end > FEATURES_SIGMA:
+        raise ValueError(
+            f"The sampler ends at sigma {end:.3g}, but which parts of the subject match is seen at sigma "
+            f"{FEATURES_SIGMA:.3g}, so nothing can be copied. Set injection to 0, let one sampler take all steps, or "
+            "end this one later."
         )
 
 
@@ -71,7 +95,18 @@ def check_pictures(plan: RunPlan, pictures: ReferenceTrajectory, anchors: int) -
 
 
 def whole_picture(layout: BatchLayout) -> tuple[int, int]:
-    """The latent's height and width. Raises ValueError if the model is shown a crop of it."""
-    if layout.latent_size is None or any(chunk.crop is not None for chunk in layout.chunks):
+    """The latent's height and width. Raises ValueError if the model is shown a part of it or of the batch."""
+    if any(chunk.crop is not None for chunk in layout.chunks):
         raise ValueError(CROPPED)
+    if layout.window is not None:
+        raise UnexpectedCall(
+            f"The model is shown {layout.images} of {layout.batch_images} images, but the images of a story must see "
+            "each other.",
+            "Bypass the node that divides the batch, as context windows do.",
+        )
+    if layout.latent_size is None:
+        raise UnexpectedCall(
+            "The model is shown parts of the pictures and not told which, so subjects cannot be followed.",
+            "Bypass the node that cuts the pictures up, as Tiled Diffusion does.",
+        )
     return layout.latent_size

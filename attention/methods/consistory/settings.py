@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ...engine.call import BlockCall
 from ...engine.moment import Moment
+from ...functional.free_u import damp_low_frequencies, strengthen
+
+UNEVEN = 10_000
+"""Where the numbers of draws begin for steps that no evenly spaced run has: one for each tenth of a timestep."""
 
 
 @dataclass(frozen=True)
 class StepRange:
-    """The steps of a run from one fraction of them to another, both included, as the authors' code counts them."""
+    """The noise levels that a plain run has from one fraction of its steps to another, both included.
+
+    In evenly spaced timesteps, such as the authors' fifty, these are the steps that their code counts. Under other
+    schedulers, and in samplers that take a part of the steps, they are those of the same noise.
+    """
 
     start: float
     end: float
 
-    def steps(self, total: int) -> range:
-        first, last = (int(total * fraction + 1e-6) for fraction in (self.start, self.end))
-        return range(first, last + 1)
+    def contains(self, moment: Moment) -> bool:
+        begin, end = moment.span
+        slack = 0.01 * (end - begin)
+        return (self.start <= 0 or self.start < end - slack) and (self.end >= 1 or begin <= self.end + slack)
 
 
 @dataclass(frozen=True)
 class MaskDropout:
-    """Which tokens of the subject are hidden from the other images, drawn anew at each step."""
+    """Which tokens of the subject are hidden from the other images, drawn anew at each noise level."""
 
     fraction: float = 0.5
     seed: int = 0
+
+    def at(self, moment: Moment, images: int, grid: tuple[int, int]) -> Tensor:
+        """The draw at a noise level: the same one in every sampler that takes this step, alone or among others."""
+        number = moment.number
+        return self.draw(int(number) if number.is_integer() else UNEVEN + round(moment.span[1] * UNEVEN), images, grid)
 
     def draw(self, step: int, images: int, grid: tuple[int, int]) -> Tensor:
         """True where a token is dropped: bool (images, height * width). More images change no image's draws."""
@@ -73,13 +88,14 @@ class QueryBlend:
     first: float = 0.9
     last: float = 0.81836735
     until: float = 0.1
-    """Fraction of the steps."""
+    """Fraction of the steps of a plain run."""
 
     def weight(self, moment: Moment) -> float:
-        steps = StepRange(0.0, self.until).steps(moment.steps)
-        if moment.step not in steps:
+        if not StepRange(0.0, self.until).contains(moment):
             return 0.0
-        fraction = moment.step / max(len(steps) - 1, 1)
+        begin, end = moment.span
+        last = max(int(self.until / (end - begin) + 0.01), 1) if end > begin else 1
+        fraction = min(max(moment.number / last, 0.0), 1.0)
         return self.strength * (self.first + (self.last - self.first) * fraction)
 
 
@@ -101,7 +117,22 @@ class FreeU:
     backbone: tuple[float, float] = (1.1, 1.2)
     skip: tuple[float, float] = (0.6, 0.4)
 
-    def level(self, block: str) -> int | None:
+    def edits(self, block: str) -> bool:
+        return self._level(block) is not None
+
+    def edit(self, call: BlockCall) -> BlockCall:
+        """`call` with a stronger backbone and smoother skip features, at one of the levels.
+
+        Of several stories on a model with the same factors the first does it for all.
+        """
+        level = self._level(call.block)
+        if level is None or self in call.done:
+            return call
+        hidden = strengthen(call.hidden, self.backbone[level])
+        skip = damp_low_frequencies(call.skip, self.skip[level])
+        return replace(call, hidden=hidden, skip=skip, done=call.done | {self})
+
+    def _level(self, block: str) -> int | None:
         part, number = block.split(".")
         level = int(number) // 3
         return level if part == "output" and level < 2 else None

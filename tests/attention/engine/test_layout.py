@@ -53,7 +53,7 @@ def test_areas_go_with_their_chunks() -> None:
 
 @pytest.mark.parametrize(("numbers", "rows"), [([1, 0], 3), ([], 2), ([0, 0, 0], 4)])
 def test_rows_that_do_not_divide_are_refused_in_a_sentence(numbers: list[int], rows: int) -> None:
-    with pytest.raises(ValueError, match=rf"called with {rows} rows for {len(numbers)} conditionings.*bypass it"):
+    with pytest.raises(ValueError, match=rf"called with {rows} rows for {len(numbers)} conditionings.*Bypass the node"):
         BatchLayout.from_numbers(numbers, rows, LATENT)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from semblance.attention.engine.bank import FeatureBank
-from semblance.attention.engine.call import AttentionCall, AttentionSite
+from semblance.attention.engine.call import AttentionCall, AttentionSite, BlockCall
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import attend_in_groups
@@ -17,7 +19,7 @@ from semblance.attention.functional.statistics import otsu_threshold
 from semblance.attention.functional.word_maps import subject_mask
 from semblance.attention.methods.consistory.batch_anchors import selected_name
 from semblance.attention.methods.consistory.method import ConsiStory
-from semblance.attention.methods.consistory.settings import Injection, QueryBlend, StepRange
+from semblance.attention.methods.consistory.settings import FreeU, Injection, QueryBlend, StepRange
 from semblance.attention.subjects.words import SubjectWords
 from semblance.tests.support.frozen_cases import load_reference
 
@@ -28,8 +30,11 @@ WORDS = SubjectWords(("a",), ("1", "2", "3"), (((1,),),) * 3, 8)
 
 
 def moment_of(step: int, steps: int = 50, pass_number: int = 1) -> Moment:
-    ladder = tuple(place / steps for place in range(steps))
-    return Moment(1.0, step, steps, ladder[step], lambda progress: 0.0, ladder, pass_number, passes=2)
+    """Of evenly spaced timesteps, as the authors' DDIM takes them."""
+    timesteps = [1 + 1000 * (steps - 1 - place) / steps for place in range(steps)]
+    ladder = (*(1 - timestep / 999 for timestep in timesteps), 1.0)
+    sigmas = (*(timestep / 100 for timestep in timesteps), 0.0)
+    return Moment(1.0, step, steps, ladder[step], lambda progress: 0.0, ladder, sigmas, pass_number, passes=2)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int = 1) -> Tensor:
@@ -78,9 +83,10 @@ def test_one_attention_equals_theirs(step: int, name: str) -> None:
     side = int(UNITS["sdsa.mask_after_dropout"].shape[1] ** 0.5)
     places = tuple(mask.nonzero().squeeze(1) for mask in UNITS["sdsa.mask_after_dropout"])
     bank.remember(selected_name(moment, (side, side)), places)
-    if patch.blend.weight(moment):
-        bank.remember(("vanilla query", SITE), nn.functional.linear(UNITS["sdsa.x_vanilla"], project["q"]))
     call = AttentionCall(SITE, LAYOUT, moment, side, side, heads, query, key, value)
+    if patch.blend.weight(moment):
+        vanilla = nn.functional.linear(UNITS["sdsa.x_vanilla"], project["q"])
+        patch.observe(replace(call, query=vanilla), bank)
     output = attend_in_groups(patch.edit_inputs(call, bank), lambda q, k, v, images: plain_attention(q, k, v, heads))
     made = nn.functional.linear(output, UNITS["sdsa.w.to_out.0.weight"], UNITS["sdsa.w.to_out.0.bias"])
     assert (made - UNITS[name]).abs().max() <= 1e-5
@@ -116,10 +122,27 @@ def injected(in_turn: bool) -> tuple[Tensor, Tensor]:
         wanted.append(near_enough(best.values) & UNITS[f"nn.mask{facts['res']}"][image])
     assert torch.equal(torch.stack(wanted), UNITS["inject.final_masks"])
     bank = FeatureBank()
-    bank.remember("matches", (torch.stack(matches), torch.stack(wanted)))
+    bank.remember("features", torch.empty(0))
+    bank.remember(("matches", (16, 16)), (torch.stack(matches), torch.stack(wanted)))
     window = StepRange(facts["window"][0] / 10, facts["window"][1] / 10)
     patch = ConsiStory(WORDS, SDXL.choice(CONSISTORY), injection=Injection(facts["alpha"], window, in_turn))
     site, moment = AttentionSite("self", "input", 4), moment_of(facts["curr_iter"], 10, pass_number=2)
     layout = BatchLayout((Chunk("positive"),), images, (16, 16))
     call = AttentionCall(site, layout, moment, 16, 16, 1, before, before, before)
     return before, patch.edit_output(call, before, plain_attention, bank)
+
+
+def test_several_stories_with_free_u_use_it_once() -> None:
+    hidden, skip = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
+    layout = BatchLayout.from_numbers([0], 2, (8, 8))
+    call = BlockCall("output.0", layout, moment_of(3), hidden, skip)
+    once = FreeU().edit(call)
+    again = FreeU().edit(once)
+    assert not torch.equal(once.hidden, hidden) and torch.equal(again.hidden, once.hidden)
+    assert not torch.equal(once.skip, skip) and torch.equal(again.skip, once.skip)
+
+
+def test_a_step_of_no_width_is_blended_as_a_first_one() -> None:
+    """Manual sigmas may start far above the schedule's highest: several steps then lie at its top."""
+    top = Moment(sigma=20.0, step=1, steps=3, progress=0.0, sigma_at=lambda _: 0.0, ladder=(0.0, 0.0, 0.0, 1.0))
+    assert QueryBlend().weight(top) == pytest.approx(0.9, abs=0.1)

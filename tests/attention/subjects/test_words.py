@@ -85,3 +85,8 @@ def test_place_a_word_clings_to_is_no_place_for_the_subject_words() -> None:
     assert prompt == "two foxes"
     with pytest.raises(ValueError, match="The prompt 'two foxes' names no subject .'fox'."):
         SubjectWords(("fox",), (prompt,), (((),),), 77)
+
+
+def test_a_subject_beside_letters_of_a_script_without_spaces_is_set_apart() -> None:
+    told = story_prompts(("a red fox",), "", ("雪地里的{1}在睡觉", "{1}, asleep"), lambda prompt: False)
+    assert told == ("雪地里的 a red fox 在睡觉", "a red fox, asleep")

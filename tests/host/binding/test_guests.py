@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import comfy.controlnet
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from node_helpers import conditioning_set_values
 from torch import Tensor
 
 import nodes
@@ -278,5 +280,29 @@ def test_tokens_merged_under_guests_are_refused_in_a_sentence(sd15: Studio) -> N
     from comfy_extras.nodes_tomesd import TomePatchModel
 
     merged = TomePatchModel.execute(sd15.model, 0.5)[0]
-    with pytest.raises(ValueError, match=r"HyperTile or ToMe.*[Bb]ypass it"):
+    seen = r"from \d+ to \d+, which the reference latents.*patches attn1_patch: comfy_extras\.nodes_tomesd.*Bypass that"
+    with pytest.raises(ValueError, match=seen):
         sd15.sample(add_patch(merged, watch(sd15, size=(16, 16))), size=(16, 16))
+
+
+class ReferenceAdvanced(comfy.controlnet.ControlBase):
+    """A control that brings latents of its own into the model, by the name that another pack gives it."""
+
+    def get_control(self, *_: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize("name", ["styleid", "consistory", "instantstyle"])
+def test_a_control_that_brings_latents_of_its_own_is_refused_where_rows_are_counted(sd15: Studio, name: str) -> None:
+    control = comfy.controlnet.ControlBase()
+    control.get_control = lambda *_: None
+    control.set_previous_controlnet(ReferenceAdvanced())
+    controlled = conditioning_set_values(sd15.positive, {"control": control, "control_apply_to_uncond": False})
+    if name == "instantstyle":
+        seen = sd15.sample(sd15.with_patch(name), positive=controlled)
+        assert relative_error(seen, sd15.patched(name)) < 1e-5
+        return
+    with pytest.raises(
+        ValueError, match="^The reference control of Advanced-ControlNet on the same model .*Bypass it.$"
+    ):
+        sd15.sample(sd15.with_patch(name), positive=controlled)

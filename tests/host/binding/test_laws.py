@@ -35,7 +35,11 @@ CROPPED = [name for name in SCOPED if name not in WITH_GUESTS]
 scoped_patch = pytest.mark.parametrize("name", SCOPED)
 
 
-@on_both_families(PATCHES)
+FEW = ("edits inputs", "brings guests")
+"""Enough of SDXL for laws that hang on no family."""
+
+
+@on_both_families(PATCHES, quick_on_sdxl=FEW)
 def test_a_patch_changes_the_picture_and_the_same_way_every_time(studio: Studio, name: str) -> None:
     patched = studio.with_patch(name)
     first, second = studio.sample(patched), studio.sample(patched)
@@ -65,7 +69,7 @@ def test_the_given_model_and_its_other_branches_stay_as_they_were(sd15: Studio, 
     assert torch.equal(sd15.sample(), sd15.plain) and torch.equal(sd15.sample(other), other_before)
 
 
-@on_both_families(PATCHES)
+@on_both_families(PATCHES, quick_on_sdxl=FEW)
 def test_conditionings_sent_one_by_one_give_the_same_result(
     studio: Studio, name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -76,7 +80,7 @@ def test_conditionings_sent_one_by_one_give_the_same_result(
     assert [call["numbers"] for call in calls[:2]] == [[1], [0]]
 
 
-@on_both_families(PATCHES)
+@on_both_families(PATCHES, quick_on_sdxl=FEW)
 def test_without_guidance_the_negative_side_is_not_missed(studio: Studio, name: str) -> None:
     lone, calls = record_calls(studio.with_patch(name))
     alone = studio.sample(lone, cfg=1.0)

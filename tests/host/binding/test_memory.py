@@ -1,4 +1,4 @@
-"""Nothing piles up from run to run, and an adapter's weights come and go with the model."""
+"""Nothing piles up from run to run."""
 
 from __future__ import annotations
 
@@ -85,14 +85,6 @@ def test_an_adapter_is_not_loaded_for_a_run(studio: Studio, variant: str, nothin
     during: list[bool] = []
     run_guider(guider_of(studio, model), ladder(studio, 1), callback=lambda *_: during.append(loaded(adapter.patcher)))
     assert during == [False]
-
-
-def test_a_branch_carries_the_weights_of_all_its_patches_and_the_given_model_none(sd15: Studio) -> None:
-    weights = [sd15.adapters[name].patcher for name in ("base", "plus")]
-    branch = add_patch(sd15.with_patch("edits output"), sd15.instantstyle(), weights[:1])
-    branch = add_patch(branch, sd15.instantstyle(variant="plus"), weights[1:])
-    assert branch.model_patches_models() == branch.clone().model_patches_models() == weights
-    assert sd15.model.model_patches_models() == []
 
 
 def test_features_kept_during_a_run_do_not_outlive_it_in_the_patch(sd15: Studio) -> None:

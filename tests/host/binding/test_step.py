@@ -109,7 +109,7 @@ def test_every_conditioning_gets_the_image_tokens_of_its_side(
     patch = sd15.instantstyle()
     outcomes: list[list[Tensor | None]] = []
     for one in (patch, one_sided(patch, True), one_sided(patch, False)):
-        model, sides = record_sides(add_patch(sd15.model, one, [sd15.adapters["base"].patcher]))
+        model, sides = record_sides(add_patch(sd15.model, one))
         run_guider(guider(sd15, model), ONE_STEP)
         outcomes.append(sides[0])
     for role, found, conditional, unconditional in zip(expected, *outcomes, strict=True):
@@ -150,7 +150,7 @@ def test_a_hook_that_takes_one_side_apart_changes_nothing(studio: Studio, name: 
 def test_a_lora_hooked_to_one_side_leaves_the_other_to_our_patch(sd15: Studio) -> None:
     patch, outcomes = sd15.instantstyle(), []
     for positive in (sd15.positive, conditioning_set_values(sd15.positive, {"hooks": lora_hook(sd15)})):
-        model, sides = record_sides(add_patch(sd15.model, patch, [sd15.adapters["base"].patcher]))
+        model, sides = record_sides(add_patch(sd15.model, patch))
         sd15.sample(model, positive=positive, steps=1)
         outcomes.append(sides[0])
     (positive, negative), (hooked_positive, other_negative) = outcomes
@@ -165,7 +165,7 @@ def lora_hook(studio: Studio) -> comfy.hooks.HookGroup:
 
 def test_the_same_text_on_both_sides_is_not_mixed_up(sd15: Studio) -> None:
     patch = sd15.instantstyle()
-    model, sides = record_sides(add_patch(sd15.model, patch, [sd15.adapters["base"].patcher]))
+    model, sides = record_sides(add_patch(sd15.model, patch))
     sd15.sample(model, positive=sd15.positive, negative=sd15.positive, steps=1)
     positive, negative = sides[0]
     assert relative_error(positive, negative) > 1e-2
@@ -220,7 +220,7 @@ def area_entries(studio: Studio) -> Conditioning:
 
 def masked_model(studio: Studio, mask: ImageMask, pictures: int = 1) -> ModelPatcher:
     patch = studio.instantstyle(scope=studio.everywhere(mask=mask), pictures=pictures)
-    return add_patch(studio.model, patch, [studio.adapters["base"].patcher])
+    return add_patch(studio.model, patch)
 
 
 @pytest.mark.parametrize("masks", [1, 2], ids=["one mask", "a mask for each image or picture"])

@@ -15,6 +15,7 @@ from semblance.tests.tiny_models import (
     Family,
     adapter_state_dict,
     controlnet_state_dict,
+    diffusers_unet,
     lora_state_dict,
     make_clip,
     make_clip_vision,
@@ -80,6 +81,46 @@ def test_names_of_the_training_code_are_understood() -> None:
         for name, tensor in tensors.items()
     }
     assert recognise(flatten(raw)) == recognise(tensors)
+
+
+def trained(kind: Family, variant: Any = "base", prefix: str = "unet.") -> dict[str, Tensor]:
+    """The adapter as the authors' training script leaves it: the weights in the whole UNet of diffusers, once each."""
+    published = adapter_state_dict(kind, variant)
+    unet = diffusers_unet(kind, make_unet(kind).model.diffusion_model)
+    tensors = {f"{prefix}{name}": weight for name, weight in unet.state_dict().items()}
+    for number, name in enumerate(unet.attn_processors):  # in their order the published files number them
+        for part in ("to_k_ip", "to_v_ip"):
+            if f"ip_adapter.{number}.{part}.weight" in published:
+                tensors[f"{prefix}{name}.{part}.weight"] = published[f"ip_adapter.{number}.{part}.weight"]
+    projector = {name: tensor for name, tensor in published.items() if name.startswith("image_proj.")}
+    return tensors | {name.replace("image_proj.", "image_proj_model."): tensor for name, tensor in projector.items()}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("variant", ["base", "plus"])
+def test_an_adapter_straight_from_the_training_script_is_the_published_one(kind: Family, variant: Any) -> None:
+    published = adapter_state_dict(kind, variant)
+    adapter = manage_adapter("model.safetensors", flatten(trained(kind, variant)))
+    assert adapter.layout == recognise(published)
+    weights = adapter.patcher.model.state_dict()
+    assert set(weights) == set(published)
+    assert all(torch.equal(weights[name], published[name]) for name in published)
+
+
+def test_the_precision_is_the_adapters_and_not_that_of_the_unet_beside_it() -> None:
+    tensors = trained("sd15")
+    for name in tensors:
+        if "_ip" in name or name.startswith("image_proj"):
+            tensors[name] = tensors[name].half()
+    weights = manage_adapter("model.safetensors", flatten(tensors)).patcher.model.state_dict()
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+
+
+def test_numbers_in_the_file_stay_where_the_unet_holds_the_weights_too() -> None:
+    """The script's `pytorch_model.bin` names every weight twice."""
+    published = adapter_state_dict("sd15")
+    doubled = trained("sd15") | {n.replace("ip_adapter.", "adapter_modules."): t for n, t in published.items()}
+    assert recognise(flatten(doubled)) == recognise(published)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +197,13 @@ FOREIGN = {
     "text encoder": (lambda: make_clip("sd15").cond_stage_model.clip_l.transformer.state_dict(), "a text encoder"),
     "lora": (lambda: tensors_of("lora_unet_input_blocks_1_1_proj_in.lora_down.weight"), "a LoRA"),
     "our lora": (lambda: lora_state_dict(make_unet("sd15")), "a LoRA"),
+    "lora of diffusers": (lambda: tensors_of("unet.mid_block.attentions.0.proj_in.lora.down.weight"), "a LoRA"),
+    "lora of processors": (lambda: tensors_of("unet.mid_block.attn2.processor.to_q_lora.down.weight"), "a LoRA"),
+    "unet of diffusers": (lambda: tensors_of("unet.mid_block.attentions.0.proj_in.weight"), "a diffusion model"),
+    "trained half": (
+        lambda: {name: tensor for name, tensor in trained("sd15").items() if name.startswith("unet.")},
+        "half of an IP-Adapter",
+    ),
     "controlnet": (lambda: {f"control_model.{n}": t for n, t in controlnet_state_dict("sd15").items()}, "a ControlNet"),
     "bare controlnet": (lambda: controlnet_state_dict("sd15"), "a ControlNet"),
     "controlnet of diffusers": (lambda: tensors_of("down_blocks.0.w", "controlnet_mid_block.w"), "a ControlNet"),

@@ -29,6 +29,7 @@ from semblance.tests.tiny_models import (
     diffusers_unet,
     make_unet,
 )
+from semblance.tests.tiny_models.unets import NARROW, WIDE, unet_config
 
 REGIONS = Path(__file__).parents[2] / "workflows" / "instantstyle_regions.json"
 SIDE = 16
@@ -41,17 +42,19 @@ class Scene:
 
     kind: Family
     seed: int
+    channels: int = NARROW
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        self.model = make_unet(self.kind, self.seed)
+        self.model = make_unet(self.kind, self.seed, channels=self.channels)
         self.latent = torch.randn((4, 4, SIDE, SIDE), generator=generator)
         self.context = torch.randn((4, 77, CONTEXT_WIDTH[self.kind]), generator=generator)
         self.pooled = torch.randn((4, POOLED_WIDTH), generator=generator)
         self.generator = generator
 
     def adapter(self, variant: str) -> LoadedAdapter:
-        state = adapter_state_dict(self.kind, variant, seed=self.seed + len(variant))  # pyright: ignore[reportArgumentType]
+        config = unet_config(self.kind, self.channels)
+        state = adapter_state_dict(self.kind, variant, seed=self.seed + len(variant), unet_config=config)  # pyright: ignore[reportArgumentType]
         return manage_adapter(variant, flatten(state))
 
     def reference(self, adapter: LoadedAdapter, pictures: int) -> StyleReference:
@@ -141,14 +144,19 @@ STYLE = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "variant", "pictures"),
+    ("kind", "variant", "pictures", "channels"),
     slow_but(
-        itertools.product(FAMILIES, ["base", "plus", "full-face"], [1, 3]),
-        [("sd15", "base", 1), ("sd15", "full-face", 3), ("sdxl", "plus", 3)],
+        [
+            *itertools.product(FAMILIES, ["base", "plus", "full-face"], [1, 3], [NARROW]),
+            ("sdxl", "base", 1, WIDE),
+        ],
+        [("sd15", "base", 1, NARROW), ("sd15", "full-face", 3, NARROW), ("sdxl", "plus", 3, NARROW)],
     ),
 )
-def test_every_block_and_the_style_block_equal_diffusers(kind: Family, variant: str, pictures: int, seed: int) -> None:
-    scene = Scene(kind, seed)
+def test_every_block_and_the_style_block_equal_diffusers(
+    kind: Family, variant: str, pictures: int, channels: int, seed: int
+) -> None:
+    scene = Scene(kind, seed, channels)
     adapter = scene.adapter(variant)
     reference = scene.reference(adapter, pictures)
     model_map = map_model(scene.model)

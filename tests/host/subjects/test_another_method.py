@@ -14,9 +14,8 @@ from semblance.attention.engine.patch import Attend, AttentionPatch
 from semblance.attention.engine.protocols import Reports
 from semblance.attention.families import CONSISTORY, SD15
 from semblance.attention.subjects.blocks import StoryBlocks
-from semblance.attention.subjects.maps import SUBJECT_MASKS
+from semblance.attention.subjects.maps import SUBJECT_MASKS, grid_of
 from semblance.attention.subjects.masks import SubjectMasks
-from semblance.attention.subjects.recording import grid_of
 from semblance.host.binding.model import add_patch
 from semblance.host.subjects.masks import subject_masks_of
 from semblance.tests.support.studio import STORY, Studio
@@ -42,7 +41,7 @@ class Spotlight(AttentionPatch, Reports):
             return output
         assert layout.latent_size is not None
         mask = self.masks.before(
-            moment.step, moment.pass_number, layout.latent_size, layout.images, bank, grid_of(call)
+            moment.step, moment.pass_number, layout.latent_size, layout.images, layout.device, bank, grid_of(call)
         )
         if mask is None:
             return output
@@ -51,7 +50,7 @@ class Spotlight(AttentionPatch, Reports):
 
     def findings(self, plan: RunPlan, bank: FeatureBank) -> dict[str, Tensor]:
         grid = self.blocks.grid(self.blocks.words[0], plan.size)
-        mask = self.masks.before(len(plan.moments), plan.passes, plan.size, plan.images, bank, grid)
+        mask = self.masks.before(len(plan.moments), plan.passes, plan.size, plan.images, None, bank, grid)
         return {} if mask is None else {SUBJECT_MASKS: mask.unflatten(1, grid)}
 
 

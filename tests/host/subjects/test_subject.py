@@ -6,12 +6,14 @@ import gc
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_hypernetwork import load_hypernetwork_patch
 from node_helpers import conditioning_set_values
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from semblance.attention.engine.call import AttentionSite, SharedTokens
 from semblance.attention.engine.layout import BatchLayout, Chunk
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.sharing import merge_shared
+from semblance.attention.engine.states import split_states
 from semblance.attention.families import CONSISTORY
 from semblance.attention.methods.consistory.applied import applied_subject
 from semblance.attention.methods.consistory.method import ConsiStory
@@ -30,9 +33,11 @@ from semblance.attention.subjects.words import SubjectWords
 from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.binding.noise_schedule import NoiseSchedule
-from semblance.host.binding.unet import BoundSite
+from semblance.host.binding.regions import Regions
+from semblance.host.binding.unet import BoundSite, LayerInputs, attention_layer, attention_sites
 from semblance.host.subjects.subject import record
-from semblance.tests.support.studio import Studio, painted, record_calls, relative_error
+from semblance.tests.support.speeds import slow
+from semblance.tests.support.studio import Studio, painted, record_calls, relative_error, told_on
 from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 
 SIGMAS = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0])
@@ -61,7 +66,7 @@ def sample(
 ) -> Tensor:
     """Scenes from a number on, of a story that has as many as one likes; each has noise of its own."""
     noises = [random_latent(1, *SIZE, seed=first + scene)["samples"] for scene in range(scenes)]
-    text = prompts(studio, scenes, first)
+    text = told_on(model, prompts(studio, scenes, first))
     return sampler_custom(model, text, studio.negative, {"samples": torch.cat(noises)}, sigmas, **({"cfg": 4.0} | more))
 
 
@@ -194,6 +199,31 @@ def test_two_subjects_act_together_in_either_order(sd15: Studio, subject_of: Any
     assert torch.isfinite(sample(sd15, other_way, 1)).all()
 
 
+@pytest.mark.parametrize("subject_first", [True, slow(False)])
+def test_a_fast_subject_acts_beside_a_story_that_is_not_fast(sd15: Studio, subject_first: bool) -> None:
+    """Its first pass was recorded up to the step of the features, the other's goes on to the end."""
+    sigmas = torch.tensor([8.0, 4.0, 2.0, 0.7, 0.4, 0.2, 0.0])
+    _, fast = record(story(sd15, fast=True), lambda model: sample(sd15, model, sigmas=sigmas))
+    assert fast.passes[0].steps < fast.passes[1].steps == 6
+
+    def subject(model: ModelPatcher | None = None) -> ModelPatcher:
+        return applied(sd15, fast, 2, model, fast=True)
+
+    def beside(model: ModelPatcher) -> ModelPatcher:
+        (patch,) = patches_on(story(sd15))
+        return add_patch(model, patch)
+
+    both = beside(subject()) if subject_first else subject(beside(sd15.model))
+    made, alone = (sample(sd15, model, sigmas=sigmas) for model in (both, subject()))
+    assert torch.isfinite(made).all() and relative_error(made, alone) > 1e-2
+
+
+def test_nothing_is_shared_beyond_the_steps_recorded() -> None:
+    site = AttentionSite("self", "output", 0)
+    states = RecordedStates({site: torch.ones(2, 5, 8)}, {site: (0, 2, 3)})
+    assert [states.at(site, step).shape for step in range(5)] == [(2, count, 8) for count in (0, 2, 3, 0, 0)]
+
+
 def test_shared_tokens_of_several_are_joined_image_by_image() -> None:
     key = torch.arange(6.0).view(1, 3, 2)
     joined = merge_shared(
@@ -270,6 +300,92 @@ def test_the_models_own_projection_is_taken_so_that_changed_weights_act(sd15: St
 
 def zeros(by_site: Any) -> Any:
     return {site: torch.zeros_like(states) for site, states in by_site.items()}
+
+
+def hypernetwork(studio: Studio, folder: Path, until: float = 0.0) -> ModelPatcher:
+    """A model with ComfyUI's hypernetwork on it, which leaves keys alone and changes values; above a noise level."""
+    widths = set(widths_of(studio).values())
+    noise = torch.Generator().manual_seed(0)
+
+    def layer(width: int, strength: float) -> dict[str, Tensor]:
+        weight = strength * torch.randn(width, width, generator=noise) / width**0.5
+        return {"linear.0.weight": weight, "linear.0.bias": torch.zeros(width)}
+
+    path = folder / "hypernetwork.pt"
+    torch.save({width: [layer(width, 0.0), layer(width, 1.0)] for width in widths}, path)
+    patch = load_hypernetwork_patch(str(path), 1.0)
+    assert patch is not None
+    model = studio.model.clone()
+
+    def gated(query: Tensor, key: Tensor, value: Tensor, options: Any) -> tuple[Tensor, ...]:
+        return patch(query, key, value, options) if options["sigmas"][0] >= until else (query, key, value)
+
+    model.set_model_attn1_patch(gated)
+    return model
+
+
+def test_a_subject_of_an_older_semblance_without_a_step_that_is_copied_is_refused(
+    sd15: Studio, subject_of: Any
+) -> None:
+    recorded = subject_of("sd15")
+    kept = recorded.features
+    assert kept is not None and len(kept.steps) > 1
+    fewer = {site: outputs[:-1] for site, outputs in kept.outputs.items()}
+    older = replace(recorded, features=replace(kept, outputs=fewer, steps=kept.steps[:-1]))
+    with pytest.raises(ValueError, match=f"not of step {kept.steps[-1]}.*an older Semblance"):
+        sample(sd15, applied(sd15, older), 1, first=2)
+    without = Injection(strength=0.0)
+    assert torch.isfinite(sample(sd15, applied(sd15, older, injection=without), 1, first=2)).all()
+
+
+def widths_of(studio: Studio) -> dict[AttentionSite, int]:
+    unet = studio.model.model.diffusion_model
+    return {site: attention_layer(unet, site).to_k.in_features for site in attention_sites(unet) if site.kind == "self"}
+
+
+@pytest.mark.parametrize("until", [0.0, 3.0])
+def test_values_of_a_hypernetwork_are_recorded_beside_the_keys(sd15: Studio, tmp_path: Path, until: float) -> None:
+    """Keys and values come from different inputs then; until the step at which it ends, or all along."""
+    model = hypernetwork(sd15, tmp_path, until)
+    story = ConsiStory(words(2), sd15.model_map.family.choice(CONSISTORY), Sharing(anchors=2), injection=INJECTION)
+    _, subject = record(add_patch(model, story), lambda model: sample(sd15, model))
+    patch = load_hypernetwork_patch(str(tmp_path / "hypernetwork.pt"), 1.0)
+    assert patch is not None
+    network = patch.hypernet
+    unet = sd15.model.model.diffusion_model
+    inputs = LayerInputs(unet, frozenset(), Regions(()))
+    seen = 0
+    for site, states in subject.passes[0].by_site.items():
+        width = widths_of(sd15)[site]
+        assert states.shape[-1] == 2 * width
+        for step, sigma in enumerate(SIGMAS[:-1]):
+            keys, values = split_states(subject.passes[0].at(site, step), width)
+            changed = values - keys
+            expected = network[width][1](keys) if sigma >= until else torch.zeros_like(keys)
+            assert torch.allclose(changed, expected, atol=1e-5)
+            seen += keys.shape[1]
+        layer = attention_layer(unet, site)
+        made = inputs.project(site, states)
+        whole = split_states(states, width)
+        assert torch.equal(made[0], layer.to_k(whole[0])) and torch.equal(made[1], layer.to_v(whole[1]))
+    assert seen
+    without = replace(subject, passes=tuple(map(keys_alone, subject.passes)))
+    made, wrong = (sample(sd15, applied(sd15, each, injection=Injection(0.0)), 1) for each in (subject, without))
+    assert torch.isfinite(made).all() and relative_error(made, wrong) > 1e-4
+
+
+def keys_alone(states: RecordedStates) -> RecordedStates:
+    halves = {site: tensor[..., : tensor.shape[-1] // 2] for site, tensor in states.by_site.items()}
+    return replace(states, by_site=halves)
+
+
+def test_a_pack_that_hands_on_equal_values_as_another_tensor_changes_nothing(sd15: Studio, subject_of: Any) -> None:
+    model = sd15.model.clone()
+    model.set_model_attn1_patch(lambda query, key, value, options: (query, key, value.clone()))
+    story = ConsiStory(words(2), sd15.model_map.family.choice(CONSISTORY), Sharing(anchors=2), injection=INJECTION)
+    _, subject = record(add_patch(model, story), lambda model: sample(sd15, model))
+    made, expected = (sample(sd15, applied(sd15, each), 1) for each in (subject, subject_of("sd15")))
+    assert relative_error(made, expected) < 1e-5
 
 
 def test_what_another_pack_puts_in_place_of_attention_sees_the_recorded_tokens(sd15: Studio, subject_of: Any) -> None:

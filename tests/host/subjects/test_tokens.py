@@ -137,6 +137,30 @@ def test_part_of_a_word_and_words_out_of_order_are_not_the_subject(clip: Any, pr
     assert bool(columns(clip, prompt, "hound")[0]) == ("hound" in prompt.split())
 
 
+@pytest.mark.parametrize(
+    ("prompt", "subjects", "found"),
+    [
+        ("ink, a red fox asleep", ("red fox",), ((5,),)),
+        ("a red fox and a red fox", ("red fox",), ((7,),)),
+        ("a photo of an axolotl", ("axolotl",), ((5,),)),  # four tokens of one word
+        ("a fox and a white fox", ("fox", "white fox"), ((2,), (6,))),
+        ("a white fox", ("fox", "white fox"), ((), (3,))),
+    ],
+)
+def test_the_last_word_is_looked_up_as_the_authors_do(
+    clip: Any, prompt: str, subjects: tuple[str, ...], found: tuple[tuple[int, ...], ...]
+) -> None:
+    """The first token of the noun, where it stands last."""
+    assert SubjectTokens.read(clip, subjects).columns_in(prompt, "last word") == found
+
+
+def test_the_last_word_may_be_an_embedding(tmp_path: Path) -> None:
+    clip = make_clip("sd15")
+    embed(clip, tmp_path, "sd15", 4)
+    tokens = SubjectTokens.read(clip, ("a red embedding:myfox",))
+    assert tokens.columns_in("ink of a red embedding:myfox, asleep", "last word") == ((5,),)
+
+
 def test_subject_over_the_border_of_two_blocks_is_found_whole(clip: Any) -> None:
     """ComfyUI breaks an unweighted text after 75 tokens, wherever that is."""
     prompt = " ".join(["tree"] * 74 + ["red fox asleep"])

@@ -1,0 +1,115 @@
+"""Calls of real UNets whose tensors have sizes and no contents: what they hold at once, and what they compute.
+
+Everything lies on PyTorch's meta device, so SDXL at 1536 pixels takes a second and no memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ldm.modules.attention as host_attention
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+aten: Any = torch.ops.aten
+ALLOCATIONS = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What one call of a model takes, its weights left out."""
+
+    peak: int
+    """Bytes of all tensors that live at once, at most."""
+    operations: int
+    """Floating-point operations of its matrix products, convolutions and attentions."""
+    kernels: int
+    """How many operations write to a tensor."""
+
+
+class Meter(TorchDispatchMode):
+    """Sees every operation of a call. Tensors that were there before it are not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[int, int] = {}
+        self._held = 0
+        self.size = Size(0, 0, 0)
+
+    def begin(self) -> None:
+        """Starts a call anew: what is still held counts, what was done does not."""
+        self.size = Size(self._held, 0, 0)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        for given in _tensors((*args, *named.values())):
+            self._hold(given, counted=False)  # it was there before, as weights were
+        made = _without_contents(func, args, named)
+        count = flop_registry.get(func._overloadpacket)
+        operations = count(*args, **named, out_val=made) if count else 0
+        fresh = [self._hold(tensor) for tensor in _tensors((made,))]
+        writes = (any(fresh) or func._schema.is_mutable) and func._overloadpacket not in ALLOCATIONS
+        known = self.size
+        self.size = Size(max(known.peak, self._held), known.operations + operations, known.kernels + int(writes))
+        return made
+
+    def _hold(self, tensor: Tensor, counted: bool = True) -> bool:
+        """Knows the memory of a tensor until it is freed. Returns whether it is new."""
+        if not tensor.is_meta:
+            return False
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._live:
+            return False
+        self._live[storage._cdata] = storage.nbytes() if counted else 0
+        self._held += self._live[storage._cdata]
+        weakref.finalize(storage, self._free, storage._cdata)
+        return True
+
+    def _free(self, storage: int) -> None:
+        self._held -= self._live.pop(storage)
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Those among an operation's arguments or results, which hold them one by one or in lists."""
+    flat = (part for value in values for part in (value if isinstance(value, (list, tuple)) else (value,)))
+    return [part for part in flat if isinstance(part, Tensor)]
+
+
+def _without_contents(func: Any, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """What an operation gives; where it would need contents, something of a likely size."""
+    if func is aten._to_copy.default and args[0].device.type == "meta" and named.get("device") == torch.device("cpu"):
+        return torch.zeros(args[0].shape, dtype=named.get("dtype") or args[0].dtype)
+    if func is aten.nonzero.default:  # a subject that covers a quarter of the picture
+        (tensor,) = args
+        return tensor.new_zeros((tensor.numel() // 4, tensor.dim()), dtype=torch.long)
+    return func(*args, **named)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, *_: Any, **__: Any) -> Tensor:
+    """As GPUs attend: one kernel, and no matrix of all tokens by all tokens."""
+    split = (torch.unflatten(part, 2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    made = aten._scaled_dot_product_efficient_attention(*split, None, False)[0]
+    return made.transpose(1, 2).flatten(2)
+
+
+@contextmanager
+def metered(meter: Meter) -> Iterator[Meter]:
+    """Meters a block, in which the host attends as on a GPU. What is kept from block to block counts on."""
+    names = ("optimized_attention", "optimized_attention_masked")
+    before = {name: getattr(host_attention, name) for name in names}
+    for name in names:
+        setattr(host_attention, name, fused_attention)
+    try:
+        with torch.no_grad(), meter:
+            yield meter
+    finally:
+        for name, attention in before.items():
+            setattr(host_attention, name, attention)

@@ -85,9 +85,7 @@ def sample_stories(count: int, seed: int) -> Views:
     """`count` stories of four views, one after another: one subject at four told places on four grounds."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(count).repeat_interleave(4)
-    layouts = sample_layouts(
-        4 * count, generator, shares=ALONE, cells=_four_cells(count, generator)
-    )
+    layouts = sample_layouts(4 * count, generator, shares=ALONE, cells=_four_cells(count, generator))
     layouts = replace(layouts, figure=layouts.figure[::4].repeat_interleave(4))
     subject = sample_subjects(layouts.figure[::4], generator).take(rows)
     grounds = [sample_style(4 * count, generator, free_palettes=0.7) for _ in range(4)]

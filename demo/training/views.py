@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..figures import FIGURES
 from ..layout_captions import plain_captions, view_captions
-from ..layouts import ARRANGEMENT_NAMES, Views, draw_views, sample_views
+from ..layouts import ARRANGEMENT_NAMES, TOLD, Layouts, Views, draw_views, sample_views
 from ..world import EDGES, PALETTE_NAMES, TEXTURES
 from .carried import carried
 from .encoders import contrast, norm_loss, texture_direction
@@ -37,6 +37,18 @@ SIDE = 16  # latents
 LATER = 0.5  # towards the noise, by which examples lean more than those of the world of shapes: looks are settled there
 
 
+def cell_numbers(layouts: Layouts) -> Tensor:
+    """Each told place as a number 0 to 8: (pictures, 3)."""
+    return 3 * (layouts.place[..., 0] + 1) + layouts.place[..., 1] + 1
+
+
+def told_places(layouts: Layouts) -> Tensor:
+    """Ones at the places that the caption tells, of nine: (pictures, 9)."""
+    ones = functional.one_hot(cell_numbers(layouts), 9).float()
+    told = torch.tensor([TOLD.get(name, 0) for name in ARRANGEMENT_NAMES])[layouts.arrangement]
+    return (ones * (torch.arange(3) < told[:, None])[..., None]).sum(dim=1)
+
+
 class ViewTruth:
     """What a caption may tell of a view, and what it may not, as numbers and choices."""
 
@@ -49,7 +61,7 @@ class ViewTruth:
         len(EDGES),
         len(PALETTE_NAMES) + 1,
     )
-    NUMBERS = 15 + 2 + 2 + 2 + 2  # five colours in Lab, two directions, a place, an edge
+    NUMBERS = 15 + 2 + 2 + 2 + 9 + 2  # five colours in Lab, two directions, a place, the told places, an edge
     WIDTH = NUMBERS + sum(CHOICES)
 
     def __init__(self, views: Views) -> None:
@@ -60,10 +72,11 @@ class ViewTruth:
         numbers += [texture_direction(style) * (style.texture > 0)[:, None] for style in (subject, ground)]
         numbers += [
             layouts.centre[:, 0] * 2.5 * alone[:, None],
+            told_places(layouts),
             torch.stack([subject.softness, subject.outline], 1) * 30,
         ]
         self.numbers = torch.cat(numbers, dim=1)
-        place = torch.where(alone, 3 * (layouts.place[:, 0] + 1) + layouts.place[:, 1] + 1, 9)
+        place = torch.where(alone, cell_numbers(layouts)[:, 0], 9)
         palette = torch.where(subject.palette_name == ground.palette_name, subject.palette_name, -1) + 1
         told = [layouts.figure, layouts.arrangement, place]
         self.choices = [*told, subject.texture, ground.texture, subject.edge, palette]

@@ -6,7 +6,15 @@ import torch
 
 from semblance.demo.figures import FIGURES, GRID_REACH, figure_distance
 from semblance.demo.layout_captions import FIGURE_WORDS, plain_captions, view_captions
-from semblance.demo.layouts import ARRANGEMENT_NAMES, ARRANGEMENTS, draw_views, sample_stories, sample_views
+from semblance.demo.layouts import (
+    ARRANGEMENT_NAMES,
+    ARRANGEMENTS,
+    TOLD,
+    TOLD_SHIFT,
+    draw_views,
+    sample_stories,
+    sample_views,
+)
 
 
 def distances(figure: str, side: int = 96, reach: float = GRID_REACH) -> torch.Tensor:
@@ -61,7 +69,16 @@ def test_a_single_figure_stands_where_it_is_told_to() -> None:
     across = (mask.sum(dim=1) * line).sum(dim=1) / mask.sum(dim=(1, 2))
     upwards = (mask.sum(dim=2) * -line).sum(dim=1) / mask.sum(dim=(1, 2))
     places = torch.stack([across, upwards], dim=1)
-    assert (places - 0.44 * views.layouts.place).abs().max() < 0.25
+    assert (places - 0.44 * views.layouts.place[:, 0]).abs().max() < 0.25
+
+
+def test_several_figures_stand_at_the_places_that_their_caption_tells() -> None:
+    views = sample_views(400, 8)
+    for name in ("pair", "trio"):
+        rows = (views.layouts.arrangement == ARRANGEMENT_NAMES.index(name)).nonzero()[:, 0]
+        told, centre = views.layouts.place[rows, : TOLD[name]], views.layouts.centre[rows, : TOLD[name]]
+        assert len(rows) > 20 and (centre - TOLD_SHIFT * told).abs().max() <= 0.05
+        assert all(len({tuple(place) for place in places}) == TOLD[name] for places in told.tolist())
 
 
 def test_a_story_is_of_one_subject_at_four_places_on_four_grounds() -> None:
@@ -72,7 +89,7 @@ def test_a_story_is_of_one_subject_at_four_places_on_four_grounds() -> None:
     ground = (drawing.pictures * (drawing.masks < 0.1)).sum(dim=(2, 3)) / (drawing.masks < 0.1).sum(dim=(2, 3))
     colours, ground = colours.unflatten(0, (8, 4)), ground.unflatten(0, (8, 4))
     assert (colours.std(dim=1).mean() < 0.15 * ground.std(dim=1).mean()).item()
-    places = views.layouts.place.unflatten(0, (8, 4)).tolist()
+    places = views.layouts.place[:, 0].unflatten(0, (8, 4)).tolist()
     assert all(len({tuple(place) for place in story}) == 4 for story in places)
 
 
@@ -91,7 +108,8 @@ def test_captions_name_the_figure_its_number_and_its_place() -> None:
         one, many = FIGURE_WORDS[FIGURES[int(views.layouts.figure[row])]][0]
         arrangement = ARRANGEMENT_NAMES[int(views.layouts.arrangement[row])]
         assert (one if arrangement in ("one", "board") else many) in caption
-        assert arrangement in ("one", "board") or caption.startswith(arrangement.split()[0])
+        first = {"pair": "two", "trio": "three"}.get(arrangement, arrangement.split()[0])
+        assert arrangement in ("one", "board") or caption.startswith(first)
     assert view_captions(views, 1) == view_captions(views, 1) != view_captions(views, 2)
 
 

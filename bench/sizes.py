@@ -120,7 +120,7 @@ def instantstyle(calls: Calls, preset: str) -> Size:
     numbers = adapter_numbers(model_map.sites)
     adapter = AnyAdapter({number: model_map.widths[site] for site, number in numbers.items()})
     picture = torch.zeros(16, TEXT_WIDTH[calls.kind])  # as many tokens as a plus adapter gives
-    tokens = ImageTokens((picture,), picture, (1.0,))
+    tokens = ImageTokens((picture,), (picture,), (1.0,))
     patch = InstantStyle(tokens, adapter, numbers, Scope(model_map.family.preset(preset)))
     model, run = add_patch(weightless(calls.kind), patch), calls.run()
     with metered(Meter()) as meter:

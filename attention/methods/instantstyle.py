@@ -29,6 +29,7 @@ from ..engine.protocols import Advises
 from ..engine.scope import ImageMask, Scope
 from ..engine.token_masks import mask_per_image, masks_on_tokens
 from ..functional.attention import token_weights
+from ..functional.key_scaling import KeyScaling, scaled_keys
 
 MasksBy = Literal["auto", "per picture", "per image"]
 MASKS_BY: tuple[MasksBy, ...] = ("auto", "per picture", "per image")
@@ -39,22 +40,30 @@ class ImageTokens:
     """The reference pictures as an adapter's projector gives them."""
 
     conditional: tuple[Tensor, ...]  # for each picture (crops * tokens, channels)
-    unconditional: Tensor  # (tokens, channels)
+    unconditional: tuple[Tensor, ...]  # for each picture, or one for all, (tokens, channels)
     weights: tuple[float, ...]
-    """By picture: how many copies of it attention counts or, if it has a mask of its own, its strength there."""
+    """By picture: how many copies of it attention counts or, if it has a mask or an image of its own, its strength
+    there."""
+    by_image: bool = False
+    """Whether each picture is for one image of the batch, in their order; the last one holds for all further images."""
 
     def both_sides(self, picture: int | None) -> Tensor:
         """Tokens of one picture or, with None, of all in a row, (2, tokens, channels), unconditional side first."""
-        tokens = torch.cat(self.conditional) if picture is None else self.conditional[picture]
+        pictures = range(len(self.conditional)) if picture is None else (picture,)
+        sides = [(self._negative(number), self.conditional[number]) for number in pictures]
         # Attention does not notice that the unconditional tokens repeat, as they do in diffusers.
-        return torch.stack([self.unconditional.repeat(len(tokens) // len(self.unconditional), 1), tokens])
+        unconditional = [negative.repeat(len(tokens) // len(negative), 1) for negative, tokens in sides]
+        return torch.stack([torch.cat(unconditional), torch.cat([tokens for _, tokens in sides])])
+
+    def _negative(self, picture: int) -> Tensor:
+        return self.unconditional[min(picture, len(self.unconditional) - 1)]
 
     @cached_property
     def weight_mask(self) -> Tensor | None:
         """The additive attention mask (1, 1, 1, tokens) of the pictures' weights, or None if all are equal."""
         # A picture cut into several crops counts as one.
         each = [
-            weight * len(self.unconditional) / len(tokens)
+            weight * len(self.unconditional[0]) / len(tokens)
             for weight, tokens in zip(self.weights, self.conditional, strict=True)
         ]
         return token_weights(each, [len(tokens) for tokens in self.conditional])
@@ -78,6 +87,10 @@ class InstantStyle(AttentionPatch, Advises):
     name: str = "IP-Adapter"
     masks_by: MasksBy = "auto"
     """What the masks of the scope stand for; `auto` takes their number for the answer, pictures first."""
+    scaling: KeyScaling = "V only"
+    """What the weight multiplies: what attention gives, or the image's keys and values."""
+    method: str = "InstantStyle"
+    """Whose patch it is, for messages."""
     image_keys: Mapping[AttentionSite, Sequence[tuple[Tensor, Tensor]]] = field(init=False, repr=False)
     """Keys and values (2, tokens, channels) on the CPU, by layer in scope: of all pictures, or of each in turn."""
 
@@ -98,14 +111,15 @@ class InstantStyle(AttentionPatch, Advises):
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
         rows = call.layout.host_rows
         image = self._image_attention(call, call.query[:rows], attend, bank)
-        styled = torch.add(output[:rows], image, alpha=self._weight(call.site, call.moment))
+        alpha = self._weight(call.site, call.moment) if self.scaling == "V only" else 1.0
+        styled = torch.add(output[:rows], image, alpha=alpha)
         return styled if rows == len(output) else torch.cat([styled, output[rows:]])
 
     def advice(self, plan: RunPlan) -> Sequence[str]:
-        return self.scope.advice(plan, f"InstantStyle ({self.name})") if self.strength else ()
+        return self.scope.advice(plan, f"{self.method} ({self.name})") if self.strength else ()
 
     def __repr__(self) -> str:
-        return f"InstantStyle ({self.name}), strength {self.strength:g}, {self.scope}"
+        return f"{self.method} ({self.name}), strength {self.strength:g}, {self.scope}"
 
     def _weight(self, site: AttentionSite, moment: Moment) -> float:
         return self.strength * self.scope.weight(site, moment)
@@ -129,6 +143,9 @@ class InstantStyle(AttentionPatch, Advises):
     ) -> Tensor:
         """Attention to one picture's tokens or, with None, to those of all pictures in one softmax."""
         key, value = self._keys_values(picture, call, query, bank)
+        if self.tokens.by_image:
+            image = attend(query, key, value, None)
+            return image * self._weight_of_images(call, query, bank) if self.scaling == "V only" else image
         weight_mask = self._weight_mask(picture, query, bank)
         # The images of a chunk share their keys, so they queue up as one long query and no key is copied.
         queue = query.reshape(len(call.layout.chunks), -1, query.shape[-1])
@@ -141,19 +158,43 @@ class InstantStyle(AttentionPatch, Advises):
     def _keys_values(
         self, picture: int | None, call: AttentionCall, query: Tensor, bank: FeatureBank
     ) -> tuple[Tensor, Tensor]:
-        """Image keys and values of each chunk's side, (chunks, tokens, channels)."""
+        """Image keys and values of each chunk's side, (chunks, tokens, channels), or of each row."""
         name = (call.site, picture, query.device, query.dtype)
+        images = call.layout.image_indices if self.tokens.by_image else None
+        weight = 1.0 if self.scaling == "V only" else self._weight(call.site, call.moment)
 
-        def bring() -> tuple[Tensor, Tensor]:
-            key, value = self.image_keys[call.site][picture or 0]
-            return key.to(query), value.to(query)
+        def bring() -> list[tuple[Tensor, Tensor]]:
+            found = self.image_keys[call.site]
+            chosen = found if images is not None else [found[picture or 0]]
+            return [(key.to(query), value.to(query)) for key, value in chosen]
 
         def line_up() -> tuple[Tensor, Tensor]:
-            key, value = bank.once(name, bring)
+            pictures = bank.once(name, bring)
+            shown = [0] if images is None else [min(image, len(pictures) - 1) for image in images]
             sides = [int(conditional) for conditional in call.layout.conditional]
-            return key[sides], value[sides]
+            rows = [(side, number) for side in sides for number in shown]
+            key, value = (torch.stack([pictures[number][half][side] for side, number in rows]) for half in (0, 1))
+            if self.scaling == "V only":
+                return key, value
+            own = 1.0 if images is None else self._weight_of_images(call, query, bank)
+            return scaled_keys(key, value, own * weight, self.scaling, self._token_counts(picture))
 
-        return bank.once((*name, call.layout.conditional), line_up)
+        return bank.once((*name, call.layout.conditional, images, weight), line_up)
+
+    def _token_counts(self, picture: int | None) -> list[int]:
+        """How many tokens the keys hold of each picture."""
+        one = 0 if self.tokens.by_image else picture
+        return [len(tokens) for number, tokens in enumerate(self.tokens.conditional) if one in (None, number)]
+
+    def _weight_of_images(self, call: AttentionCall, query: Tensor, bank: FeatureBank) -> Tensor:
+        """The weight of each row's picture, (rows, 1, 1)."""
+        weights, images = self.tokens.weights, call.layout.image_indices
+
+        def line_up() -> Tensor:
+            row = [weights[min(image, len(weights) - 1)] for image in images]
+            return torch.tensor(row * len(call.layout.chunks)).reshape(-1, 1, 1).to(query)
+
+        return bank.once(("weights of images", images, len(call.layout.chunks), query.device, query.dtype), line_up)
 
     def _projected(self, number: int) -> Sequence[tuple[Tensor, Tensor]]:
         pictures = range(len(self.tokens.conditional)) if self._by_picture else (None,)
@@ -163,18 +204,21 @@ class InstantStyle(AttentionPatch, Advises):
 
     @property
     def _by_picture(self) -> bool:
-        """Whether each picture has a mask, and so a softmax, of its own."""
-        return self.scope.mask is not None and self._mask_per_picture(self.scope.mask)
+        """Whether each picture has a mask or an image, and so a softmax, of its own."""
+        masked = self.scope.mask is not None and self._mask_per_picture(self.scope.mask)
+        return masked or self.tokens.by_image
 
     def _mask_per_picture(self, mask: ImageMask) -> bool:
-        return self.masks_by != "per image" and 1 < len(mask.values) == len(self.tokens.conditional)
+        if self.masks_by == "per image" or self.tokens.by_image:
+            return False
+        return 1 < len(mask.values) == len(self.tokens.conditional)
 
     def _masks(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
         masks, images = len(mask.values), call.layout.batch_images
         if self._mask_per_picture(mask):
             return masks_on_tokens(mask, call, bank).unsqueeze(2)
-        if masks not in (1, images):
+        if masks not in (1, images) and not mask.repeats:
             raise ValueError(
                 f"There are {masks} masks for {len(self.tokens.conditional)} reference pictures and {images} "
                 "images. Connect one mask, one for each reference picture, or one for each image of the batch."

@@ -32,6 +32,8 @@ class LoadedAdapter:
     name: str
     layout: AdapterLayout
     patcher: Any
+    encoder: Any = None
+    """The CLIP_VISION that goes with it, if it was loaded together with one."""
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Image keys and values of one cross-attention, (..., tokens, channels), on the device of ComfyUI's choice."""
@@ -40,9 +42,13 @@ class LoadedAdapter:
 
     def image_tokens(self, reference: StyleReference) -> ImageTokens:
         """The reference after this adapter's projector, float32 on the CPU."""
+        conditional = tuple(self.tokens_of(picture) for picture in reference.pictures)
+        return ImageTokens(conditional, (self.tokens_of(reference.negative),), reference.weights)
+
+    def tokens_of(self, picture: Tensor) -> Tensor:
+        """One encoded picture (crops, ...) after this adapter's projector, (crops * tokens, channels) on the CPU."""
         comfy.model_management.load_models_gpu([self.patcher])
-        conditional = tuple(self._tokens(picture).flatten(0, 1) for picture in reference.pictures)
-        return ImageTokens(conditional, self._tokens(reference.negative).flatten(0, 1), reference.weights)
+        return self.patcher.model.tokens(picture.to(self.patcher.load_device)).float().cpu().flatten(0, 1)
 
     def numbers_for(self, model_map: ModelMap) -> dict[AttentionSite, int]:
         """The number of its weights for each cross-attention of a MODEL. Raises ValueError if the two do not fit."""
@@ -61,9 +67,6 @@ class LoadedAdapter:
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.layout}"
-
-    def _tokens(self, embedding: Tensor) -> Tensor:
-        return self.patcher.model.tokens(embedding.to(self.patcher.load_device)).float().cpu()
 
 
 def load_adapter(name: str) -> LoadedAdapter:

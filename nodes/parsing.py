@@ -53,3 +53,12 @@ def read_weights(text: str) -> list[float]:
         return [finite(float(entry), "A weight") for entry in text.replace(",", " ").split()]
     except ValueError:
         raise ValueError(f"'{text}' is not a list of weights. Write one number a picture, e.g. 1.0, 0.5.") from None
+
+
+def read_numbers(text: str) -> list[int]:
+    """Reads `0, 3, 5` into numbers of pictures, each once, in the order written."""
+    entries = text.replace(",", " ").replace("，", " ").replace("、", " ").split()
+    wrong = next((entry for entry in entries if not entry.isdecimal()), None)
+    if wrong is not None:
+        raise ValueError(f"'{wrong}' is not the number of a picture. Write the numbers on the sheet, e.g. 0, 3, 5.")
+    return list(dict.fromkeys(map(int, entries)))

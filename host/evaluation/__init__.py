@@ -1,0 +1,1 @@
+"""Pictures scored, shown with their scores, and picked."""

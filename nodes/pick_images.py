@@ -15,6 +15,7 @@ from . import sockets
 from .inputs import CATEGORY
 from .parsing import read_numbers
 
+
 class PickImages(io.ComfyNode):
     """Feedback by a person or a rule. Template score_and_pick; help page SemblancePickImages; click: web/pick.js."""
 

@@ -81,14 +81,16 @@ def read_prompts(prompts: str, pictures: int) -> list[str]:
 def report_of(found: ClipScores) -> str:
     """A table of the pictures, best first, with their scores and prompts; below it what was cut and the protocol."""
     scores = found.scores
-    names = [measure.name for measure in scores.measures]
-    table = [["picture", *names, "prompt"], ["---"] * (len(names) + 2)]
+    same = len(set(scores.rows)) == 1
+    table = [["picture", *(measure.name for measure in scores.measures), *([] if same else ["prompt"])]]
+    table.append(["---"] * len(table[0]))
     for row in found.best_first():
         values = [f"{measure.values[row]:.4f}" for measure in scores.measures]
-        table.append([str(row), *values, shortened(scores.rows[row].replace("|", "/"))])
-    table.append(["mean", *(f"{measure.mean:.4f}" for measure in scores.measures), ""])
-    lines = [f"| {' | '.join(cells)} |" for cells in table]
-    lines += [f"Only the first {LONGEST} tokens were read of: {shortened(prompt)}" for prompt in found.cut]
+        table.append([str(row), *values, *([] if same else [shortened(scores.rows[row])])])
+    table.append(["mean", *(f"{measure.mean:.4f}" for measure in scores.measures), *([] if same else [""])])
+    lines = [f"Prompt: {shortened(scores.rows[0])}", ""] if same else []
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in table]
+    lines += ["", *(f"Only the first {LONGEST} tokens were read of: {shortened(prompt)}" for prompt in found.cut)]
     return "\n".join([*lines, scores.protocol])
 
 

@@ -15,7 +15,6 @@ from ...metrics.scores import Scores, fingerprint
 from ..pictures import check_picture
 from .contact_sheet import SheetLayout, draw_sheet
 
-
 NO_LATENTS = "Pick Images has no latents to pick from. Connect the LATENT of the scored pictures to its 'latents'."
 
 

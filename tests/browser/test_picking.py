@@ -1,4 +1,4 @@
-"""Pick Images in the real frontend: a click on its sheet picks, only the picking runs anew, and a reload loses nothing."""
+"""Pick Images in the real frontend: a click on its sheet picks, only the picking runs anew, a reload loses nothing."""
 
 from __future__ import annotations
 

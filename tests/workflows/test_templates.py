@@ -29,6 +29,7 @@ QUICK = (
     "instantstyle_content_subtraction",
     "instantstyle_demo",
     "instantstyle_sd15",
+    "score_and_pick",
     "styleid",
 )
 """The templates that are run at every change."""
@@ -74,8 +75,9 @@ PICTURES = {
     "consistory_personalise": 4,
     "consistory_reuse": 2 + 3,
     "consistory_two_subjects": 4,
+    "score_and_pick": 2,
 }
-"""How many pictures a template saves, where there is more than one: as many as it has scenes."""
+"""How many pictures a template saves, where there is more than one: as many as it has scenes, or picks."""
 
 
 def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -87,6 +89,7 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
         "SemblanceRecordSubject": {"steps": 2},
         "SemblanceInvertImage": {"steps": 4},
         "SemblanceInvertEditFriendly": {"steps": 2},
+        "SemblancePickImages": {"floor": -1.0},
         "Style picture": {"image": "other.png"},
         "Picture 2": {"image": "other.png"},
         "Pose 2": {"image": "other.png"},

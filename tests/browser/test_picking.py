@@ -77,8 +77,9 @@ def test_clicked_pictures_are_picked_and_only_the_picking_runs_anew(
     assert page.evaluate(PRESSED) == ["2", "5"]
     assert types(workflow, opened.run()) == ["SemblancePickImages", "SaveImage"]
     opened.screenshot(tmp_path / "picked.png")
-    page.locator('rect[aria-label="5"]').click()
+    page.locator('rect[aria-label="5"]').press("Enter")
     assert page.evaluate(FIELD) == "2"
+    assert page.evaluate(PRESSED) == ["2"]
 
 
 def test_a_reload_shows_the_sheet_again_without_running_anything(opened: Frontend, stocked: ComfyUIServer) -> None:
@@ -90,6 +91,25 @@ def test_a_reload_shows_the_sheet_again_without_running_anything(opened: Fronten
     assert opened.run() == []
     opened.page.wait_for_function(f"({SHOWN})() === 8")
     assert opened.page.evaluate(PRESSED) == ["1", "6"]
+
+
+def test_the_sheet_comes_back_with_its_workflow_and_is_not_saved_in_it(opened: Frontend) -> None:
+    workflow = template(SemblancePickImages="4")
+    opened.load(workflow)
+    before = opened.api_prompt()
+    opened.run()
+    opened.page.wait_for_function(f"({SHOWN})() === 8")
+    assert opened.api_prompt() == before
+    saved = opened.page.evaluate("() => app.graph.serialize().nodes")
+    assert next(node["widgets_values"] for node in saved if node["type"] == "SemblancePickImages")[0] == "4"
+    assert {node["id"]: len(node.get("widgets_values") or []) for node in saved} == {
+        node["id"]: len(node.get("widgets_values") or []) for node in workflow["nodes"]
+    }
+    opened.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    opened.page.wait_for_function("() => app.graph.nodes.length < 15")
+    opened.page.evaluate("() => app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    opened.page.wait_for_function(f"({SHOWN})() === 8")
+    assert opened.page.evaluate(PRESSED) == ["4"]
 
 
 def test_a_field_that_another_node_fills_in_is_left_alone(opened: Frontend) -> None:

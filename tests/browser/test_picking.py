@@ -125,3 +125,22 @@ def test_a_field_that_another_node_fills_in_is_left_alone(opened: Frontend) -> N
     )
     opened.page.locator('rect[aria-label="5"]').dispatch_event("click")
     assert opened.page.evaluate(FIELD) == "3"
+
+
+def test_without_the_script_the_sheet_is_a_plain_picture_and_the_field_picks(
+    frontend: Frontend, stocked: ComfyUIServer, tmp_path: Path
+) -> None:
+    frontend.page.route("**/pick.js", lambda route: route.abort())
+    try:
+        frontend.start(stocked.url)
+        frontend.load(template(SemblancePickImages="7, 3"))
+        frontend.run()
+        frontend.screenshot(tmp_path / "plain.png")  # what is out of sight is not drawn
+        picture = "app.graph.nodes.find(node => node.type === 'SemblancePickImages').imgs?.[0]"
+        frontend.page.wait_for_function(f"() => {picture}?.naturalWidth > 500")
+        assert frontend.page.evaluate(SHOWN) == 0
+        saved = "app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.length"
+        frontend.page.wait_for_function(f"() => {saved} === 2")
+    finally:
+        frontend.page.unroute("**/pick.js")
+        frontend.start(stocked.url)

@@ -90,7 +90,7 @@ def test_the_real_network_is_torchvisions_to_relu3_1() -> None:
     unused = {"features.28.weight": torch.zeros(1), "classifier.0.weight": torch.zeros(1)}
     metric = CFSD.from_state(weights | unused)
     with torch.device("meta"):
-        layers = vgg.vgg19(weights=None, init_weights=False).features[:12]
+        layers = vgg.make_layers(vgg.cfgs["E"])[:12]
     layers.load_state_dict({key.removeprefix("features."): tensor for key, tensor in weights.items()}, assign=True)
     content, stylised = (
         torch.rand(2, 3, 21, 30, generator=torch.Generator().manual_seed(seed)) for seed in range(2)

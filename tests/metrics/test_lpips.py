@@ -35,6 +35,7 @@ def pictures(seed: int, height: int = 40, width: int = 52) -> Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_the_distance_is_that_of_lpips_and_of_torchmetrics(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = trunk_weights(name)

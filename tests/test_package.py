@@ -37,7 +37,7 @@ HOST = {
     "latent_preview",
     "server",
 }
-LIGHT = {"torch", "numpy", "PIL", "safetensors"}
+LIGHT = {"torch", "torchvision", "numpy", "PIL", "safetensors"}
 """What ComfyUI has loaded before any pack."""
 LATE = {"transformers"}
 """What ComfyUI brings, but takes seconds to import: only where it is used."""

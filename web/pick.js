@@ -112,7 +112,9 @@ class Sheet {
   holder() {
     if (this.element) return this.element
     this.element = document.createElement("div")
-    this.element.addEventListener("wheel", zoomTheCanvas, { passive: false })
+    this.element.addEventListener("wheel", toTheCanvas, { passive: false })
+    for (const kind of ["pointerdown", "pointermove", "pointerup"])
+      this.element.addEventListener(kind, (event) => isMiddle(event) && toTheCanvas(event))
     const widget = this.node.addDOMWidget("sheet", "semblance_sheet", this.element, {
       serialize: false,
       hideOnZoom: false,
@@ -142,10 +144,15 @@ function numbersIn(text) {
   return String(text ?? "").match(/\d+/g)?.map(Number) ?? []
 }
 
-function zoomTheCanvas(event) {
+// Zooming by the wheel and moving by the middle button go on over the sheet.
+function toTheCanvas(event) {
   event.preventDefault()
   event.stopPropagation()
-  app.canvas.canvas.dispatchEvent(new WheelEvent("wheel", event))
+  app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event))
+}
+
+function isMiddle(event) {
+  return event.button === 1 || (event.buttons & 4) !== 0
 }
 
 // The node of an id as outputs carry it: its own, or `<subgraph>:<id>`.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from semblance.harness.library import ROOT
 from semblance.harness.server import ComfyUIServer
-from semblance.tests.browser.frontend import Frontend
+from semblance.tests.browser.frontend import NEXT_FRAMES, Frontend
 
 TEMPLATE = ROOT / "workflows" / "score_and_pick.json"
 VUE_NODES = "Comfy.VueNodes.Enabled"
@@ -110,6 +110,29 @@ def test_the_sheet_comes_back_with_its_workflow_and_is_not_saved_in_it(opened: F
     opened.page.evaluate("() => app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
     opened.page.wait_for_function(f"({SHOWN})() === 8")
     assert opened.page.evaluate(PRESSED) == ["4"]
+
+
+def test_the_canvas_is_zoomed_and_moved_over_the_sheet_too(opened: Frontend, tmp_path: Path) -> None:
+    opened.load(template())
+    opened.run()
+    opened.screenshot(tmp_path / "graph.png")
+    page, view = opened.page, "() => [app.canvas.ds.scale, ...app.canvas.ds.offset]"
+    page.locator('rect[aria-label="4"]').hover()
+    scale, *offset = page.evaluate(view)
+    page.mouse.wheel(0, -100)
+    page.wait_for_function("before => app.canvas.ds.scale > before", arg=scale)
+    page.locator('rect[aria-label="4"]').hover()
+    scale, *offset = page.evaluate(view)
+    box = page.locator('rect[aria-label="4"]').bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down(button="middle")
+    page.mouse.move(x + 30, y + 20, steps=4)
+    page.mouse.up(button="middle")
+    page.evaluate(NEXT_FRAMES)
+    moved = page.evaluate(view)
+    assert [moved[1] - offset[0], moved[2] - offset[1]] == pytest.approx([30 / scale, 20 / scale], abs=1)
+    assert page.evaluate(FIELD) == ""
 
 
 def test_a_field_that_another_node_fills_in_is_left_alone(opened: Frontend) -> None:

@@ -12,8 +12,10 @@ from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
 from .masks import SubjectMasks
+from .picture_grid import PictureGrid
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
+from .score_table import ScoreTable
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 
@@ -40,6 +42,8 @@ NODES: list[type[io.ComfyNode]] = [
     ApplySubject,
     SaveSubject,
     LoadSubject,
+    ScoreTable,
+    PictureGrid,
     LoadDemo,
     ShowPatches,
 ]

@@ -17,6 +17,7 @@ from .fonts import Typeface
 
 Look = Literal["light", "dark"]
 LOOKS: tuple[Look, ...] = get_args(Look)
+Side = Literal["left", "middle", "right"]
 LINE = 1.3
 """From one line of text to the next, in font sizes."""
 MOST_CHARACTERS = 2000
@@ -77,7 +78,7 @@ def write(
     typeface: Typeface,
     size: int,
     ink: str,
-    side: Literal["left", "middle", "right"] = "left",
+    side: Side = "left",
 ) -> None:
     """Writes lines below each other, the first one's top at `place`, which is their left end, middle or right end."""
     left, top = place

@@ -34,9 +34,13 @@ class Measure:
         return math.fsum(self.values) / len(self.values)
 
     def ranking(self) -> list[int]:
-        """Row numbers, the best first; of equal ones the earlier first."""
+        """Row numbers, the best first; of equal ones the earlier first; rows without a number last."""
         sign = -1.0 if self.higher_is_better else 1.0
-        return sorted(range(len(self.values)), key=lambda row: sign * self.values[row])
+        # NaN compares with nothing: among the keys it would leave the other rows unsorted.
+        missing = [math.isnan(value) for value in self.values]
+        return sorted(
+            range(len(missing)), key=lambda row: (missing[row], 0 if missing[row] else sign * self.values[row])
+        )
 
 
 @dataclass(frozen=True)

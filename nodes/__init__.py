@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..host.files import register_folders
 from .adain import AdaINLatent
+from .clip_score import CLIPScore
 from .consistory import ConsiStory
 from .demo import LoadDemo
 from .edit_friendly import InvertEditFriendly
@@ -12,6 +13,7 @@ from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
 from .masks import SubjectMasks
+from .pick_images import PickImages
 from .picture_grid import PictureGrid
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
@@ -42,6 +44,8 @@ NODES: list[type[io.ComfyNode]] = [
     ApplySubject,
     SaveSubject,
     LoadSubject,
+    CLIPScore,
+    PickImages,
     ScoreTable,
     PictureGrid,
     LoadDemo,

@@ -60,3 +60,12 @@ def read_captions(values: Sequence[str | float]) -> list[str]:
     if len(values) == 1 and isinstance(values[0], str):
         return [line.strip() for line in values[0].splitlines() if line.strip()]
     return [value.strip() if isinstance(value, str) else f"{value:g}" for value in values]
+
+
+def read_numbers(text: str) -> list[int]:
+    """Reads `0, 3, 5` into numbers of pictures, each once, in the order written."""
+    entries = text.replace(",", " ").replace("，", " ").replace("、", " ").split()
+    wrong = next((entry for entry in entries if not entry.isdecimal()), None)
+    if wrong is not None:
+        raise ValueError(f"'{wrong}' is not the number of a picture. Write the numbers on the sheet, e.g. 0, 3, 5.")
+    return list(dict.fromkeys(map(int, entries)))

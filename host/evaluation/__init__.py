@@ -1,1 +1,1 @@
-"""Nodes that measure, pick and show pictures."""
+"""Pictures scored, shown with their scores, and picked."""

@@ -116,10 +116,9 @@ class _Sheet:
 
     def __init__(self, draw: ImageDraw.ImageDraw, typeface: Typeface, ink: Ink, panels: Sequence[Panel]) -> None:
         self.draw, self.typeface, self.ink = draw, typeface, ink
-        shown_bars = [(bar, panel) for panel in panels for bar in panel.bars[:MOST_BARS]]
-        labels = [line for bar, panel in shown_bars for line in self.label_lines(bar, panel)]
+        labels = [line for panel in panels for bar in panel.bars[:MOST_BARS] for line in self.label_lines(bar, panel)]
         self.left = MARGIN + 16 + max(map(typeface.font(FONT).getlength, labels), default=0)
-        values = [text_of(bar) for bar, _ in shown_bars]
+        values = [text for panel in panels for text in texts_of(panel.bars[:MOST_BARS])]
         self.right = WIDTH - MARGIN - 16 - max(map(typeface.font(FONT).getlength, values))
 
     def label_lines(self, bar: Bar, panel: Panel) -> list[str]:
@@ -140,11 +139,11 @@ class _Sheet:
         axis = axis_for(bars, self.left, self.right)
         self.draw_axis(axis, top, bottom)
         half = height_of(1, FONT) / 2
-        for number, bar in enumerate(bars):
+        for number, (bar, text) in enumerate(zip(bars, texts_of(bars), strict=True)):
             middle = top + (number + 0.5) * row
             lines = self.label_lines(bar, panel)
             write(self.draw, (MARGIN, middle - half * len(lines)), lines, self.typeface, FONT, self.ink.text)
-            self.write((WIDTH - MARGIN, middle - half), text_of(bar), FONT, self.ink.text, "right")
+            self.write((WIDTH - MARGIN, middle - half), text, FONT, self.ink.text, "right")
             self.draw_bar(bar, axis, middle, row)
         if len(panel.bars) > MOST_BARS:
             more = f"and {len(panel.bars) - MOST_BARS} more, in the table"
@@ -172,6 +171,6 @@ class _Sheet:
                 self.draw.line((at, middle - row * 0.14, at, middle + row * 0.14), fill=self.ink.text, width=3)
 
 
-def text_of(bar: Bar) -> str:
-    """Its numbers as they stand beside it."""
-    return estimated(bar.mean, bar.interval)
+def texts_of(bars: Sequence[Bar]) -> list[str]:
+    """The numbers of a panel as they stand beside its bars."""
+    return estimated([bar.mean for bar in bars], [bar.interval for bar in bars])

@@ -21,21 +21,30 @@ def shown(value: float) -> str:
 def shown_alike(values: Sequence[float]) -> list[str]:
     """Numbers that are compared with each other, all with the same decimals."""
     decimals = _decimals(max((abs(value) for value in values if math.isfinite(value)), default=0))
-    return [f"{value:.{decimals}f}" if math.isfinite(value) else NOT_A_NUMBER for value in values]
+    return [_rounded(value, decimals) for value in values]
 
 
-def estimated(mean: float, interval: tuple[float, float] | None) -> str:
-    """A mean with its interval, to the decimals that the width of the interval makes worth saying."""
-    if interval is None:
-        return shown(mean)
-    decimals = _decimals(interval[1] - interval[0])
-    low, high = (f"{end:.{decimals}f}" for end in interval)
-    return f"{mean:.{decimals}f} ({low} to {high})"
+def estimated(means: Sequence[float], intervals: Sequence[tuple[float, float] | None]) -> list[str]:
+    """Means with their intervals, all to the decimals that the widest interval makes worth saying."""
+    widths = [interval[1] - interval[0] for interval in intervals if interval is not None]
+    if not widths:
+        return shown_alike(means)
+    decimals = _decimals(max(widths))
+    return [_estimate(mean, interval, decimals) for mean, interval in zip(means, intervals, strict=True)]
 
 
 def interval_of(measure: Measure) -> tuple[float, float] | None:
     """The interval of the mean; None where one row gives none, or where values are not numbers."""
     return measure.interval() if len(measure.values) > 1 and all(map(math.isfinite, measure.values)) else None
+
+
+def _estimate(mean: float, interval: tuple[float, float] | None, decimals: int) -> str:
+    between = "" if interval is None else " ({} to {})".format(*(_rounded(end, decimals) for end in interval))
+    return _rounded(mean, decimals) + between
+
+
+def _rounded(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else NOT_A_NUMBER
 
 
 def _decimals(size: float) -> int:

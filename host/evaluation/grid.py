@@ -162,7 +162,8 @@ def draw_grid(pictures: Sequence[Tensor], arrangement: Arrangement, layout: Layo
 def report(layout: Layout, long_side: int) -> str:
     """What the grid is, and what is not as it was asked for."""
     width, height = layout.size
-    lines = [f"{layout.rows} x {layout.columns} grid of {width} x {height} pixels."]
+    rows, columns = _counted(layout.rows, "row"), _counted(layout.columns, "column")
+    lines = [f"{rows} and {columns}, {width} x {height} pixels."]
     if max(layout.cell) < long_side:
         lines.append(
             f"Its pictures are {max(layout.cell)} pixels large, not {long_side}: the whole grid would have been too "
@@ -189,6 +190,10 @@ def _paste(image: Image.Image, picture: Image.Image, place: tuple[int, int], cel
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     corner = (place[0] + (cell[0] - width) // 2, place[1] + (cell[1] - height) // 2)
     image.paste(picture, corner, picture.getchannel("A") if picture.mode == "RGBA" else None)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
 
 
 def _cell(sizes: Collection[tuple[int, int]], long_side: int) -> tuple[int, int]:

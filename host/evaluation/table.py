@@ -52,10 +52,9 @@ class Table:
     def text(self) -> str:
         """Means with intervals, a line for each label; then how they were measured, and what not to read into them."""
         heads = ["", "rows", *(f"{heading.title} ({heading.better})" for heading in self.headings)]
-        lines = [
-            [label, str(len(scores.rows)), *(_cell(heading.of(scores)) for heading in self.headings)]
-            for label, scores in zip(self.labels, self.scores, strict=True)
-        ]
+        columns = [_cells([heading.of(scores) for scores in self.scores]) for heading in self.headings]
+        rows = [str(len(scores.rows)) for scores in self.scores]
+        lines = [list(line) for line in zip(self.labels, rows, *columns, strict=True)]
         return "\n".join([_aligned([heads, *lines]), "", *self.notes()])
 
     def csv(self) -> str:
@@ -119,10 +118,11 @@ def _heading(measure: Measure) -> Heading:
     return Heading(measure.name, measure.unit, measure.higher_is_better)
 
 
-def _cell(measure: Measure | None) -> str:
-    if measure is None:
-        return NOTHING
-    return estimated(measure.mean, interval_of(measure))
+def _cells(measures: Sequence[Measure | None]) -> list[str]:
+    """A column: the mean of each with its interval, and NOTHING where a measure is missing."""
+    there = [measure for measure in measures if measure is not None]
+    texts = iter(estimated([measure.mean for measure in there], [interval_of(measure) for measure in there]))
+    return [NOTHING if measure is None else next(texts) for measure in measures]
 
 
 def _lines_of(scores: Scores, columns: Sequence[Measure | None]) -> list[tuple[str, str, list[float | str]]]:

@@ -103,7 +103,7 @@ def tabulate(scores: Sequence[Scores], labels: Sequence[str]) -> Table:
         return Table(tuple(f"scores {number}" for number in range(1, len(scores) + 1)), tuple(scores))
     if len(labels) != len(scores):
         raise ValueError(
-            f"There {_are(len(labels), 'label')} for {len(scores)} {'scores' if len(scores) > 1 else 'SCORES'}. Write "
+            f"There {_are(len(labels), 'label')} for {len(scores)} SCORES. Write "
             "one label for each, one a line, in the order of the sockets; or none, and they are numbered."
         )
     return Table(tuple(labels), tuple(scores))
@@ -111,7 +111,8 @@ def tabulate(scores: Sequence[Scores], labels: Sequence[str]) -> Table:
 
 def harmless(text: str) -> str:
     """A cell that no spreadsheet runs: with an apostrophe before it where it would be taken for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
+    begins = text.startswith(FORMULA) or text.lstrip().startswith(FORMULA)
+    return f"'{text}" if begins and not _is_number(text) else text
 
 
 def _heading(measure: Measure) -> Heading:

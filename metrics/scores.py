@@ -26,8 +26,8 @@ class Measure:
         """What 95 of 100 means of rows drawn anew lie within; the mean twice where there is one row."""
         values = torch.tensor(self.values, dtype=torch.float64)
         rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
-        low, high = values[rows].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return low, high
+        means = values[rows].mean(dim=1)
+        return float(means.quantile(0.025)), float(means.quantile(0.975))
 
     @property
     def mean(self) -> float:

@@ -72,7 +72,7 @@ class LoadTextTower(io.ComfyNode):
                     "image encoder is refused.",
                 )
             ],
-            outputs=[sockets.TextTower.Output("text_tower", tooltip="For Subtract Content Text.")],
+            outputs=[sockets.TextTower.Output("text_tower", tooltip="For Subtract Content Text and CLIP Score.")],
         )
 
     @classmethod

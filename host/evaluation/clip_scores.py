@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING
+from ...metrics.clip_score import cosines
 from ...metrics.scores import Measure, Scores, fingerprint
 from ..instantstyle.text_towers import LONGEST, embed_text
 from ..instantstyle.vision import BATCH, embedding_width, encode_crops
@@ -53,9 +54,9 @@ def score_pictures(
     read = {line: embed_text(text_encoder, line, width, "The pictures were") for line in dict.fromkeys(lines)}
     seen = _embedded(image_encoder, images)
     texts = torch.cat([read[line].embedding for line in lines])
-    measures = [Measure(TEXT, tuple(_cosines(seen, texts).tolist()), higher_is_better=True)]
+    measures = [Measure(TEXT, tuple(cosines(seen, texts).tolist()), higher_is_better=True)]
     if style is not None:
-        kept = torch.stack([_cosines(seen, one[None]) for one in _embedded(image_encoder, style)]).mean(dim=0)
+        kept = torch.stack([cosines(seen, one[None]) for one in _embedded(image_encoder, style)]).mean(dim=0)
         measures.append(Measure(STYLE, tuple(kept.tolist()), higher_is_better=True))
     protocol = _protocol(image_encoder, width, 0 if style is None else len(style))
     scores = Scores(tuple(lines), tuple(measures), protocol, tuple(map(fingerprint, images)))
@@ -81,14 +82,16 @@ def read_prompts(prompts: str, pictures: int) -> list[str]:
 def report_of(found: ClipScores) -> str:
     """A table of the pictures, best first, with their scores and prompts; below it what was cut and the protocol."""
     scores = found.scores
-    names = [measure.name for measure in scores.measures]
-    table = [["picture", *names, "prompt"], ["---"] * (len(names) + 2)]
+    same = len(set(scores.rows)) == 1
+    table = [["picture", *(measure.name for measure in scores.measures), *([] if same else ["prompt"])]]
+    table.append(["---"] * len(table[0]))
     for row in found.best_first():
         values = [f"{measure.values[row]:.4f}" for measure in scores.measures]
-        table.append([str(row), *values, shortened(scores.rows[row].replace("|", "/"))])
-    table.append(["mean", *(f"{measure.mean:.4f}" for measure in scores.measures), ""])
-    lines = [f"| {' | '.join(cells)} |" for cells in table]
-    lines += [f"Only the first {LONGEST} tokens were read of: {shortened(prompt)}" for prompt in found.cut]
+        table.append([str(row), *values, *([] if same else [shortened(scores.rows[row])])])
+    table.append(["mean", *(f"{measure.mean:.4f}" for measure in scores.measures), *([] if same else [""])])
+    lines = [f"Prompt: {shortened(scores.rows[0])}", ""] if same else []
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in table]
+    lines += ["", *(f"Only the first {LONGEST} tokens were read of: {shortened(prompt)}" for prompt in found.cut)]
     return "\n".join([*lines, scores.protocol])
 
 
@@ -106,10 +109,6 @@ def _embedded(encoder: Any, images: Tensor) -> Tensor:
         parts.append(encode_crops(encoder, torch.cat(crops), is_global=True))
         bar.update(len(batch))
     return torch.cat(parts)
-
-
-def _cosines(one: Tensor, other: Tensor) -> Tensor:
-    return torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=-1)
 
 
 def _protocol(encoder: Any, width: int, styles: int) -> str:

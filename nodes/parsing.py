@@ -59,7 +59,7 @@ def read_captions(values: Sequence[str | float]) -> list[str]:
     """Captions or labels: the lines of one text, or each item of a list of texts and numbers."""
     if len(values) == 1 and isinstance(values[0], str):
         return [line.strip() for line in values[0].splitlines() if line.strip()]
-    return [value.strip() if isinstance(value, str) else f"{value:g}" for value in values]
+    return [f"{value:.10g}" if isinstance(value, float) else str(value).strip() for value in values]
 
 
 def read_numbers(text: str) -> list[int]:

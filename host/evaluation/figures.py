@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from ...metrics.scores import Measure
 
-NOT_A_NUMBER = "not a number"
 DIGITS = 3
 """That count, of the largest of several values and of an interval's width."""
 MOST_DECIMALS = 9
+LARGE = 1e6
+"""From here on a number is written with its power of ten."""
 
 
 def shown(value: float) -> str:
     """One number alone, in four digits that count."""
-    return f"{value:.4g}" if math.isfinite(value) else NOT_A_NUMBER
+    return f"{value:.4g}" if math.isfinite(value) else "not a number"
 
 
 def shown_alike(values: Sequence[float]) -> list[str]:
@@ -44,7 +45,7 @@ def _estimate(mean: float, interval: tuple[float, float] | None, decimals: int) 
 
 
 def _rounded(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if math.isfinite(value) else NOT_A_NUMBER
+    return f"{value:.{decimals}f}" if abs(value) < LARGE else shown(value)
 
 
 def _decimals(size: float) -> int:

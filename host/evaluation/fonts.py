@@ -31,7 +31,6 @@ FOLDERS = (
 ENDINGS = (".ttf", ".otf", ".ttc")
 PREFERRED = (
     "dejavusans",
-    "notosans",
     "segoeui",
     "helvetica",
     "arial",
@@ -50,6 +49,7 @@ PREFERRED = (
     "meiryo",
     "malgun",
     "droidsansfallback",
+    "notosans",  # a file for each script of the world
 )
 """Beginnings of file names, in small letters and without spaces: plain fonts that draw much, the first one first."""
 FANCY = re.compile(r"bold|italic|oblique|light|thin|black|heavy|medium|condensed|mono|serif")

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import comfy.model_management
+import comfy.utils
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -151,11 +153,14 @@ def draw_grid(pictures: Sequence[Tensor], arrangement: Arrangement, layout: Layo
     draw = ImageDraw.Draw(image)
     write(draw, (layout.left, MARGIN), layout.title, words.typeface, layout.title_font, ink.text)
     _write_captions(draw, layout, ink.text)
+    bar = comfy.utils.ProgressBar(len(pictures))
     for number, picture in enumerate(pictures):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         left, top = layout.place(*arrangement.place(number))
         _paste(image, image_of(picture), (left, top), layout.cell)
         under = (left + layout.cell[0] / 2, top + layout.cell[1] + GAP // 2)
         write(draw, under, layout.note(number), words.typeface, layout.font, ink.pale, "middle")
+        bar.update(1)
     return image
 
 

@@ -123,6 +123,7 @@ def test_scores_without_labels_are_numbered_and_no_scores_are_refused() -> None:
 def test_numbers_that_are_compared_have_the_same_decimals() -> None:
     assert shown_alike([0.83, 0.010234, -0.5]) == ["0.830", "0.010", "-0.500"]
     assert shown_alike([1234.5, float("inf")]) == ["1234", "not a number"]
+    assert shown_alike([0.0, 3e12]) == ["0", "3e+12"]
     assert shown_alike([0.0]) == ["0.000"]
     assert shown_alike([3e-12]) == ["0.000000000"]
     assert shown(0.123456) == "0.1235"

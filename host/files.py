@@ -114,10 +114,10 @@ def free_path(folder: str, name: str) -> Path:
     """
     plain = name.strip().replace("\\", "/").removesuffix(".safetensors")
     parts = PurePosixPath(plain).parts
-    _check_name(name, parts, SAVED[folder])
+    check_name(name, parts, SAVED[folder])
     wanted = _root(folder).joinpath(*parts)
     path, count = wanted.with_name(f"{wanted.name}.safetensors"), 1
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         while path.exists():
             count += 1
@@ -153,7 +153,7 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file atomically: completely or not at all. Raises UnwritableFile."""
     unfinished = path.with_suffix(".part")
-    with _writing(path):
+    with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
@@ -164,7 +164,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Says in a sentence what keeps a file from being written."""
     try:
         yield
@@ -180,7 +180,7 @@ def _writing(path: Path) -> Iterator[None]:
         ) from fault
 
 
-def _check_name(name: str, parts: Sequence[str], what: str) -> None:
+def check_name(name: str, parts: Sequence[str], what: str) -> None:
     """Raises UnwritableFile for a name that leads out of its folder, or that some operating system refuses."""
     why = None
     if not parts or ".." in parts or parts[0].startswith("/") or any(map(FORBIDDEN.search, parts)):

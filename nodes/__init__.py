@@ -14,8 +14,10 @@ from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
 from .masks import SubjectMasks
 from .pick_images import PickImages
+from .picture_grid import PictureGrid
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
+from .score_table import ScoreTable
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 
@@ -44,6 +46,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadSubject,
     CLIPScore,
     PickImages,
+    ScoreTable,
+    PictureGrid,
     LoadDemo,
     ShowPatches,
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..attention.engine.scope import Keyframes, finite
 
@@ -53,6 +53,13 @@ def read_weights(text: str) -> list[float]:
         return [finite(float(entry), "A weight") for entry in text.replace(",", " ").split()]
     except ValueError:
         raise ValueError(f"'{text}' is not a list of weights. Write one number a picture, e.g. 1.0, 0.5.") from None
+
+
+def read_captions(values: Sequence[str | float]) -> list[str]:
+    """Captions or labels: the lines of one text, or each item of a list of texts and numbers."""
+    if len(values) == 1 and isinstance(values[0], str):
+        return [line.strip() for line in values[0].splitlines() if line.strip()]
+    return [f"{value:.10g}" if isinstance(value, float) else str(value).strip() for value in values]
 
 
 def read_numbers(text: str) -> list[int]:

@@ -7,6 +7,8 @@ from .adain import AdaINLatent
 from .consistory import ConsiStory
 from .demo import LoadDemo
 from .edit_friendly import InvertEditFriendly
+from .evaluate_pairs import CFSD, LPIPS
+from .evaluate_sets import FID, ArtFID
 from .inspect import ShowPatches
 from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
@@ -40,6 +42,10 @@ NODES: list[type[io.ComfyNode]] = [
     ApplySubject,
     SaveSubject,
     LoadSubject,
+    LPIPS,
+    FID,
+    ArtFID,
+    CFSD,
     LoadDemo,
     ShowPatches,
 ]

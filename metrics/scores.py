@@ -26,17 +26,21 @@ class Measure:
         """What 95 of 100 means of rows drawn anew lie within; the mean twice where there is one row."""
         values = torch.tensor(self.values, dtype=torch.float64)
         rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
-        low, high = values[rows].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return low, high
+        means = values[rows].mean(dim=1)
+        return float(means.quantile(0.025)), float(means.quantile(0.975))
 
     @property
     def mean(self) -> float:
         return math.fsum(self.values) / len(self.values)
 
     def ranking(self) -> list[int]:
-        """Row numbers, the best first; of equal ones the earlier first."""
+        """Row numbers, the best first; of equal ones the earlier first; rows without a number last."""
         sign = -1.0 if self.higher_is_better else 1.0
-        return sorted(range(len(self.values)), key=lambda row: sign * self.values[row])
+        # NaN compares with nothing: among the keys it would leave the other rows unsorted.
+        missing = [math.isnan(value) for value in self.values]
+        return sorted(
+            range(len(missing)), key=lambda row: (missing[row], 0 if missing[row] else sign * self.values[row])
+        )
 
 
 @dataclass(frozen=True)

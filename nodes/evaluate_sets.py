@@ -138,7 +138,6 @@ class ArtFID(io.ComfyNode):
         form: ArtFIDForm,
         short_side: int,
     ) -> io.NodeOutput:
-        sources = {"content": content, "style": style, "stylised": stylised}
-        read = [read_pictures(name, given) for name, given in sources.items()]
-        scores, report = art_fid_scores(*read, form, short_side)
+        contents, styles = read_pictures("content", content), read_pictures("style", style)
+        scores, report = art_fid_scores(contents, styles, read_pictures("stylised", stylised), form, short_side)
         return reported(cls, report, scores, report)

@@ -46,10 +46,10 @@ def fid_scores(first: Side, second: Side, form: FIDForm, save: str, version: str
     sets = [side if isinstance(side, SavedStatistics) else gather(side, network, reading, endless) for side in sides]
     statistics = [found.statistics for found in sets]
     if endless:
-        features = [found.features for found in sets if isinstance(found, Gathered)]
-        count = min(map(len, features))
+        ours, theirs = (found.features for found in sets if isinstance(found, Gathered))
+        count = min(len(ours), len(theirs))  # a picture may have been left out
         generator = torch.Generator().manual_seed(0)
-        distance = frechet_infinity(*(kept[:count] for kept in features), generator=generator)
+        distance = frechet_infinity(ours[:count], theirs[:count], generator=generator)
     else:
         distance = frechet_distance(*statistics)
     kept = ""

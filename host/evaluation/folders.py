@@ -73,7 +73,9 @@ def open_folder(name: str) -> PictureFolder:
             f"'{written}' is a link that leads out of {root}, and pictures are read from inside it only. Copy the "
             "pictures there."
         )
-    files = tuple(sorted((file for file in path.iterdir() if file.suffix.lower() in ENDINGS), key=lambda file: file.name))
+    files = tuple(
+        sorted((file for file in path.iterdir() if file.suffix.lower() in ENDINGS), key=lambda file: file.name)
+    )
     if not files:
         raise UnreadableFile(
             f"The folder '{written}' holds no picture (PNG, JPEG, WebP, BMP or TIFF); those of its subfolders do not "

@@ -129,7 +129,7 @@ def scaled(picture: Tensor, short_side: int) -> Tensor:
     short = min(height, width)
     if short_side in (0, short):
         return picture
-    size = tuple(short_side if side == short else int(short_side * side / short) for side in (width, height))
+    width, height = (short_side if side == short else int(short_side * side / short) for side in (width, height))
     image = Image.fromarray((picture[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-    pixels = numpy.array(image.resize(size, Image.Resampling.BILINEAR))
+    pixels = numpy.array(image.resize((width, height), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels).float().unsqueeze(0) / 255

@@ -88,7 +88,7 @@ class WeightsFile:
             self.shapes.setdefault(own, shape)
 
     def lacks(self, part: Part) -> str | None:
-        """None if it holds the part; else a sentence on why it does not, empty where it is another matter altogether."""
+        """None if it holds the part; else a sentence on why not, empty where it is another matter altogether."""
         here = [name for name, shape in part.shapes.items() if self.shapes.get(name) == shape]
         if 2 * len(here) < len(part.shapes):
             return ""

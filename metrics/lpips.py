@@ -33,7 +33,7 @@ class Layout:
 LAYOUTS = {
     "alex": Layout(alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
     "vgg": Layout(vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
-    "squeeze": Layout(squeezenet, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512), 15),
+    "squeeze": Layout(squeezenet, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512), 17),
 }
 """By the names that the `lpips` package gives them."""
 

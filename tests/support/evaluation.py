@@ -17,6 +17,7 @@ def own_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     known = {CLASSIFIERS: ([str(root / "models" / CLASSIFIERS)], {""})}
     monkeypatch.setattr(folder_paths, "models_dir", str(root / "models"))
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     monkeypatch.setattr(folder_paths, "input_directory", str(root / "input"))
     monkeypatch.setattr(folder_paths, "output_directory", str(root / "output"))
     register_folders()

@@ -155,7 +155,9 @@ def test_sources_pair_up_or_say_what_is_expected() -> None:
     one, three, four = (PictureBatch(name, picture(images=n)) for name, n in (("a", 1), ("b", 3), ("c", 4)))
     check_pairs(one, three, one_for_all=True, measure="LPIPS")
     check_pairs(three, three, measure="CFSD")
-    with pytest.raises(ValueError, match="LPIPS pairs the pictures in the order .*or one against many; found 3 in b, 4"):
+    with pytest.raises(
+        ValueError, match="LPIPS pairs the pictures in the order .*or one against many; found 3 in b, 4"
+    ):
         check_pairs(three, four, one_for_all=True, measure="LPIPS")
     with pytest.raises(ValueError, match="so it needs as many of each; found 1 in a, 3 in b, 3 in b. Give each"):
         check_pairs(one, three, three, measure="ArtFID")

@@ -84,6 +84,12 @@ def art_inception_part() -> Part:
     )
 
 
+def every_part() -> tuple[Part, ...]:
+    """All that a file may hold."""
+    of_lpips = (part for name in LAYOUTS for part in lpips_parts(name))
+    return (*of_lpips, vgg19_part(), inception_part(), art_inception_part())
+
+
 def _inception_shapes() -> Shapes:
     shapes = _shapes(without_weights(lambda: inception_v3(weights=None, aux_logits=False, init_weights=False)))
     return {name: shape for name, shape in shapes.items() if not name.startswith("fc.")}

@@ -12,11 +12,14 @@ import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
-from ...metrics.cfsd import CFSD
-from ...metrics.inception import Inception
+from ...metrics.cfsd import CFSD, CHUNK_BYTES
+from ...metrics.inception import SIDE, Inception
 from ...metrics.lpips import LPIPS
 from .published import art_inception_part, inception_part, lpips_parts, vgg19_part
 from .weights import find_weights
+
+COLOUR_BYTES = 12
+"""Of one pixel in float32."""
 
 
 @dataclass(eq=False)
@@ -25,9 +28,11 @@ class Network:
 
     module: nn.Module
     bytes_per_pixel: int
-    """What its features take for each pixel of what it sees at once, float32."""
+    """What its features take for each pixel that it is shown at once, float32; a fifth more than was measured."""
     fixed_pixels: int = 0
     """How many pixels it sees of every picture, whatever its size; 0 where it sees the picture as it is."""
+    bytes_besides: int = 0
+    """What it takes whatever the picture."""
     patcher: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,34 +45,39 @@ class Network:
 
     def __call__(self, *pictures: Tensor, measure: Callable[..., Tensor] | None = None) -> Tensor:
         """What the network, or a `measure` of it, makes of pictures (1, height, width, 3) in [0, 1]; on the CPU."""
-        pixels = self.fixed_pixels or sum(picture.shape[1] * picture.shape[2] for picture in pictures)
         # At each picture, since the next may be larger, and another network may have pushed this one out.
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=pixels * self.bytes_per_pixel)
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=self.memory_for(*pictures))
         device = self.patcher.load_device
         seen = [picture.movedim(-1, 1).to(device, torch.float32) for picture in pictures]
         with exact_convolutions():
             return (measure or self.module)(*seen).cpu()
 
+    def memory_for(self, *pictures: Tensor) -> int:
+        """The bytes that pictures (1, height, width, 3) take on their way through, besides the weights."""
+        shown = sum(picture.shape[1] * picture.shape[2] for picture in pictures)
+        seen = self.fixed_pixels or shown
+        return seen * self.bytes_per_pixel + shown * COLOUR_BYTES + self.bytes_besides
+
 
 def lpips_network(name: str) -> Network:
     """LPIPS by the network `alex`, `vgg` or `squeeze`. Raises UnreadableFile if its weights are not there."""
-    per_pixel = {"alex": 100, "vgg": 1300, "squeeze": 400}[name]
+    per_pixel = {"alex": 80, "vgg": 1050, "squeeze": 290}[name]
     return Network(LPIPS.from_state(find_weights(*lpips_parts(name)), name), per_pixel)
 
 
 def fid_network() -> Network:
     """The Inception of FID. Raises UnreadableFile if its weights are not there."""
-    return Network(Inception.for_fid(find_weights(inception_part())), 300, fixed_pixels=299 * 299)
+    return Network(Inception.for_fid(find_weights(inception_part())), 240, fixed_pixels=SIDE * SIDE)
 
 
 def art_fid_network() -> Network:
     """The Inception of ArtFID. Raises UnreadableFile if its weights are not there."""
-    return Network(_art_inception(), 300)
+    return Network(_art_inception(), 200)
 
 
 def cfsd_network() -> Network:
     """VGG-19 for CFSD. Raises UnreadableFile if its weights are not there."""
-    return Network(CFSD.from_state(find_weights(vgg19_part())), 1300)
+    return Network(CFSD.from_state(find_weights(vgg19_part())), 1060, bytes_besides=5 * CHUNK_BYTES)
 
 
 def _art_inception() -> Inception:

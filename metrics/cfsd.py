@@ -15,6 +15,8 @@ from .trunks import Trunk, filled, vgg19
 
 RELU3_1 = 11
 """The layer of torchvision's VGG-19 whose features are compared: 256 channels at a quarter of the size."""
+VGG16_LAYER = "features.17.weight"
+"""Which VGG-19 does not have. Up to ReLU 3-1 both have tensors of the same shapes."""
 CHUNK_BYTES = 64_000_000
 """What one chunk of rows of a similarity matrix may take; a few of its size are alive at once."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,6 +36,11 @@ class CFSD(nn.Module):
 
         Raises ValueError where they are missing or of another network.
         """
+        if VGG16_LAYER in weights:
+            raise ValueError(
+                f"CFSD is defined by VGG-19, but these weights are of VGG-16: they have a '{VGG16_LAYER}'. Its first "
+                "layers have the same shapes and give other numbers. Choose vgg19."
+            )
         return cls(filled(vgg19([RELU3_1]), weights, "The VGG-19 for CFSD"))
 
     def forward(self, stylised: Tensor, content: Tensor) -> Tensor:

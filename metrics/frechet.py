@@ -19,7 +19,11 @@ SMALLEST_SUBSET = 5000
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """What the distance needs of a set of features; its memory does not grow with their number."""
+    """What the distance needs of a set of features; its memory does not grow with their number.
+
+    It lies on the CPU, wherever the features were: it is saved, and merged with saved ones, and not every device has
+    float64.
+    """
 
     count: int
     mean: Tensor  # (width,) float64
@@ -36,7 +40,7 @@ class FeatureStatistics:
                 f"Features have the shape {tuple(features.shape)}, expected (pictures, width) with at least one "
                 "picture. Give the network's pooled features."
             )
-        features = features.double()
+        features = features.cpu().double()
         if not bool(features.isfinite().all()):
             raise ValueError(
                 "Features hold values that are not numbers (NaN or infinity). The network's weights or a picture are "
@@ -91,7 +95,7 @@ class FeatureStatistics:
                 f"These are no saved statistics: found {sorted(state)[:5]}, expected {sorted(expected)} of one width. "
                 "Choose a file that the FID node saved."
             )
-        return cls(int(state["count"]), state["mean"].double(), state["scatter"].double())
+        return cls(int(state["count"]), state["mean"].cpu().double(), state["scatter"].cpu().double())
 
     def __repr__(self) -> str:
         return f"statistics of {self.count} pictures, {len(self.mean)} features"
@@ -136,6 +140,7 @@ def frechet_infinity(
             f"FID-infinity takes the same pictures of both sets, but there are {len(first)} and {len(second)}. Give "
             "as many of one as of the other, or use the plain FID."
         )
+    first, second = first.cpu(), second.cpu()
     sizes = subset_sizes(len(first), points)
     if orders is None:
         orders = (torch.randperm(len(first), generator=generator) for _ in sizes)

@@ -51,7 +51,11 @@ class Inception(nn.Module):
 
     @classmethod
     def for_art_fid(cls, weights: Mapping[str, Tensor]) -> Inception:
-        """With the weights published as `art_inception`. Raises ValueError for those of another network."""
+        """With the weights published as `art_inception`. Raises ValueError for those of another network.
+
+        It takes pictures of any size, and its numbers depend on it: StyleID's evaluation first resizes the shorter
+        side to 512.
+        """
         _check_kind(weights, "ArtFID", "art_inception")
         trunk = without_weights(_trunk)
         return cls(filled(trunk, weights, "The Inception for ArtFID"), tensorflow=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,8 +24,8 @@ def checked(pictures: Tensor, name: str = "The pictures") -> Tensor:
         raise ValueError(f"{name} hold whole numbers ({pictures.dtype}); a metric needs [0, 1]. Divide them by 255.")
     pictures = pictures.float()
     low, high = (float(value) for value in torch.aminmax(pictures))
-    # Of NaN and of infinity aminmax makes NaN or infinity, so two numbers tell of all.
-    if not low - low == high - high == 0:
+    # aminmax passes NaN on, so two numbers tell of all.
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
             f"{name} hold values that are not numbers (NaN or infinity), as a failed decoding gives. Make them again."
         )

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import vgg
 
 from semblance.metrics.cfsd import CFSD, RELU3_1, similarity_divergence
-from semblance.metrics.trunks import Trunk, filled, vgg19
+from semblance.metrics.trunks import Trunk, filled, vgg16, vgg19
 from semblance.tests.support.frozen_cases import furthest, load_reference
 from semblance.tests.support.random_weights import random_weights
 
@@ -90,7 +90,7 @@ def test_the_real_network_is_torchvisions_to_relu3_1() -> None:
     unused = {"features.28.weight": torch.zeros(1), "classifier.0.weight": torch.zeros(1)}
     metric = CFSD.from_state(weights | unused)
     with torch.device("meta"):
-        layers = vgg.vgg19(weights=None, init_weights=False).features[:12]
+        layers = vgg.make_layers(vgg.cfgs["E"])[:12]
     layers.load_state_dict({key.removeprefix("features."): tensor for key, tensor in weights.items()}, assign=True)
     content, stylised = (
         torch.rand(2, 3, 21, 30, generator=torch.Generator().manual_seed(seed)) for seed in range(2)
@@ -100,6 +100,14 @@ def test_the_real_network_is_torchvisions_to_relu3_1() -> None:
     assert metric.features(content).shape == (2, 256, 5, 7)
     assert torch.allclose(metric(stylised, content), expected, rtol=1e-4, atol=0)
     assert torch.allclose(metric.per_place(stylised, content), expected / 35, rtol=1e-4, atol=0)
+
+
+def test_a_vgg_16_is_refused_though_its_first_layers_have_the_same_shapes() -> None:
+    weights = random_weights(vgg16([28]))
+    shapes = {key: tensor.shape for key, tensor in vgg19([RELU3_1]).state_dict().items()}
+    assert {key: weights[key].shape for key in shapes} == shapes
+    with pytest.raises(ValueError, match="defined by VGG-19, but these weights are of VGG-16"):
+        CFSD.from_state(weights)
 
 
 def test_what_is_no_pair_of_pictures_or_no_vgg_is_refused() -> None:

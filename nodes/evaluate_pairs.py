@@ -52,6 +52,7 @@ class LPIPS(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
+            is_output_node=True,
         )
 
     @classmethod
@@ -101,6 +102,7 @@ class CFSD(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
+            is_output_node=True,
         )
 
     @classmethod

@@ -61,6 +61,7 @@ class FID(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
+            is_output_node=True,
         )
 
     @classmethod
@@ -117,6 +118,7 @@ class ArtFID(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
+            is_output_node=True,
         )
 
     @classmethod

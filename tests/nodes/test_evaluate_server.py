@@ -59,6 +59,12 @@ def test_lpips_of_a_folder_and_connected_pictures(server: ComfyUIServer) -> None
     assert "on average over 2 pairs, output/content against b" in report and scores == "2 rows of LPIPS"
 
 
+def test_a_node_that_measures_needs_no_node_after_it(server: ComfyUIServer) -> None:
+    alone = {"measure": lpips("output/content", "output/style")["measure"]}
+    for _ in range(2):  # from the cache too
+        assert "over 2 pairs" in server.run(alone)["outputs"]["measure"]["text"][0]
+
+
 def test_a_picture_more_in_the_folder_is_measured_without_a_change_of_the_graph(server: ComfyUIServer) -> None:
     folder = write_pictures(server.base_directory / "output" / "growing", picture(1, SIDE, SIDE, 2))
     prompt = lpips("output/growing", "output/growing")

@@ -14,7 +14,7 @@ from ...metrics.scores import Measure, Scores
 from .gathered import Gathered
 from .networks import Network, fid_network
 from .sources import Pictures, Reading
-from .statistics_files import SavedStatistics, save_statistics
+from .statistics_files import SavedStatistics, save_statistics, statistics_path
 
 FIDForm = Literal["FID", "FID-infinity"]
 FID_FORMS: tuple[FIDForm, ...] = get_args(FIDForm)
@@ -40,6 +40,7 @@ def fid_scores(first: Side, second: Side, form: FIDForm, save: str, version: str
     sides = (first, second)
     check_sets("FID", *(side for side in sides if not isinstance(side, SavedStatistics)))
     endless = form == "FID-infinity" and _is_large(sides)
+    path = statistics_path(save) if save.strip() else None  # before hours of reading
     reading = Reading(sum(len(side) for side in sides if not isinstance(side, SavedStatistics)))
     network = fid_network() if reading.total else None
     weights = _weights(sides, network)
@@ -53,8 +54,8 @@ def fid_scores(first: Side, second: Side, form: FIDForm, save: str, version: str
     else:
         distance = frechet_distance(*statistics)
     kept = ""
-    if save.strip():
-        name = save_statistics(statistics[1], weights, save, version)
+    if path is not None:
+        name = save_statistics(path, statistics[1], weights, version)
         kept = f"The statistics of {second.name} are kept: write {name} in place of its folder."
     return _result(form, distance, (first.name, second.name), statistics, [reading.skipped_report(), kept])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,17 +66,20 @@ def open_folder(name: str) -> PictureFolder:
     """
     written = name.strip().strip('"').replace("\\", "/").rstrip("/")
     root, path = _place(written)
-    if not path.is_dir():
-        raise UnreadableFile(f"There is no folder '{written}' (it would be {path}). {EXAMPLE}")
-    root = root.resolve()
-    if not path.resolve().is_relative_to(root):
+    try:
+        if not path.is_dir():
+            raise UnreadableFile(f"There is no folder '{written}' (it would be {path}). {EXAMPLE}")
+        root = root.resolve()
+        if not path.resolve().is_relative_to(root):
+            raise UnreadableFile(
+                f"'{written}' is a link that leads out of {root}, and pictures are read from inside it only. Copy the "
+                "pictures there."
+            )
+        files = _pictures_in(path)
+    except OSError as fault:
         raise UnreadableFile(
-            f"'{written}' is a link that leads out of {root}, and pictures are read from inside it only. Copy the "
-            "pictures there."
-        )
-    files = tuple(
-        sorted((file for file in path.iterdir() if file.suffix.lower() in ENDINGS), key=lambda file: file.name)
-    )
+            f"The folder '{written}' cannot be read ({fault.strerror}). Let ComfyUI read it, or write another."
+        ) from fault
     if not files:
         raise UnreadableFile(
             f"The folder '{written}' holds no picture (PNG, JPEG, WebP, BMP or TIFF); those of its subfolders do not "
@@ -120,6 +124,13 @@ def skipped_report(skipped: Mapping[str, str], most: int = 5) -> str:
     told = [f"{name} ({why})" for name, why in list(skipped.items())[:most]]
     rest = f", and {len(skipped) - most} more" if len(skipped) > most else ""
     return f"Left out, {len(skipped)} in all: {', '.join(told)}{rest}."
+
+
+def _pictures_in(path: Path) -> tuple[Path, ...]:
+    """By name; without hidden files, which some systems write beside each picture under nearly its name."""
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    return tuple(path / name for name in sorted(names) if Path(name).suffix.lower() in ENDINGS)
 
 
 def _place(written: str) -> tuple[Path, Path]:

@@ -29,9 +29,13 @@ def is_saved(name: str) -> bool:
     return name.strip().startswith(PREFIX)
 
 
-def save_statistics(statistics: FeatureStatistics, network: str, name: str, version: str) -> str:
-    """Writes a file in models/semblance/statistics and returns its name. Raises UnwritableFile."""
-    path = free_path(STATISTICS, name.strip().removeprefix(PREFIX))
+def statistics_path(name: str) -> Path:
+    """Where statistics will be kept under this name; a number is added if it is taken. Raises UnwritableFile."""
+    return free_path(STATISTICS, name.strip().removeprefix(PREFIX))
+
+
+def save_statistics(path: Path, statistics: FeatureStatistics, network: str, version: str) -> str:
+    """Writes a file to where `statistics_path` said, and returns its name. Raises UnwritableFile."""
     save_tensors(path, statistics.state(), {"format": FORMAT, "semblance": version, "network": network})
     return PREFIX + saved_name(STATISTICS, path).removesuffix(".safetensors")
 

@@ -282,8 +282,10 @@ def test_unknown_or_foreign_statistics_are_refused(place: Path) -> None:
         fid(several(2), "statistics/other")
 
 
-@pytest.mark.usefixtures("quick_distance")
-def test_a_name_that_leads_out_is_not_written(place: Path) -> None:
+def test_a_name_that_leads_out_is_refused_before_a_picture_is_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fid_module, "fid_network", None)
     with pytest.raises(UnwritableFile, match="'../out' is not a name for a file of statistics"):
         fid(several(2), several(2), save="../out")
 

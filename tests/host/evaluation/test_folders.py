@@ -25,7 +25,9 @@ def test_pictures_come_in_the_order_of_their_names_and_in_their_own_sizes(place:
     for name, (height, width) in shown.items():
         as_image(picture(1, height, width)[0]).save(folder / name)
     (folder / "notes.txt").write_text("not a picture")
+    (folder / "._a.png").write_bytes(b"what macOS writes beside a picture")
     (folder / "deeper").mkdir()
+    (folder / "folder.png").mkdir()
     as_image(picture()[0]).save(folder / "deeper" / "e.png")
     found = open_folder("output/styled")
     assert found.names == ("D.PNG", "a.png", "b.jpg", "c.webp")
@@ -63,6 +65,12 @@ def test_an_empty_or_missing_folder_is_refused(place: Path) -> None:
         open_folder("input/empty")
     with pytest.raises(UnreadableFile, match="There is no folder 'input/none'"):
         open_folder("input/none")
+
+
+@pytest.mark.parametrize("written", ["output/" + "x" * 5000, "input/\0"])
+def test_a_name_that_no_system_takes_is_refused(place: Path, written: str) -> None:
+    with pytest.raises(UnreadableFile, match="cannot be read .File name too long.|There is no folder"):
+        open_folder(written)
 
 
 def test_what_cannot_be_read_is_left_out_and_counted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,16 @@ def test_network_and_heads_are_found_under_any_names(metrics: Path, name: str, e
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_the_heads_that_the_authors_publish_are_recognised(metrics: Path, name: str) -> None:
+    lpips = pytest.importorskip("lpips")
+    published = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{name}.pth"
+    (metrics / "heads.pth").write_bytes(published.read_bytes())
+    (_, part) = lpips_parts(name)
+    found = find_weights(part)
+    assert set(found) == set(part.shapes) and all((weights >= 0).all() for weights in found.values())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_one_file_may_hold_network_and_heads(metrics: Path, name: str) -> None:
     put(saved_lpips(name), metrics, "all.safetensors")
     found = find_weights(*lpips_parts(name))

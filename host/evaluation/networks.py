@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from ...metrics.cfsd import CFSD, CHUNK_BYTES
 from ...metrics.inception import SIDE, Inception
 from ...metrics.lpips import LPIPS
-from .published import art_inception_part, inception_part, lpips_parts, vgg19_part
+from ..files import UnreadableFile
+from .published import HEADS_OF_OLD, LPIPS_HEADS, art_inception_part, inception_part, lpips_parts, vgg19_part
 from .weights import find_weights
 
 COLOUR_BYTES = 12
 """Of one pixel in float32."""
+SAME = 1e-3
+"""How far two sums of the same weights may lie apart, relatively, when one was kept in half precision."""
 
 
 @dataclass(eq=False)
@@ -62,7 +65,13 @@ class Network:
 def lpips_network(name: str) -> Network:
     """LPIPS by the network `alex`, `vgg` or `squeeze`. Raises UnreadableFile if its weights are not there."""
     per_pixel = {"alex": 80, "vgg": 1050, "squeeze": 290}[name]
-    return Network(LPIPS.from_state(find_weights(*lpips_parts(name)), name), per_pixel)
+    weights = find_weights(*lpips_parts(name))
+    if abs(float(weights["lin2.model.1.weight"].sum()) / HEADS_OF_OLD[name] - 1) < SAME:
+        raise UnreadableFile(
+            f"The heads of LPIPS {name} that were found are those of version 0.0, whose numbers compare with nobody's. "
+            f"Put {name}.pth from {LPIPS_HEADS} in their place."
+        )
+    return Network(LPIPS.from_state(weights, name), per_pixel)
 
 
 def fid_network() -> Network:

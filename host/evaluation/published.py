@@ -18,6 +18,8 @@ LPIPS_FILES = {
 """Network and heads in one file of huggingface.co/achiru/DiffSynth-Studio-ImageMetrics; torchvision's network alone."""
 LPIPS_WHOLE = "huggingface.co/achiru/DiffSynth-Studio-ImageMetrics, folder LPIPS"
 LPIPS_HEADS = "github.com/richzhang/PerceptualSimilarity, folder lpips/weights/v0.1"
+HEADS_OF_OLD = {"alex": 22.4343, "vgg": 1.1231, "squeeze": 8.8851}
+"""The sum of `lin2` in version 0.0, whose heads have the shapes of 0.1's and give other numbers."""
 TORCHVISION = "download.pytorch.org/models"
 IMAGENET = "torchvision's Inception, trained on ImageNet's 1,000 classes"
 TENSORFLOW = "the Inception of FID, trained in TensorFlow"

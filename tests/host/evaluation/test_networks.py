@@ -22,6 +22,7 @@ from semblance.host.evaluation.networks import (
     fid_network,
     lpips_network,
 )
+from semblance.host.files import UnreadableFile
 from semblance.tests.support.graphs import picture
 from semblance.tests.support.metric_weights import heads, inception, inception_trunk, network, put
 
@@ -106,6 +107,19 @@ def test_what_comfyui_is_told_is_what_it_takes(place: Path, name: str, monkeypat
         measured(*pictures)
     assert told[0] == told[1] == measured.memory_for(*pictures)
     assert peak.most <= told[0] <= 1.6 * peak.most
+
+
+@pytest.mark.parametrize("name", ["alex", "vgg", "squeeze"])
+def test_heads_of_the_version_before_are_refused(place: Path, name: str) -> None:
+    """They have the same shapes and give other numbers."""
+    package = Path(pytest.importorskip("lpips").__file__).parent
+    metrics = place / "models" / "semblance" / "metrics"
+    put(network(name), metrics, "network.safetensors")
+    (metrics / "heads.pth").write_bytes((package / "weights" / "v0.0" / f"{name}.pth").read_bytes())
+    with pytest.raises(UnreadableFile, match=f"heads of LPIPS {name} .* version 0.0.*Put {name}.pth from .*v0.1 in"):
+        lpips_network(name)
+    (metrics / "heads.pth").write_bytes((package / "weights" / "v0.1" / f"{name}.pth").read_bytes())
+    assert lpips_network(name)
 
 
 def test_the_weights_are_let_go_when_the_network_is(place: Path) -> None:

@@ -8,6 +8,8 @@ from .clip_score import CLIPScore
 from .consistory import ConsiStory
 from .demo import LoadDemo
 from .edit_friendly import InvertEditFriendly
+from .evaluate_pairs import CFSD, LPIPS
+from .evaluate_sets import FID, ArtFID
 from .inspect import ShowPatches
 from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
@@ -48,6 +50,10 @@ NODES: list[type[io.ComfyNode]] = [
     PickImages,
     ScoreTable,
     PictureGrid,
+    LPIPS,
+    FID,
+    ArtFID,
+    CFSD,
     LoadDemo,
     ShowPatches,
 ]

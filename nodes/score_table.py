@@ -82,9 +82,10 @@ class ScoreTable(io.ComfyNode):
         table = tabulate(given, read_captions(labels))
         image, warning = draw_chart(panels_of(table), look[0])
         chart = tensor_of(image)
-        saved = save_output(filename_prefix[0], "table", ".csv", table.csv().encode("utf-8-sig"))
-        file = f"{saved.subfolder}/{saved.filename}" if saved.subfolder else saved.filename
+        file = save_output(filename_prefix[0], "table", ".csv", table.csv().encode("utf-8-sig"))
         text = "\n".join(filter(None, (table.text(), warning)))
         show_text(cls.hidden.unique_id, "\n".join(filter(None, (*table.notes(), f"Saved as {file}.", warning))))
+        folder = "" if len(file.parts) == 1 else str(file.parent)
+        saved = ui.SavedResult(file.name, folder, io.FolderType.output)
         shown = {**ui.PreviewImage(chart, cls=cls).as_dict(), "text": (text,), "files": [saved]}
-        return io.NodeOutput(text, chart, file, ui=shown)
+        return io.NodeOutput(text, chart, str(file), ui=shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from pathlib import Path
@@ -22,29 +23,27 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_files_are_numbered_and_nothing_is_overwritten(output: Path) -> None:
-    names = [save_output("scores", "table", ".csv", text).filename for text in (b"one", b"two")]
+    names = [str(save_output("scores", "table", ".csv", text)) for text in (b"one", b"two")]
     assert names == ["scores_00001_.csv", "scores_00002_.csv"]
     assert [(output / name).read_bytes() for name in names] == [b"one", b"two"]
 
 
 def test_a_number_that_another_run_has_just_taken_is_passed_over(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_paths, "get_save_image_path", lambda *_: (str(output), "scores", 1, "", "scores"))
-    assert save_output("scores", "table", ".csv", b"one").filename == "scores_00001_.csv"
-    assert save_output("scores", "table", ".csv", b"two").filename == "scores_00002_.csv"
+    assert str(save_output("scores", "table", ".csv", b"one")) == "scores_00001_.csv"
+    assert str(save_output("scores", "table", ".csv", b"two")) == "scores_00002_.csv"
     assert (output / "scores_00001_.csv").read_bytes() == b"one"
 
 
 @pytest.mark.parametrize("prefix", ["a/b/scores", "a\\b\\scores", " a/b/scores "])
 def test_a_slash_makes_a_folder(output: Path, prefix: str) -> None:
-    saved = save_output(prefix, "table", ".csv", b"")
-    assert Path(saved.subfolder) == Path("a/b")
+    assert str(save_output(prefix, "table", ".csv", b"")) == "a/b/scores_00001_.csv"
     assert (output / "a" / "b" / "scores_00001_.csv").exists()
 
 
 def test_dates_are_replaced_as_in_comfyuis_own_nodes(output: Path) -> None:
-    assert re.fullmatch(
-        rf"{time.localtime().tm_year}_00001_\.csv", save_output("%year%", "table", ".csv", b"").filename
-    )
+    name = save_output("%year%", "table", ".csv", b"").name
+    assert re.fullmatch(rf"{time.localtime().tm_year}_00001_\.csv", name)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +72,20 @@ def test_a_folder_that_is_a_file_is_refused_in_a_sentence(output: Path) -> None:
     (output / "taken").write_text("")
     with pytest.raises(UnwritableFile, match="cannot be written"):
         save_output("taken/scores", "table", ".csv", b"")
+
+
+def test_a_file_that_could_not_be_written_whole_is_not_left_behind(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, content: bytes, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+            raise OSError(28, "No space left on device")
+
+    def opened(path: Path, mode: str) -> Full:
+        path.touch()
+        return Full()
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(UnwritableFile, match="No space left on device"):
+        save_output("scores", "table", ".csv", b"one")
+    assert list(output.iterdir()) == []

@@ -124,6 +124,7 @@ def test_the_canvas_is_zoomed_and_moved_over_the_sheet_too(opened: Frontend, tmp
     page.locator('rect[aria-label="4"]').hover()
     scale, *offset = page.evaluate(view)
     box = page.locator('rect[aria-label="4"]').bounding_box()
+    assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down(button="middle")

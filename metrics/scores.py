@@ -75,6 +75,9 @@ class Scores:
 
 
 def fingerprint(picture: Tensor) -> str:
-    """What tells one picture (height, width, channels) in [0, 1] from another, at the 8 bits of a PNG."""
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).contiguous().cpu()
+    """What tells one picture (height, width, channels) in [0, 1] from another, at the 8 bits of a PNG.
+
+    Cut off and not rounded, as ComfyUI saves pictures: one that was saved and loaded again is still the same.
+    """
+    pixels = (picture.float() * 255).clamp(0, 255).to(torch.uint8).contiguous().cpu()
     return f"{hashlib.sha256(pixels.numpy().tobytes()).hexdigest()} {tuple(pixels.shape)}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..host.evaluation.clip_scores import report_of, score_pictures
 from . import sockets
-from .inputs import CATEGORY
+from .inputs import EVALUATION
 from .reports import reported
 
 
@@ -21,7 +21,7 @@ class CLIPScore(io.ComfyNode):
         return io.Schema(
             node_id="SemblanceCLIPScore",
             display_name="CLIP Score",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Measures how well each picture shows its prompt, and how much of a style picture it has, as "
             "cosines between CLIP embeddings. It sorts the pictures and shows a table. Higher is better; compare only "
             "scores of the same encoders.",

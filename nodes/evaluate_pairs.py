@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..host.evaluation.pairs import CFSD_FORMS, LPIPS_NETWORKS, CFSDForm, LPIPSNetwork, cfsd_scores, lpips_scores
 from . import sockets
+from .inputs import EVALUATION
 from .picture_inputs import (
-    CATEGORY,
     missing_pictures,
     pictures_fingerprint,
     pictures_input,
@@ -26,7 +26,7 @@ class LPIPS(io.ComfyNode):
         return io.Schema(
             node_id="SemblanceLPIPS",
             display_name="LPIPS",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Measures how far two pictures look apart, pair by pair: 0 for the same picture, higher for "
             "less alike. Give batches or folders of equal length, or one picture against many.",
             search_aliases=["perceptual distance", "perceptual similarity", "compare images", "metric", "evaluation"],
@@ -77,7 +77,7 @@ class CFSD(io.ComfyNode):
         return io.Schema(
             node_id="SemblanceCFSD",
             display_name="CFSD",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Measures how much of a picture's structure is lost when it is stylised, whatever its colours: "
             "it compares how alike the places of a picture are to each other before and after. 0 is unchanged.",
             search_aliases=["content preservation", "styleid metric", "patch similarity", "structure", "evaluation"],

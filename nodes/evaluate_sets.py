@@ -9,8 +9,8 @@ from ..host.evaluation.art_fid import ART_FID_FORMS, ArtFIDForm, art_fid_scores
 from ..host.evaluation.fid import FID_FORMS, FIDForm, fid_scores
 from ..version import VERSION
 from . import sockets
+from .inputs import EVALUATION
 from .picture_inputs import (
-    CATEGORY,
     missing_pictures,
     missing_set,
     pictures_fingerprint,
@@ -32,7 +32,7 @@ class FID(io.ComfyNode):
         return io.Schema(
             node_id="SemblanceFID",
             display_name="FID",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Measures how far two sets of pictures lie apart as wholes: 0 for the same set. It needs many "
             "pictures: papers take thousands, and its numbers compare under the same protocol only.",
             search_aliases=["frechet inception distance", "metric", "evaluation", "dataset distance", "fid infinity"],
@@ -86,7 +86,7 @@ class ArtFID(io.ComfyNode):
         return io.Schema(
             node_id="SemblanceArtFID",
             display_name="ArtFID",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Measures style transfer in one number: how much of the contents is kept (LPIPS) and how near "
             "the results come to the styles (FID on a network of paintings). At best 1; papers take 800 pictures.",
             search_aliases=["style transfer metric", "styleid metric", "evaluation", "art inception", "fid"],

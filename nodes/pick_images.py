@@ -12,7 +12,7 @@ from ..host.evaluation.contact_sheet import FRAME, GROUND
 from ..host.evaluation.picking import PickRule, Picks, pick_images, pick_latents
 from ..metrics.scores import Scores
 from . import sockets
-from .inputs import CATEGORY
+from .inputs import EVALUATION
 from .parsing import read_numbers
 
 
@@ -24,7 +24,7 @@ class PickImages(io.ComfyNode):
         return io.Schema(
             node_id="SemblancePickImages",
             display_name="Pick Images",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Shows scored pictures as a numbered sheet and hands on those you pick: click them, or write "
             "their numbers, and run again. Only what follows runs anew. With no number it takes the best by a rule.",
             search_aliases=[

@@ -13,7 +13,7 @@ from ..host.evaluation.drawing import LOOKS, tensor_of
 from ..host.evaluation.grid import Words, draw_grid, lay_out, report
 from ..metrics.scores import Scores
 from . import sockets
-from .inputs import CATEGORY
+from .inputs import EVALUATION
 from .parsing import read_captions
 
 
@@ -25,7 +25,7 @@ class PictureGrid(io.ComfyNode):
         return io.Schema(
             node_id="SemblancePictureGrid",
             display_name="Picture Grid",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Puts pictures into one picture, in rows and columns with captions, and the score of each "
             "under it: an XY plot. Connect a list, such as several strengths, to the node that you compare; each value "
             "makes its pictures in the same queue, and all of them come here.",

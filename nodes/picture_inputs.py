@@ -12,7 +12,6 @@ from ..host.evaluation.sources import PictureBatch, Pictures
 from ..host.evaluation.statistics_files import SavedStatistics, is_saved, load_statistics, saved_fingerprint
 from ..host.files import UnreadableFile
 
-CATEGORY = "Semblance/Evaluation"
 FOLDER = (
     "Connect an IMAGE, or write a folder under ComfyUI's input or output, e.g. output/styled. A folder's pictures may "
     "have any sizes; they are read one at a time, in the order of their names."

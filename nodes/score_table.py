@@ -13,7 +13,7 @@ from ..host.evaluation.table import tabulate
 from ..host.output_files import save_output
 from ..metrics.scores import Scores
 from . import sockets
-from .inputs import CATEGORY
+from .inputs import EVALUATION
 from .parsing import read_captions
 
 
@@ -34,7 +34,7 @@ class ScoreTable(io.ComfyNode):
         return io.Schema(
             node_id="SemblanceScoreTable",
             display_name="Score Table",
-            category=CATEGORY,
+            category=EVALUATION,
             description="Compares scores: a table of means with their 95 % intervals, a bar chart, and a CSV file with "
             "every value in ComfyUI's output folder. Where the protocols differ, it says so.",
             search_aliases=["compare scores", "csv", "bar chart", "metrics table", "benchmark", "evaluation"],

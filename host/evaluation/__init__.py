@@ -1,1 +1,1 @@
-"""Pictures measured: with the user's own networks or one CLIP, in batches and folders; shown with their scores, and picked."""
+"""Pictures measured, with the user's own networks or one CLIP, then shown with their scores, and picked."""

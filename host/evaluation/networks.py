@@ -81,18 +81,12 @@ def fid_network() -> Network:
 
 def art_fid_network() -> Network:
     """The Inception of ArtFID. Raises UnreadableFile if its weights are not there."""
-    return Network(_art_inception(), 200)
+    return Network(Inception.for_art_fid(find_weights(art_inception_part())), 200)
 
 
 def cfsd_network() -> Network:
     """VGG-19 for CFSD. Raises UnreadableFile if its weights are not there."""
     return Network(CFSD.from_state(find_weights(vgg19_part())), 1060, bytes_besides=5 * CHUNK_BYTES)
-
-
-def _art_inception() -> Inception:
-    weights = find_weights(art_inception_part())
-    # The published file was loaded without its classifiers, which are of no use here and may not be in it.
-    return Inception.for_art_fid({"fc1.bias": torch.zeros(0), **weights})
 
 
 @contextmanager

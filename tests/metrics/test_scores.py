@@ -60,14 +60,18 @@ def test_columns_of_different_lengths_are_refused(rows: tuple, values: tuple, pi
 
 
 def test_a_fingerprint_tells_pictures_apart_at_the_bits_of_a_png() -> None:
-    picture = torch.rand(6, 8, 3, generator=torch.Generator().manual_seed(0))
-    saved = (picture * 255).round() / 255
+    picture = torch.rand(24, 20, 3, generator=torch.Generator().manual_seed(1))
+    saved = (picture * 255).floor() / 255  # ComfyUI cuts off what does not fit into 8 bits
     assert fingerprint(picture) == fingerprint(saved) == fingerprint(saved.double())
-    # A picture comes as part of a batch in ComfyUI, so its memory need not lie in one piece.
     assert fingerprint(picture.permute(2, 0, 1).contiguous().permute(1, 2, 0)) == fingerprint(picture)
     changed = saved.clone()
-    changed[0, 0, 0] = 1 - changed[0, 0, 0]
+    changed[5, 7, 1] += 1 / 255
     assert fingerprint(changed) != fingerprint(saved)
+
+
+def test_every_level_of_a_png_comes_back_as_itself() -> None:
+    levels = torch.arange(256, dtype=torch.float32) / 255
+    assert ((levels * 255).to(torch.uint8) == torch.arange(256)).all()
 
 
 def test_a_fingerprint_tells_pictures_of_other_sizes_apart() -> None:

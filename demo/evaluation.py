@@ -15,7 +15,7 @@ from harness.server import ComfyUIServer, Prompt
 from .captions import shape_captions
 from .page import Section, Table
 from .run import changed, drawn, follow, shown_by, slug, template
-from .study import ADAPTERS, Pairs
+from .study import ADAPTERS, STEPS, Pairs
 
 if TYPE_CHECKING:
     from semblance.host.demo_models import Topology
@@ -33,6 +33,7 @@ def sections(server: ComfyUIServer, topology: Topology, output: Path) -> Iterato
         "SemblanceLoadDemo": {"topology": topology},
         "SemblanceLoadAdapter": {"file": ADAPTERS[topology]},
         "Prompt": {"value": words},
+        "KSampler": {"steps": STEPS},
         "LoadImage": {"image": server.add_input(picture)},
     }
     yield _picked(server, changed(template("score_and_pick"), changes), topology, output)

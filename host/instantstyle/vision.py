@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...attention.adapters.checkpoint import AdapterLayout
-from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
+from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES, VIT_H
 from ..binding.carried import KEY
 
 BATCH = 8
@@ -34,6 +34,21 @@ def check_encoder(encoder: Any, layout: AdapterLayout) -> None:
     given = f"{found.name} ({width}-wide)" if found else f"{width}-wide" if is_clip else f"a {encoder.model_type}"
     advice = needed.remedy if needed else "Load the image encoder that was published with the adapter."
     raise ValueError(f"This adapter needs {layout.encoder}, but the image encoder connected is {given}. {advice}")
+
+
+def embedding_width(encoder: Any) -> int:
+    """The channels of the projected embeddings of `encoder` (a CLIP_VISION).
+
+    Raises ValueError if it is no CLIP or has no projection, and so shares no space with a text encoder.
+    """
+    kind = getattr(encoder, "model_type", "clip_vision_model")
+    if kind != "clip_vision_model" or "projection_dim" not in encoder.config:
+        raise ValueError(
+            f"The image encoder connected is a {kind} without a text half, so its pictures cannot be compared with "
+            f"words. {VIT_H.remedy}"
+        )
+    _check_projection(encoder)
+    return encoder.config["projection_dim"]
 
 
 def encode_crops(encoder: Any, crops: Tensor, is_global: bool) -> Tensor:
@@ -81,8 +96,8 @@ def _check_projection(encoder: Any) -> None:
     deviation = float(encoder.model.visual_projection.weight.detach().float().std())
     if not 1e-4 < deviation < 10.0:
         raise ValueError(
-            "The image encoder's file has no projection (visual_projection), which this adapter needs. "
-            "Download the image encoder again from where the adapter is published."
+            "The image encoder's file has no projection (visual_projection), which embeddings of whole pictures need. "
+            "Download the image encoder again from where it is published."
         )
 
 

@@ -56,6 +56,22 @@ GRAPH = """() => ({
     links: [...app.graph.links.values()].map(
         link => [link.id, String(link.origin_id), link.origin_slot, String(link.target_id), link.target_slot]),
 })"""
+RUN = """async () => {
+    const { api } = await import('/scripts/api.js')
+    const executed = []
+    const note = ({ detail }) => detail && executed.push(String(detail))
+    api.addEventListener('executing', note)
+    try {
+        await new Promise((done, failed) => {
+            api.addEventListener('execution_success', done, { once: true })
+            api.addEventListener('execution_error', ({ detail }) => failed(detail.exception_message), { once: true })
+            app.queuePrompt(0).then(queued => queued === false && failed('The prompt was refused.'))
+        })
+    } finally {
+        api.removeEventListener('executing', note)
+    }
+    return executed
+}"""
 BOUNDS = """() => {
     const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect ?? item._bounding)
     const left = Math.min(...boxes.map(box => box[0]))
@@ -103,6 +119,24 @@ class Frontend:
         self._saved = workflow
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
         self.page.wait_for_load_state("networkidle")
+        self.page.evaluate(NEXT_FRAMES)
+
+    def start(self, address: str) -> None:
+        """Opens the frontend at `address`, anew where it is open already, with nothing over the graph."""
+        self.page.goto(address)
+        self.page.wait_for_function("window.app?.vueAppReady && app.graph", timeout=START_TIMEOUT_MS)
+        self.page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+
+    def run(self) -> list[str]:
+        """Runs the loaded workflow as the Run button does; the numbers of the nodes that were executed, in order.
+
+        Those that ComfyUI took from its cache are not among them.
+        """
+        return self.page.evaluate(RUN)
+
+    def set(self, name: str, value: Any) -> None:
+        """Changes one of the user's settings."""
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
         self.page.evaluate(NEXT_FRAMES)
 
     def faults(self) -> list[str]:
@@ -174,10 +208,9 @@ def open_frontend(server: ComfyUIServer) -> Iterator[Frontend]:
             page = browser.new_page()
             page.route("**/*", lambda route: serve_only(server.url, route))
             page.request.post(f"{server.url}/settings", data=SETTINGS)
-            page.goto(server.url)
-            page.wait_for_function("window.app?.vueAppReady && app.graph", timeout=START_TIMEOUT_MS)
-            page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-            yield Frontend(page)
+            frontend = Frontend(page)
+            frontend.start(server.url)
+            yield frontend
         finally:
             browser.close()
 

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..host.files import register_folders
+from ..host.replacement.register import register_replacements
 from .adain import AdaINLatent
 from .adapter_kind import LoadAdapterKind
 from .apply_adapter import ApplyAdapter
@@ -53,6 +54,9 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class SemblanceExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register_replacements()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
 

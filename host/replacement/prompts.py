@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from .table import REPLACEMENTS, Replacement
-from .workflows import widget_values
+from .workflows import named_by_place, saved_node, widget_values
 
 Prompt = dict[str, Any]
 """Nodes by number, as the API takes them."""
@@ -38,32 +38,36 @@ def replaced(
     What it was given stays as it is. A request without such nodes is returned itself.
     """
     prompt = request.get("prompt")
-    old = _old_nodes(prompt, installed, table)
-    if not isinstance(prompt, dict) or not old:
+    if not isinstance(prompt, dict):
         return request
     workflow = _workflow_of(request)
-    new = {number: _replacement(number, prompt[number], entry, workflow) for number, entry in old.items()}
+    kinds = {number: _kind(number, node, workflow) for number, node in prompt.items()}
+    old = {number: kind for number, kind in kinds.items() if _is_missing(kind, installed, table)}
+    if not old:
+        return request
+    new = {number: _replacement(number, prompt[number], kind, table[kind], workflow) for number, kind in old.items()}
     logging.info("Semblance: nodes of IPAdapter_plus run as Semblance's: %s.", ", ".join(old))
     return {**request, "prompt": {**prompt, **new}}
 
 
-def _old_nodes(prompt: Any, installed: Container[str], table: Mapping[str, Replacement]) -> dict[str, Replacement]:
-    """The nodes to replace, by number; odd ones are not among them."""
-    found: dict[str, Replacement] = {}
-    for number, node in prompt.items() if isinstance(prompt, dict) else ():
-        kind = node.get("class_type") if isinstance(node, dict) else None
-        if not isinstance(kind, str) or kind in installed or not isinstance(node.get("inputs"), dict):
-            continue
-        entry = table.get(kind)
-        if entry is not None and entry.node in installed:
-            found[number] = entry
-    return found
+def _is_missing(kind: str, installed: Container[str], table: Mapping[str, Replacement]) -> bool:
+    return kind in table and kind not in installed and table[kind].node in installed
 
 
-def _replacement(number: str, old: dict[str, Any], entry: Replacement, workflow: Mapping[str, Any]) -> dict[str, Any]:
+def _kind(number: str, node: Any, workflow: Mapping[str, Any]) -> str:
+    """The class of a node, or an empty word for an odd one. For a node it does not know, the frontend sends none."""
+    if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
+        return ""
+    kind = node.get("class_type") or saved_node(workflow, number).get("type")
+    return kind if isinstance(kind, str) else ""
+
+
+def _replacement(
+    number: str, old: dict[str, Any], kind: str, entry: Replacement, workflow: Mapping[str, Any]
+) -> dict[str, Any]:
     """Our node with what the old one was given. What that lacked is lacking here too, so that ComfyUI says so."""
-    kind = old["class_type"]
-    given = {**widget_values(workflow, number, kind, entry.widgets), **old["inputs"]}
+    saved = widget_values(saved_node(workflow, number), kind, entry.widgets)
+    given = {**saved, **named_by_place(old["inputs"], entry.widgets)}
     inputs = {ours: given[theirs] for ours, theirs in entry.inputs.items() if theirs in given}
     inputs |= entry.values
     inputs |= {ours: ABSENT for ours in entry.demanded if ours not in inputs}

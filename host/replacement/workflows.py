@@ -1,20 +1,27 @@
-"""The widgets of a node in a workflow as the frontend saves it: values without names, in the order of the widgets.
-
-For a node it does not know, the frontend sends the links of a prompt but not these.
-"""
+"""Values of a node that ComfyUI does not know: the frontend keeps and sends those of its widgets without their names."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NAMELESS = re.compile(r"UNKNOWN(?:_(\d+))?")
+"""What the frontend calls the widgets of a node it does not know: UNKNOWN, UNKNOWN_1, UNKNOWN_2 ..."""
 
-def widget_values(workflow: Mapping[str, Any], number: str, kind: str, names: Sequence[str]) -> dict[str, Any]:
-    """The values of the node with this number in the prompt, by the widgets' `names`.
 
-    Empty where the workflow has no such node of this `kind`. A widget that is linked is left out: its value is old.
+def named_by_place(inputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The inputs of such a node in a prompt, its nameless widgets under their `names`. A link goes before a value."""
+    places = {name: int(found[1] or 0) for name in inputs if (found := NAMELESS.fullmatch(name))}
+    values = {names[place]: inputs[name] for name, place in places.items() if place < len(names)}
+    return {**values, **{name: value for name, value in inputs.items() if name not in places}}
+
+
+def widget_values(node: Mapping[str, Any], kind: str, names: Sequence[str]) -> dict[str, Any]:
+    """The values of a saved node by its widgets' `names`; nothing where it is not of this `kind`.
+
+    A widget that is linked is left out: its value is an old one.
     """
-    node = _node(workflow, number)
     if node.get("type") != kind:
         return {}
     values = node.get("widgets_values")
@@ -24,8 +31,8 @@ def widget_values(workflow: Mapping[str, Any], number: str, kind: str, names: Se
     return {name: value for name, value in named.items() if name in names and name not in linked}
 
 
-def _node(workflow: Mapping[str, Any], number: str) -> Mapping[str, Any]:
-    """`12:5` is node 5 of the subgraph that node 12 stands for."""
+def saved_node(workflow: Mapping[str, Any], number: str) -> Mapping[str, Any]:
+    """The node of a saved workflow by its number in the prompt: `12:5` is node 5 of the subgraph that 12 stands for."""
     graph: Mapping[str, Any] = workflow
     definitions = workflow.get("definitions")
     subgraphs = _by_id(definitions.get("subgraphs") if isinstance(definitions, Mapping) else None)

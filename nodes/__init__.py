@@ -4,6 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..host.files import register_folders
 from .adain import AdaINLatent
+from .adapter_kind import LoadAdapterKind
+from .apply_adapter import ApplyAdapter
 from .consistory import ConsiStory
 from .demo import LoadDemo
 from .edit_friendly import InvertEditFriendly
@@ -12,6 +14,7 @@ from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
 from .masks import SubjectMasks
+from .prepare_picture import PreparePicture
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
 from .styleid import StyleID
@@ -27,6 +30,9 @@ NODES: list[type[io.ComfyNode]] = [
     SaveReference,
     LoadReference,
     InstantStyle,
+    ApplyAdapter,
+    LoadAdapterKind,
+    PreparePicture,
     InvertImage,
     InvertEditFriendly,
     StyleID,

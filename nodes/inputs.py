@@ -16,6 +16,7 @@ from ..host.inversion.runs import MOST_STEPS
 from .parsing import parse_block_weights, parse_keyframes
 
 CATEGORY = "Semblance"
+IP_ADAPTER_CATEGORY = f"{CATEGORY}/IP-Adapter"
 CUSTOM = "custom"
 CHOICES = {"blocks": (*PRESETS, CUSTOM), "curve": (*CURVES, CUSTOM)}
 

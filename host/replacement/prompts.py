@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from .table import REPLACEMENTS, Replacement
-from .workflows import named_by_place, saved_node, widget_values
+from .workflows import given_inputs, saved_node
 
 Prompt = dict[str, Any]
 """Nodes by number, as the API takes them."""
@@ -66,8 +66,7 @@ def _replacement(
     number: str, old: dict[str, Any], kind: str, entry: Replacement, workflow: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Our node with what the old one was given. What that lacked is lacking here too, so that ComfyUI says so."""
-    saved = widget_values(saved_node(workflow, number), kind, entry.widgets)
-    given = {**saved, **named_by_place(old["inputs"], entry.widgets)}
+    given = given_inputs(old["inputs"], saved_node(workflow, number), kind, entry.widgets)
     inputs = {ours: given[theirs] for ours, theirs in entry.inputs.items() if theirs in given}
     inputs |= entry.values
     inputs |= {ours: ABSENT for ours in entry.demanded if ours not in inputs}

@@ -51,6 +51,8 @@ ADVANCED = ("weight", KIND, COMBINING, *WINDOW, SCALING)
 BATCHED = {"per_image": True, COMBINING: "concat"}
 """A picture for each image of the batch; nothing is combined."""
 ENCODE_BATCH = "encode_batch_size"
+LENGTHS = ("frames", "start_frame", "end_frame", "add_starting_frames", "add_ending_frames")
+FRAMES = ("weights", "timing", *LENGTHS, "method")
 
 
 def without(inputs: Mapping[str, str], *ours: str) -> dict[str, str]:
@@ -181,31 +183,15 @@ REPLACEMENTS: Mapping[str, Replacement] = {
         ("type", "strength", "blur"),
         same("type", "strength", "blur", image="image_optional"),
     ),
-    "IPAdapterWeights": Replacement(
+    "IPAdapterWeights": Replacement(WEIGHTS, FRAMES, same(*FRAMES, "image"), outputs=6),
+    "IPAdapterWeightsFromStrategy": Replacement(
         WEIGHTS,
-        (
-            "weights",
-            "timing",
-            "frames",
-            "start_frame",
-            "end_frame",
-            "add_starting_frames",
-            "add_ending_frames",
-            "method",
-        ),
-        same(
-            "weights",
-            "timing",
-            "frames",
-            "start_frame",
-            "end_frame",
-            "add_starting_frames",
-            "add_ending_frames",
-            "method",
-            "image",
-        ),
+        (),
+        same("weights_strategy", "image"),
+        # All of these come with the strategy, so that the node's own are not read.
+        dict(zip(FRAMES, ("1.0, 0.0", "linear", 0, 0, 9999, 0, 0, "full batch"), strict=True)),
         outputs=6,
+        demanded=("weights_strategy",),
     ),
-    "IPAdapterWeightsFromStrategy": Replacement(WEIGHTS, (), same("weights_strategy", "image"), outputs=6),
 }
 """Every node that is replaced, by its id."""

@@ -10,25 +10,22 @@ NAMELESS = re.compile(r"UNKNOWN(?:_(\d+))?")
 """What the frontend calls the widgets of a node it does not know: UNKNOWN, UNKNOWN_1, UNKNOWN_2 ..."""
 
 
-def named_by_place(inputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The inputs of such a node in a prompt, its nameless widgets under their `names`. A link goes before a value."""
-    places = {name: int(found[1] or 0) for name in inputs if (found := NAMELESS.fullmatch(name))}
-    values = {names[place]: inputs[name] for name, place in places.items() if place < len(names)}
-    return {**values, **{name: value for name, value in inputs.items() if name not in places}}
+def given_inputs(
+    inputs: Mapping[str, Any], saved: Mapping[str, Any], kind: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """The inputs of a node in a prompt, with those of its widgets that came without their `names` or not at all.
 
-
-def widget_values(node: Mapping[str, Any], kind: str, names: Sequence[str]) -> dict[str, Any]:
-    """The values of a saved node by its widgets' `names`; nothing where it is not of this `kind`.
-
-    A widget that is linked is left out: its value is an old one.
+    `saved` is the same node in the workflow, where it is of the same `kind`. What a widget that is linked there still
+    shows is an old value, and left out.
     """
-    if node.get("type") != kind:
-        return {}
-    values = node.get("widgets_values")
-    named = values if isinstance(values, Mapping) else dict(zip(names, _list(values), strict=False))
-    sockets = [socket for socket in _list(node.get("inputs")) if isinstance(socket, Mapping)]
+    saved = saved if saved.get("type") == kind else {}
+    places = {name: int(found[1] or 0) for name in inputs if (found := NAMELESS.fullmatch(name))}
+    sent = {names[place]: inputs[name] for name, place in places.items() if place < len(names)}
+    sockets = [socket for socket in _list(saved.get("inputs")) if isinstance(socket, Mapping)]
     linked = {socket.get("name") for socket in sockets if socket.get("link") is not None}
-    return {name: value for name, value in named.items() if name in names and name not in linked}
+    shown = {**dict(zip(names, _list(saved.get("widgets_values")), strict=False)), **sent}
+    named = {name: value for name, value in inputs.items() if name not in places}
+    return {**{name: value for name, value in shown.items() if name not in linked}, **named}
 
 
 def saved_node(workflow: Mapping[str, Any], number: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,9 +13,8 @@ from .table import REPLACEMENTS, Replacement
 
 def register_replacements() -> None:
     """For workflows that are opened, in the frontend; and for prompts that are posted. Without a server, nothing."""
-    from server import PromptServer  # only there once ComfyUI runs as a server
-
-    server: Any = getattr(PromptServer, "instance", None)
+    # Not imported: where no server runs, that would take seconds.
+    server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is None or on_prompt in server.on_prompt_handlers:
         return
     for old_id, entry in REPLACEMENTS.items():

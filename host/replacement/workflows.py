@@ -1,4 +1,4 @@
-"""Values of a node that ComfyUI does not know: the frontend keeps and sends those of its widgets without their names."""
+"""Values of a node that ComfyUI does not know: the frontend keeps and sends its widgets without their names."""
 
 from __future__ import annotations
 

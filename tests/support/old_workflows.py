@@ -9,6 +9,7 @@ from semblance.harness.pinned import ROOT
 from semblance.harness.prompts import Prompt
 
 FOLDER = ROOT / "tests" / "workflows" / "ipadapter_plus"
+SIDE, STEPS = 64, 2
 NAMES = sorted(path.name.removesuffix(".api.json") for path in FOLDER.glob("*.api.json"))
 
 
@@ -20,6 +21,25 @@ def posted(name: str) -> Prompt:
 def saved(name: str) -> dict[str, Any]:
     """The workflow as a person opens it."""
     return _read(f"{name}.json")
+
+
+def small(prompt: Prompt) -> Prompt:
+    """The prompt at a size and number of steps for tiny models."""
+    fitting = {"EmptyLatentImage": {"width": SIDE, "height": SIDE}, "KSampler": {"steps": STEPS}}
+    return {
+        number: {**node, "inputs": {**node["inputs"], **fitting.get(node["class_type"], {})}}
+        for number, node in prompt.items()
+    }
+
+
+def small_saved(workflow: dict[str, Any]) -> dict[str, Any]:
+    """The same of a workflow as the frontend saves it."""
+    for node in workflow["nodes"]:
+        if node["type"] == "EmptyLatentImage":
+            node["widgets_values"][:2] = [SIDE, SIDE]
+        if node["type"] == "KSampler":
+            node["widgets_values"][2] = STEPS
+    return workflow
 
 
 def without_meta(prompt: Prompt) -> Prompt:

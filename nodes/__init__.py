@@ -9,11 +9,15 @@ from .apply_adapter import ApplyAdapter
 from .consistory import ConsiStory
 from .demo import LoadDemo
 from .edit_friendly import InvertEditFriendly
+from .frame_weights import WeightsOverFrames
 from .inspect import ShowPatches
 from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
 from .masks import SubjectMasks
+from .picture_parts import CombineReferences, EncodePicture, NoisePicture
+from .picture_regions import CombineRegions, Region
+from .picture_tiles import ApplyAdapterTiles
 from .prepare_picture import PreparePicture
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
@@ -33,6 +37,13 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyAdapter,
     LoadAdapterKind,
     PreparePicture,
+    EncodePicture,
+    CombineReferences,
+    Region,
+    CombineRegions,
+    ApplyAdapterTiles,
+    NoisePicture,
+    WeightsOverFrames,
     InvertImage,
     InvertEditFriendly,
     StyleID,

@@ -101,14 +101,14 @@ def _changes(pictures: int, method: Method) -> list[tuple[int, int]]:
     if method == "full batch":
         return [(number, number) for number in range(pictures)]
     if pictures < 2:
-        raise ValueError(f"'{method}' goes from picture to picture, but there is one alone. Connect a batch at 'image'.")
+        raise ValueError(
+            f"'{method}' goes from picture to picture, but there is one alone. Connect a batch at 'image'."
+        )
     pairs = list(pairwise(range(pictures)))
     if method == "shift batches":
         return pairs
     return [(after, before) if number % 2 else (before, after) for number, (before, after) in enumerate(pairs)]
 
 
-def _lengthened(
-    frames: Sequence[Frame], first: Frame, last: Frame, settings: FrameSettings
-) -> tuple[Frame, ...]:
+def _lengthened(frames: Sequence[Frame], first: Frame, last: Frame, settings: FrameSettings) -> tuple[Frame, ...]:
     return (*[first] * settings.frames_before, *frames, *[last] * settings.frames_after)

@@ -50,24 +50,25 @@ class PictureReader:
     def _pictures(self, images: Tensor) -> tuple[Tensor, ...]:
         check_picture(images, "The image")
         if self.tiles > 1:
-            return encode_in_tiles(self._fitting_encoder, images, self._is_global, self.tiles, self.ratio)
-        return encode_pictures(self._fitting_encoder, images, self._is_global)
+            return encode_in_tiles(self.fitting_encoder, images, self._is_global, self.tiles, self.ratio)
+        return encode_pictures(self.fitting_encoder, images, self._is_global)
 
     def _negatives(self, negative: Source | None) -> tuple[Tensor, ...]:
         if negative is None:
-            return encode_nothing(self._fitting_encoder, self._is_global)
+            return encode_nothing(self.fitting_encoder, self._is_global)
         if isinstance(negative, EncodedStyle):
             # One crop each: a negative is repeated for every crop of its picture.
             return tuple(picture.mean(dim=0, keepdim=True) for picture in self._fitting(negative).pictures)
         check_picture(negative, "The negative image")
-        return encode_pictures(self._fitting_encoder, negative, self._is_global)
+        return encode_pictures(self.fitting_encoder, negative, self._is_global)
 
     @property
     def _is_global(self) -> bool:
         return self.adapter.layout.is_global
 
     @property
-    def _fitting_encoder(self) -> Any:
+    def fitting_encoder(self) -> Any:
+        """The image encoder. Raises ValueError where there is none, or one that does not fit the adapter."""
         encoder = self.adapter.encoder if self.encoder is None else self.encoder
         if encoder is None:
             raise ValueError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy
 import torch
@@ -11,8 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ...attention.engine.scope import ImageMask
 from ..pictures import check_picture
+from .applying import Listening, apply_pictures
 from .sharpening import sharpened
+from .sources import PictureReader
 
 TILE = 256
 """Pixels of a tile's side."""
@@ -30,9 +34,21 @@ class Tiles:
     pictures: tuple[Tensor, ...]  # by tile, (images, TILE, TILE, 3)
     masks: tuple[Tensor, ...]  # by tile, (masks, height, width) of the canvas
 
-    @property
-    def boxes(self) -> int:
-        return len(self.pictures)
+
+def apply_tiles(
+    model: Any, reader: PictureReader, tiles: Tiles, listening: Listening, negative: Tensor | None = None
+) -> Any:
+    """A clone of MODEL that listens to each tile where it acts.
+
+    Raises ValueError if adapter and model, or adapter and encoder, do not fit each other.
+    """
+    # All at once: the negatives are encoded no oftener than for a whole picture.
+    encoded = reader.both_sides(torch.cat(tiles.pictures), negative)
+    images = len(tiles.pictures[0])
+    for number, mask in enumerate(tiles.masks):
+        pictures = encoded.pictures[number * images : (number + 1) * images]
+        model = apply_pictures(model, reader.adapter, replace(encoded, pictures=pictures), listening, mask)
+    return model
 
 
 def cut_into_tiles(images: Tensor, sharpening: float, mask: Tensor | None = None) -> Tiles:
@@ -43,13 +59,14 @@ def cut_into_tiles(images: Tensor, sharpening: float, mask: Tensor | None = None
     """
     check_picture(images, "The image")
     height, width = images.shape[1:3]
-    mask = torch.ones(1, height, width) if mask is None else mask.float().cpu()
-    mask = _resized(mask, (height, width))
     top, left, bottom, right = _kept(height, width)
     canvas = _canvas(bottom - top, right - left)
     pictures = torch.stack([_lanczos(image, canvas) for image in images[:, top:bottom, left:right]])
     pictures = sharpened(pictures, sharpening)
-    area = _resized(mask[:, top:bottom, left:right], canvas)
+    area = torch.ones(1, *canvas)
+    if mask is not None:
+        whole = _resized(ImageMask(mask).values.float().cpu(), (height, width))
+        area = _resized(whole[:, top:bottom, left:right], canvas)
     boxes = list(_boxes(*canvas))
     return Tiles(
         tuple(pictures[:, top:bottom, left:right] for top, left, bottom, right in boxes),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..host.ip_adapter.frames import METHODS, TIMINGS, FrameSettings, Method, Timing
+from ..host.blocked import not_made
+from ..host.ip_adapter.frames import METHODS, TIMINGS, FrameSettings, Method, Timing, line_up
 from . import sockets
 from .inputs import IP_ADAPTER_CATEGORY
+from .parsing import read_weights
 
 LONGEST = 9999
 
@@ -56,7 +60,23 @@ class WeightsOverFrames(io.ComfyNode):
         weights_strategy: FrameSettings | None = None,
         seed: int = 0,
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        written = tuple(read_weights(weights))
+        own = FrameSettings(
+            written, timing, frames, start_frame, end_frame, add_starting_frames, add_ending_frames, method, seed
+        )
+        settings = own if weights_strategy is None else weights_strategy
+        lined_up = line_up(settings, 0 if image is None else len(image))
+        shown = (_pictures(image, numbers, settings) for numbers in (lined_up.pictures, lined_up.others))
+        values = list(lined_up.weights)
+        return io.NodeOutput(values, values[::-1], len(values), *shown, settings)
+
+
+def _pictures(image: Tensor | None, numbers: tuple[int, ...] | None, settings: FrameSettings) -> Any:
+    if image is None:
+        return not_made("There are no pictures. Connect a batch to 'image' of Weights over Frames.")
+    if numbers is None:
+        return not_made(f"'{settings.method}' shows one picture at a time, so there is no 'image_2'. Choose another.")
+    return image[list(numbers)]
 
 
 def _shape_inputs() -> list[io.Input]:

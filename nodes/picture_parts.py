@@ -7,10 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..attention.engine.scope import finite
 from ..attention.functional.picture_sums import PICTURE_SUMS, PictureSum
 from ..host.instantstyle.adapter import LoadedAdapter
 from ..host.instantstyle.encoding import EncodedStyle
-from ..host.ip_adapter.noise_pictures import NOISES, Noise
+from ..host.ip_adapter.noise_pictures import NOISES, Noise, noise_picture
+from ..host.ip_adapter.references import combined_references, picture_reference
+from ..host.ip_adapter.sources import PictureReader
 from . import sockets
 from .inputs import IP_ADAPTER_CATEGORY, fraction_input
 from .listening_inputs import adapter_input, encoder_input, weight_input
@@ -70,7 +73,8 @@ class EncodePicture(io.ComfyNode):
         mask: Tensor | None = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        reader = PictureReader(ipadapter, clip_vision)
+        return io.NodeOutput(*picture_reference(reader, image, finite(weight, "The weight"), mask))
 
 
 class CombineReferences(io.ComfyNode):
@@ -119,7 +123,8 @@ class CombineReferences(io.ComfyNode):
         embed4: EncodedStyle | None = None,
         embed5: EncodedStyle | None = None,
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        references = [embed for embed in (embed1, embed2, embed3, embed4, embed5) if embed is not None]
+        return io.NodeOutput(combined_references(references, method))
 
 
 class NoisePicture(io.ComfyNode):
@@ -160,4 +165,4 @@ class NoisePicture(io.ComfyNode):
 
     @classmethod
     def execute(cls, type: Noise, strength: float, blur: int, image: Tensor | None = None) -> io.NodeOutput:
-        raise NotImplementedError
+        return io.NodeOutput(noise_picture(type, finite(strength, "The strength"), blur, image))

@@ -7,11 +7,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..attention.engine.scope import finite
 from ..attention.families.weight_types import WeightType
-from ..host.ip_adapter.regions import Regions
+from ..host.ip_adapter.regions import Region as RegionValue
+from ..host.ip_adapter.regions import Regions, within_mask
 from . import sockets
 from .inputs import IP_ADAPTER_CATEGORY
 from .listening_inputs import weight_input, weight_type_input, window_inputs
+from .parsing import listed_weights
 
 FEWEST, MOST = 2, 5
 
@@ -75,7 +78,12 @@ class Region(io.ComfyNode):
         positive: Any = None,
         negative: Any = None,
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        (weight,) = listed_weights(image_weight, each=False)
+        region = RegionValue(image, weight, weight_type, start_at, end_at, mask)
+        words = finite(prompt_weight, "The weight of the prompts")
+        sides = {"positive": positive, "negative": negative}
+        prompts = (within_mask(side, mask, words, name) for name, side in sides.items())
+        return io.NodeOutput((region,), *prompts)
 
 
 class CombineRegions(io.ComfyNode):
@@ -111,4 +119,4 @@ class CombineRegions(io.ComfyNode):
         params_4: Regions = (),
         params_5: Regions = (),
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        return io.NodeOutput((*params_1, *params_2, *params_3, *params_4, *params_5))

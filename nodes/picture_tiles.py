@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..attention.engine.scope import finite
 from ..attention.families.weight_types import WeightType
 from ..attention.functional.key_scaling import KeyScaling
 from ..attention.functional.picture_sums import PictureSum
 from ..host.instantstyle.adapter import LoadedAdapter
+from ..host.ip_adapter.applying import Listening
+from ..host.ip_adapter.sources import PictureReader
+from ..host.ip_adapter.tiles import apply_tiles, cut_into_tiles
 from .inputs import IP_ADAPTER_CATEGORY, fraction_input
 from .listening_inputs import (
     adapter_input,
@@ -22,6 +27,7 @@ from .listening_inputs import (
     weight_type_input,
     window_inputs,
 )
+from .parsing import listed_weights
 
 
 class ApplyAdapterTiles(io.ComfyNode):
@@ -107,4 +113,15 @@ class ApplyAdapterTiles(io.ComfyNode):
         clip_vision: Any = None,
         per_image: bool = False,
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        listening = Listening(
+            weights=listed_weights(weight, each=per_image),
+            kind=weight_type,
+            how=combine_embeds,
+            scaling=embeds_scaling,
+            start=start_at,
+            end=end_at,
+            per_image=per_image,
+        )
+        tiles = cut_into_tiles(image, finite(sharpening, "The sharpening"), attn_mask)
+        patched = apply_tiles(model, PictureReader(ipadapter, clip_vision), tiles, listening, image_negative)
+        return io.NodeOutput(patched, torch.cat(tiles.pictures), torch.cat(tiles.masks))

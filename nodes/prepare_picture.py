@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..host.prepared_pictures import FILTERS, PLACES, Filter, Place
+from ..attention.engine.scope import finite
+from ..host.ip_adapter.prepared_pictures import FILTERS, PLACES, Filter, Place, prepared
 from .inputs import IP_ADAPTER_CATEGORY
 
 
@@ -49,4 +50,4 @@ class PreparePicture(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, interpolation: Filter, crop_position: Place, sharpening: float) -> io.NodeOutput:
-        raise NotImplementedError
+        return io.NodeOutput(prepared(image, interpolation, crop_position, finite(sharpening, "The sharpening")))

@@ -89,7 +89,18 @@ def _tokens(adapter: LoadedAdapter, encoded: EncodedPictures, listening: Listeni
         pictures = summed_pictures(encoded.pictures, listening.how)
     negatives = encoded.negatives_for(len(pictures))
     sides = (tuple(adapter.tokens_of(embedding) for embedding in side) for side in (pictures, negatives))
-    return ImageTokens(*sides, (1.0,) * len(pictures), listening.per_image)
+    return ImageTokens(*sides, _counts(encoded, len(pictures)), listening.per_image)
+
+
+def _counts(encoded: EncodedPictures, pictures: int) -> tuple[float, ...]:
+    """How much each of so many pictures counts, the last one for all that repeat it."""
+    counts = encoded.weights or (1.0,)
+    if pictures < len(counts) and len(set(counts)) > 1:
+        raise ValueError(
+            "The reference weighs its pictures, which only 'concat' keeps apart. Set combine_embeds to concat, or "
+            "combine them in Encode Style Reference."
+        )
+    return tuple(counts[min(number, len(counts) - 1)] for number in range(pictures))
 
 
 def _swapped(tokens: ImageTokens) -> ImageTokens:

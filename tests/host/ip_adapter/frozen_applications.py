@@ -20,6 +20,8 @@ from semblance.host.ip_adapter.encoding import (
     encode_pictures,
     weighted,
 )
+from semblance.host.ip_adapter.sources import PictureReader
+from semblance.host.ip_adapter.tiles import apply_tiles, cut_into_tiles
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.oracles import oracle_clip_vision
 
@@ -50,6 +52,9 @@ def apply(model: Any, kind: str, settings: Mapping[str, Any]) -> Any:
             del own["params"]
             model = apply(model, kind, own)
         return model
+    if settings["node"] == "IPAdapterTiled":
+        tiles = cut_into_tiles(images(settings["image"]), settings["sharpening"], masks(settings.get("attn_mask")))
+        return apply_tiles(model, PictureReader(adapter, encoder), tiles, listening(settings))
     encoded = encode(adapter, encoder, settings, "image")
     composition = encode(adapter, encoder, settings, "image_composition") if "image_composition" in settings else None
     return apply_pictures(model, adapter, encoded, listening(settings), masks(settings.get("attn_mask")), composition)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Mapping
+from importlib import import_module
 from typing import Any
 
 from .table import REPLACEMENTS, Replacement
@@ -21,8 +22,7 @@ ABSENT: list[Any] = []
 
 def on_prompt(request: dict[str, Any]) -> dict[str, Any]:
     """What ComfyUI calls with the body of every request to run a prompt, before it looks at the prompt itself."""
-    import nodes  # ComfyUI's, complete only once all packs are loaded
-
+    nodes: Any = import_module("nodes")  # ComfyUI's, whose list is complete once all packs are loaded
     try:
         return replaced(request, nodes.NODE_CLASS_MAPPINGS)
     except Exception:  # whatever is odd in a prompt, ComfyUI has a sentence for it

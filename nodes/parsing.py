@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..attention.engine.scope import Keyframes, finite
 
@@ -53,3 +54,15 @@ def read_weights(text: str) -> list[float]:
         return [finite(float(entry), "A weight") for entry in text.replace(",", " ").split()]
     except ValueError:
         raise ValueError(f"'{text}' is not a list of weights. Write one number a picture, e.g. 1.0, 0.5.") from None
+
+
+def listed_weights(weight: Any, each: bool) -> tuple[float, ...]:
+    """A weight, or all of a list of weights that another node gives; the first alone unless `each` is wanted."""
+    given = list(weight) if isinstance(weight, (list, tuple)) else [weight]
+    if not given:
+        raise ValueError("The list of weights is empty. Give it one weight for each image, or enter a number.")
+    try:
+        weights = tuple(finite(float(entry), "A weight") for entry in given)
+    except TypeError:
+        raise ValueError(f"The weight is {weight!r}, which is neither a number nor a list of them.") from None
+    return weights if each else weights[:1]

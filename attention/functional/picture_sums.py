@@ -33,6 +33,8 @@ def summed_pictures(pictures: Sequence[Tensor], how: PictureSum) -> tuple[Tensor
     if how == "subtract":
         return (stacked[0] - stacked[1:].mean(dim=0),)
     if how == "norm average":
-        return ((stacked / stacked.norm(dim=0, keepdim=True)).mean(dim=0),)
+        # A channel that no picture has stays without; 0 / 0 would not be a number.
+        lengths = stacked.square().sum(dim=0).sqrt().clamp(min=torch.finfo(stacked.dtype).tiny)
+        return ((stacked / lengths).mean(dim=0),)
     ways = {"add": stacked.sum, "average": stacked.mean, "max": stacked.amax, "min": stacked.amin}
     return (ways[how](dim=0),)

@@ -13,12 +13,9 @@ from semblance.host.replacement.register import for_frontend
 from semblance.host.replacement.table import REPLACEMENTS
 from semblance.tests.support.old_models import stock
 from semblance.tests.support.old_workflows import NAMES, SIDE, posted, small, without_meta
-from semblance.tests.support.speeds import slow_but
 
-QUICK = ("one_image_unified", "regional_params", "tiled", "weighted_embeds", "weights_strategy")
-"""They hold every node that is replaced; the others take SDXL, or longer."""
-FRAMES = {"weights_strategy": 5}
-"""How many pictures a workflow saves, where there is more than one."""
+FRAMES = {"weights_strategy": 2 * 4 + 1}
+"""How many pictures a workflow saves, where there is more than one: two pictures for four frames each, and one more."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def changed(prompt: Prompt, kind: str, /, *without: str, **inputs: Any) -> Promp
     }
 
 
-@pytest.mark.parametrize("name", slow_but(NAMES, QUICK))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_makes_its_pictures_with_titles_and_without(stocked: ComfyUIServer, name: str) -> None:
     prompt = small(posted(name))
     found = pictures_of(stocked, prompt)

@@ -128,9 +128,11 @@ class Frontend:
 
     def replace_missing_nodes(self) -> None:
         """Presses Replace All in the panel of errors, as a person does; needs `showing_errors`."""
-        if (details := self.page.get_by_test_id("error-overlay-see-errors")).is_visible():
-            details.click()
+        details = self.page.get_by_test_id("error-overlay-see-errors")
         offer = self.page.get_by_test_id("error-group-swap-nodes")
+        details.or_(offer).first.wait_for()  # the panel may be open already
+        if not offer.is_visible():
+            details.click()
         offer.get_by_role("button", name="Replace All").click()
         offer.wait_for(state="detached")
         self._saved = self.page.evaluate("app.graph.serialize()")  # links have other numbers of sockets now

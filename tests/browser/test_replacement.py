@@ -52,12 +52,11 @@ def defaults(info: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_replace_all_leaves_no_red_node_and_the_run_makes_the_picture_of_the_api(
-    stocked: ComfyUIServer, people_s: Frontend, name: str, tmp_path: Path
+    stocked: ComfyUIServer, people_s: Frontend, name: str
 ) -> None:
     people_s.load(small_saved(saved(name)))
     people_s.replace_missing_nodes()
     assert people_s.faults() == []
-    people_s.screenshot(tmp_path / f"{name}.png")
     as_posted = replaced({"prompt": small(posted(name))}, OURS)["prompt"]
     made = without_meta(people_s.api_prompt())
     assert made == without_meta(with_defaults(as_posted, stocked.object_info()))

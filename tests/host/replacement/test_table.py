@@ -8,7 +8,7 @@ import pytest
 
 from semblance.host.replacement.table import REPLACEMENTS, Replacement
 from semblance.nodes import NODES
-from semblance.tests.support.old_nodes import NOT_REPLACED, OLD_NODES, OldNode
+from semblance.tests.support.old_schemas import NOT_REPLACED, OLD_NODES, OldNode
 
 SCHEMAS = {schema.node_id: schema for schema in (node.define_schema() for node in NODES)}
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.ip_adapter.finding import find_adapter
 from ..host.ip_adapter.presets import PRESETS
 from . import sockets
 from .inputs import IP_ADAPTER_CATEGORY
+from .reports import reported
 
 
 class LoadAdapterKind(io.ComfyNode):
@@ -50,4 +52,5 @@ class LoadAdapterKind(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, preset: str) -> io.NodeOutput:
-        raise NotImplementedError
+        adapter, report = find_adapter(model, preset)
+        return reported(cls, report, model, adapter)

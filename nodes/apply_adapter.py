@@ -8,11 +8,22 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.families.weight_types import WEIGHT_TYPES, WeightType
-from ..attention.functional.key_scaling import KEY_SCALINGS, KeyScaling
-from ..attention.functional.picture_sums import APPLIED_SUMS, PictureSum
+from ..attention.engine.scope import finite
+from ..attention.families.weight_types import BOOSTED, WEIGHT_TYPES, WeightType
+from ..attention.functional.key_scaling import KeyScaling
+from ..attention.functional.picture_sums import PictureSum
+from ..host.instantstyle.adapter import LoadedAdapter
+from ..host.ip_adapter.applying import Listening, apply_source
+from ..host.ip_adapter.regions import Regions
+from ..host.ip_adapter.sources import PictureReader, Source
 from . import sockets
-from .inputs import IP_ADAPTER_CATEGORY, fraction_input
+from .inputs import IP_ADAPTER_CATEGORY
+from .listening_inputs import adapter_input, combine_input, encoder_input, scaling_input, weight_input, window_inputs
+from .parsing import listed_weights
+
+BOTH: WeightType = "style and composition"
+STRONG: WeightType = "strong style and composition"
+"""The same where the style is expanded to all other blocks."""
 
 
 class ApplyAdapter(io.ComfyNode):
@@ -40,15 +51,15 @@ class ApplyAdapter(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        ipadapter: Any,
-        image: Any,
+        ipadapter: LoadedAdapter,
+        image: Source | Regions,
         weight: float | Sequence[float],
         weight_type: WeightType,
         combine_embeds: PictureSum,
         start_at: float,
         end_at: float,
         embeds_scaling: KeyScaling,
-        image_negative: Any = None,
+        image_negative: Source | None = None,
         attn_mask: Tensor | None = None,
         clip_vision: Any = None,
         image_composition: Tensor | None = None,
@@ -60,24 +71,36 @@ class ApplyAdapter(io.ComfyNode):
         enhance_tiles: int = 1,
         enhance_ratio: float = 1.0,
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        listening = Listening(
+            weights=listed_weights(weight, each=per_image),
+            kind=STRONG if expand_style and weight_type == BOTH else weight_type,
+            how=combine_embeds,
+            scaling=embeds_scaling,
+            start=start_at,
+            end=end_at,
+            composition_weight=finite(weight_composition, "The composition weight"),
+            boost=finite(boost, "The boost") if weight_type in BOOSTED else None,
+            layers=layers,
+            per_image=per_image,
+        )
+        reader = PictureReader(ipadapter, clip_vision, enhance_tiles, finite(enhance_ratio, "The ratio"))
+        patched = apply_source(model, reader, image, listening, image_negative, attn_mask, image_composition)
+        return io.NodeOutput(patched)
 
 
 def _main_inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="An SD 1.5 or SDXL model. It is not changed; a patched copy comes out."),
-        sockets.Adapter.Input(
-            "ipadapter",
-            tooltip="From Load IP-Adapter by Kind, or from Load IP-Adapter with an image encoder at 'clip_vision'.",
-        ),
+        adapter_input("From Load IP-Adapter by Kind, or from Load IP-Adapter with an image encoder at 'clip_vision'."),
         io.MultiType.Input(
             "image",
             types=[io.Image, sockets.Reference, sockets.Regions],
             tooltip="A picture or a batch of them, a reference from Encode Picture, Encode Style Reference or Load "
             "Style, or regions from Combine Regions, each with its own picture, weight, window and mask.",
         ),
-        _weight_input(
+        weight_input(
             "weight",
+            5.0,
             "How strongly the picture acts: 0 turns it off, 1 is as trained. Higher values follow it more, negative "
             "ones steer away from it. A list from another node gives each image of the batch its own, with per_image.",
         ),
@@ -87,33 +110,9 @@ def _main_inputs() -> list[io.Input]:
             tooltip="How the weight is spread over the model's blocks: 'linear' everywhere, 'style transfer' and "
             "'composition' where each lives. The help page has all in a table.",
         ),
-        io.Combo.Input(
-            "combine_embeds",
-            options=list(APPLIED_SUMS),
-            tooltip="How several pictures become one: 'concat' keeps all of them side by side, the others sum, "
-            "subtract or average what the image encoder sees.",
-        ),
-        fraction_input(
-            "start_at",
-            0.0,
-            "When the picture begins to act, as a fraction of the noise schedule (not of the steps). Higher values "
-            "begin later and leave the layout to the prompt.",
-            step=0.001,
-        ),
-        fraction_input(
-            "end_at",
-            1.0,
-            "When the picture stops acting, as a fraction of the noise schedule (not of the steps). Lower values stop "
-            "earlier and leave fine texture to the prompt.",
-            step=0.001,
-        ),
-        io.Combo.Input(
-            "embeds_scaling",
-            options=list(KEY_SCALINGS),
-            tooltip="What the weight multiplies. 'V only' scales what the picture adds. The others scale the keys "
-            "too, which makes the model look at fewer parts of the picture the higher the weight is; with a C penalty "
-            "narrow layers weigh less.",
-        ),
+        combine_input(),
+        *window_inputs(),
+        scaling_input(),
     ]
 
 
@@ -133,11 +132,7 @@ def _optional_links() -> list[io.Input]:
             "of the batch. Passes by tiles (Ultimate SD Upscale, detailers) take each tile for a whole picture: bypass "
             "the mask there.",
         ),
-        io.ClipVision.Input(
-            "clip_vision",
-            optional=True,
-            tooltip="The image encoder the adapter was trained with. Load IP-Adapter by Kind brings it along.",
-        ),
+        encoder_input(),
         io.Image.Input(
             "image_composition",
             optional=True,
@@ -148,11 +143,16 @@ def _optional_links() -> list[io.Input]:
 
 def _further_settings() -> list[io.Input]:
     return [
-        _weight_input(
+        io.Float.Input(
             "weight_composition",
-            "How strongly the blocks of composition follow the picture at image_composition or, without one, the first "
-            "picture. Higher values follow it more. Only for 'style and composition'.",
+            default=1.0,
+            min=-1.0,
+            max=5.0,
+            step=0.05,
+            optional=True,
             advanced=True,
+            tooltip="How strongly the blocks of composition follow the picture at image_composition or, without one, "
+            "the first picture. Higher values follow it more. Only for 'style and composition'.",
         ),
         io.Boolean.Input(
             "expand_style",
@@ -212,9 +212,3 @@ def _further_settings() -> list[io.Input]:
             "more.",
         ),
     ]
-
-
-def _weight_input(name: str, tooltip: str, advanced: bool = False) -> io.Float.Input:
-    return io.Float.Input(
-        name, default=1.0, min=-1.0, max=5.0, step=0.05, tooltip=tooltip, optional=advanced, advanced=advanced
-    )

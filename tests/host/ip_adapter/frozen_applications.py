@@ -120,12 +120,8 @@ def predicted_noise(model: Any, kind: str) -> Tensor:
     context = torch.cat([TENSORS[f"{case}.negative"], TENSORS[f"{case}.positive"]])
     extra: dict[str, Any] = {}
     if kind == "sdxl":
-        sizes = {
-            {"crop_h": "crop_h", "crop_w": "crop_w"}.get(name, name): value
-            for name, value in facts["size_conditioning"].items()
-        }
         pooled = torch.cat([TENSORS[f"{case}.negative_pooled"], TENSORS[f"{case}.positive_pooled"]])
-        extra["y"] = model.model.encode_adm(pooled_output=pooled, **sizes)
+        extra["y"] = model.model.encode_adm(pooled_output=pooled, **facts["size_conditioning"])
     options = {**model.model_options["transformer_options"], "cond_or_uncond": [1, 0]}
     with torch.no_grad():
         clean = model.model.apply_model(

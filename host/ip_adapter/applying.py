@@ -57,12 +57,7 @@ def apply_source(
     for what cannot be used together.
     """
     adapter = reader.adapter
-    if adapter.layout.is_kolors:
-        raise ValueError(
-            f"The adapter '{adapter.name}' is for Kolors, which Semblance does not know. Choose an SD 1.5 or SDXL "
-            "adapter and model."
-        )
-    adapter.numbers_for(map_model(model))  # before the encoder takes its time
+    check_adapter(adapter, model)  # before the encoder takes its time
     if not isinstance(image, tuple):
         encoded = reader.both_sides(image, negative)
         composed = None if composition is None else reader.both_sides(composition, negative)
@@ -76,6 +71,16 @@ def apply_source(
         own = replace(listening, weights=(region.weight,), kind=region.kind, start=region.start, end=region.end)
         model = apply_pictures(model, adapter, reader.both_sides(region.images, negative), own, region.mask)
     return model
+
+
+def check_adapter(adapter: LoadedAdapter, model: Any) -> None:
+    """Raises ValueError unless an adapter fits a MODEL."""
+    if adapter.layout.is_kolors:
+        raise ValueError(
+            f"The adapter '{adapter.name}' is for Kolors, which Semblance does not know. Choose an SD 1.5 or SDXL "
+            "adapter and model."
+        )
+    adapter.numbers_for(map_model(model))
 
 
 def apply_pictures(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ...attention.engine.scope import ImageMask
 from ..pictures import check_picture
-from .applying import Listening, apply_pictures
+from .applying import Listening, apply_pictures, check_adapter
 from .sharpening import sharpened
 from .sources import PictureReader
 
@@ -42,6 +42,7 @@ def apply_tiles(
 
     Raises ValueError if adapter and model, or adapter and encoder, do not fit each other.
     """
+    check_adapter(reader.adapter, model)
     # All at once: the negatives are encoded no oftener than for a whole picture.
     encoded = reader.both_sides(torch.cat(tiles.pictures), negative)
     images = len(tiles.pictures[0])

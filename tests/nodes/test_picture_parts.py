@@ -157,7 +157,9 @@ def test_different_negatives_are_averaged_and_equal_ones_kept(adapter: LoadedAda
 
 
 def test_a_combined_reference_shows_the_pictures_of_all(adapter: LoadedAdapter) -> None:
-    styles = encoded(adapter, picture(1, 60, 120), picture(2, 90, 30), *[picture(seed, 64, 64) for seed in range(5)][:3])
+    styles = encoded(
+        adapter, picture(1, 60, 120), picture(2, 90, 30), *[picture(seed, 64, 64) for seed in range(5)][:3]
+    )
     two = picture_of(run(CombineReferences, styles[0], "max", styles[1])[0].thumbnail)
     assert two is not None
     assert two.shape[1:3] == (THUMBNAIL, THUMBNAIL * 2 + THUMBNAIL // 3)
@@ -178,7 +180,9 @@ def test_what_a_reference_counts_and_lost_is_kept_by_concat(adapter: LoadedAdapt
 def test_references_of_two_encoders_are_refused(models: Path) -> None:
     base, plus = load_adapter(models), load_adapter(models, variant="plus")
     (one,), (other,) = encoded(base, picture(1)), encoded(plus, picture(1))
-    with pytest.raises(ValueError, match="Reference 1 was made for 'base .*' and reference 2 for 'plus .*', which read"):
+    with pytest.raises(
+        ValueError, match="Reference 1 was made for 'base .*' and reference 2 for 'plus .*', which read"
+    ):
         run(CombineReferences, one, "concat", other)
 
 

@@ -36,9 +36,7 @@ def test_tiles_and_boxes_equal_those_of_ipadapter_plus(name: str) -> None:
     ("height", "width", "tiles", "canvas"),
     [(100, 500, 4, (256, 1024)), (640, 100, 4, (1024, 256)), (90, 200, 3, (256, 568)), (100, 101, 4, (512, 512))],
 )
-def test_pictures_of_any_proportion_become_tiles(
-    height: int, width: int, tiles: int, canvas: tuple[int, int]
-) -> None:
+def test_pictures_of_any_proportion_become_tiles(height: int, width: int, tiles: int, canvas: tuple[int, int]) -> None:
     cut = cut_into_tiles(picture(1, height, width, images=2), 0.3)
     assert [tuple(tile.shape) for tile in cut.pictures] == [(2, 256, 256, 3)] * tiles
     assert [tuple(mask.shape) for mask in cut.masks] == [(1, *canvas)] * tiles

@@ -1,4 +1,4 @@
-"""The frozen cases of ComfyUI_IPAdapter_plus on the nodes that take the place of its own, input by input."""
+"""The frozen cases of ComfyUI_IPAdapter_plus on our nodes, by the table that replaces its own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.host.ip_adapter.encoding import encode_nothing, encode_pictures, weighted
 from semblance.host.ip_adapter.regions import Region
+from semblance.host.replacement.table import REPLACEMENTS
 from semblance.nodes.apply_adapter import ApplyAdapter
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.graphs import run
@@ -24,26 +25,8 @@ from semblance.tests.tiny_models.sampling import sampler_custom
 
 TENSORS, FACTS = load_reference("ipadapter_plus")
 PICTURES = ("image", "image_negative", "image_style", "image_composition")
-RENAMED = {
-    "image_style": "image",
-    "weight_style": "weight",
-    "style_boost": "boost",
-    "composition_boost": "boost",
-    "layer_weights": "layers",
-    "pos_embed": "image",
-    "neg_embed": "image_negative",
-    "params": "image",
-}
-SET = {
-    "IPAdapter": {"combine_embeds": "concat", "embeds_scaling": "V only"},
-    "IPAdapterBatch": {"per_image": True, "combine_embeds": "concat"},
-    "IPAdapterStyleComposition": {"weight_type": "style and composition"},
-    "IPAdapterPreciseStyleTransfer": {"weight_type": "style transfer precise, boosted"},
-    "IPAdapterPreciseComposition": {"weight_type": "composition precise, boosted"},
-    "IPAdapterEmbeds": {"combine_embeds": "concat"},
-    "IPAdapterFromParams": {"weight": 1.0, "weight_type": "linear", "start_at": 0.0, "end_at": 1.0},
-}
-"""What an old node means without saying it."""
+THEIRS = {"params": "ipadapter_params"}
+"""Inputs that the frozen cases call by a name of their own."""
 DEFAULTS = {
     "weight": 1.0,
     "weight_type": "linear",
@@ -52,17 +35,15 @@ DEFAULTS = {
     "end_at": 1.0,
     "embeds_scaling": "V only",
 }
-WITHOUT_A_USE = ("node", "adapter", "encode_batch_size", "weight_faceidv2")
 
 
 def applied(model: Any, kind: str, node: Mapping[str, Any]) -> Any:
     """MODEL with one old node of a frozen case on it, as Apply IP-Adapter puts it there."""
     adapter = replace(frozen_adapter(kind, node["adapter"]), encoder=oracle_clip_vision())
-    named = {RENAMED.get(name, name): value_of(adapter, name, value) for name, value in node.items()}
-    inputs = {**DEFAULTS, **named, **SET.get(node["node"], {})}
-    for name in WITHOUT_A_USE:
-        inputs.pop(name, None)
-    return run(ApplyAdapter, model=model, ipadapter=adapter, **inputs)[0]
+    entry = REPLACEMENTS[node["node"]]
+    given = {THEIRS.get(name, name): value_of(adapter, name, value) for name, value in node.items()}
+    named = {ours: given[theirs] for ours, theirs in entry.inputs.items() if theirs in given}
+    return run(ApplyAdapter, model=model, ipadapter=adapter, **{**DEFAULTS, **named, **entry.values})[0]
 
 
 def frozen_adapter(kind: str, variant: str) -> LoadedAdapter:

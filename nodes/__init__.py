@@ -3,7 +3,6 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..host.files import register_folders
-from ..host.replacement.register import register_replacements
 from .adain import AdaINLatent
 from .adapter_kind import LoadAdapterKind
 from .apply_adapter import ApplyAdapter
@@ -22,6 +21,7 @@ from .picture_tiles import ApplyAdapterTiles
 from .prepare_picture import PreparePicture
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
+from .replacements import register_replacements
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 
@@ -66,7 +66,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 class SemblanceExtension(ComfyExtension):
     async def on_load(self) -> None:
-        register_replacements()
+        await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from semblance.harness.server import ComfyUIServer, Prompt, PromptFailed
-from semblance.host.replacement.register import for_frontend
 from semblance.host.replacement.table import REPLACEMENTS
+from semblance.nodes.replacements import for_frontend
 from semblance.tests.support.old_models import stock
 from semblance.tests.support.old_workflows import NAMES, SIDE, posted, small, without_meta
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from semblance.host.replacement.prompts import on_prompt
-from semblance.host.replacement.register import register_replacements
+from semblance.host.replacement.register import listen_to_prompts
 from semblance.host.replacement.table import REPLACEMENTS
 from semblance.nodes import comfy_entrypoint
 
@@ -54,5 +54,6 @@ def test_without_a_server_nothing_happens(monkeypatch: pytest.MonkeyPatch, modul
         monkeypatch.delitem(sys.modules, "server", raising=False)
     else:
         monkeypatch.setitem(sys.modules, "server", module)
-    register_replacements()
+    assert not listen_to_prompts()
+    load_pack()
     assert sys.modules.get("server") is module

@@ -13,7 +13,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.functional import elastic_transform, gaussian_blur
 
 from ..pictures import check_picture
 
@@ -59,7 +58,8 @@ def noise_picture(kind: Noise, strength: float, blur: int, images: Tensor | None
     seed = int(pixels.sum()) % SEEDS
     noisy = NOISE_OF[kind](pixels, strength, _Draw(torch.Generator().manual_seed(seed), one_wide)).clamp(0, 1)
     if blur:
-        noisy = gaussian_blur(noisy, [blur + 1 - blur % 2] * 2)
+        width = blur + 1 - blur % 2
+        noisy = _blurred(noisy, width, 0.3 * ((width - 1) * 0.5 - 1) + 0.8)
     return noisy.movedim(1, -1).contiguous()
 
 
@@ -86,7 +86,7 @@ def _gaussian(pixels: Tensor, strength: float, draw: _Draw) -> Tensor:
 
 
 def _shuffle(pixels: Tensor, strength: float, draw: _Draw) -> Tensor:
-    bent = elastic_transform(pixels, _displacement(3.5 * (1 - strength), draw.generator), fill=[0.0])
+    bent = _moved(pixels, _displacement(3.5 * (1 - strength), draw.generator))
     torch.rand(2, generator=draw.generator)  # both turns are certain, and draw a number each all the same
     noise = 0.75 * strength * draw.normal(pixels)
     return bent.flip(2, 3) * (1 - noise) + noise
@@ -107,6 +107,29 @@ def _displacement(sigma: float, generator: torch.Generator) -> Tensor:
         random = torch.rand(1, 1, SIZE, SIZE, generator=generator) * 2 - 1
         if sigma > 0:
             width = int(8 * sigma + 1)
-            random = gaussian_blur(random, [width + 1 - width % 2] * 2, [sigma, sigma])
+            random = _blurred(random, width + 1 - width % 2, sigma)
         moved.append(random * BENT / SIZE)
     return torch.cat(moved, dim=1).permute(0, 2, 3, 1)
+
+
+def _moved(pixels: Tensor, displacement: Tensor) -> Tensor:
+    """Pixels (images, channels, SIZE, SIZE) taken from elsewhere, in units of half a side; black comes in from outside.
+
+    At the borders black counts twice, as in torchvision.
+    """
+    places = torch.linspace(1 / SIZE - 1, 1 - 1 / SIZE, SIZE)
+    down, across = torch.meshgrid(places, places, indexing="ij")
+    grid = (torch.stack([across, down], dim=-1) + displacement).expand(len(pixels), -1, -1, -1)
+    inside = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
+    moved = functional.grid_sample(inside, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved[:, :-1] * moved[:, -1:]
+
+
+def _blurred(pixels: Tensor, width: int, sigma: float) -> Tensor:
+    """Pixels (images, channels, height, width) under a Gaussian of an odd width, mirrored at the borders."""
+    places = torch.linspace(-(width - 1) / 2, (width - 1) / 2, width)
+    bell = torch.exp(-0.5 * (places / sigma).square())
+    bell = bell / bell.sum()
+    channels = pixels.shape[1]
+    kernel = torch.outer(bell, bell).expand(channels, 1, width, width)
+    return functional.conv2d(functional.pad(pixels, (width // 2,) * 4, mode="reflect"), kernel, groups=channels)

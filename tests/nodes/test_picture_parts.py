@@ -147,6 +147,7 @@ def test_a_batch_counts_as_its_pictures(adapter: LoadedAdapter) -> None:
     assert furthest(found, expected) <= 1e-6
 
 
+@torch.no_grad()
 def test_different_negatives_are_averaged_and_equal_ones_kept(adapter: LoadedAdapter) -> None:
     encoder = make_clip_vision("h")
     against, other = (encode(adapter, encoder, picture(seed), negative=picture(seed + 10)) for seed in (1, 2))

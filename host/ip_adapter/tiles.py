@@ -107,8 +107,9 @@ def _starts(side: int) -> list[int]:
 
 
 def _lanczos(image: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = size
     levels = (image * 255).clamp(0, 255).to(torch.uint8)  # cut off, not rounded
-    resized = Image.fromarray(levels.cpu().numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
+    resized = Image.fromarray(levels.cpu().numpy()).resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(numpy.array(resized)).float() / 255
 
 

@@ -21,16 +21,15 @@ from semblance.tests.support.oracles import oracle_unet
 from semblance.tests.support.speeds import slow_but
 from semblance.tests.tiny_models import Family, adapter_state_dict, make_clip_vision, make_unet
 
-FORWARDS = [name for name, nodes in FACTS["forward"].items() if not any("Tiled" in node["node"] for node in nodes)]
 QUICK_FORWARDS = {
     *("sd15.simple.prompt_is_more_important", "sd15.embeds.weighted_average", "sd15.precise_style.negative_boost"),
     *("sd15.layers.1.style_precise", "sd15.batch.weights", "sd15.enhancer.one", "sdxl.style_composition.plus"),
-    *("sd15.params.two_regions", "sdxl.negative.two_and_one", "sd15.list_without_batch"),
+    *("sd15.params.two_regions", "sdxl.negative.two_and_one", "sd15.list_without_batch", "sdxl.tiled.tall_sharp"),
 }
 QUICK_RUNS = {"sd15.window.1", "sd15.params_windows", "sd15.batch_weights", "sdxl.style_then_composition"}
 
 
-@pytest.mark.parametrize("name", slow_but(FORWARDS, QUICK_FORWARDS))
+@pytest.mark.parametrize("name", slow_but(FACTS["forward"], QUICK_FORWARDS))
 def test_a_forward_through_the_node_equals_that_of_ipadapter_plus(name: str) -> None:
     kind = name.partition(".")[0]
     model = oracle_unet(kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten
-from semblance.attention.functional.picture_sums import summed_pictures
-from semblance.attention.references.style import StyleReference
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.instantstyle.encoding import EncodedStyle
-from semblance.host.ip_adapter.encoding import encode_nothing, encode_pictures, weighted
-from semblance.host.ip_adapter.regions import Region
+from semblance.host.ip_adapter.regions import Regions
 from semblance.nodes.apply_adapter import ApplyAdapter
+from semblance.nodes.picture_parts import CombineReferences, EncodePicture
+from semblance.nodes.picture_regions import CombineRegions
+from semblance.nodes.picture_regions import Region as RegionNode
+from semblance.nodes.picture_tiles import ApplyAdapterTiles
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.graphs import run
 from semblance.tests.support.oracles import oracle_clip_vision
@@ -56,13 +57,14 @@ WITHOUT_A_USE = ("node", "adapter", "encode_batch_size", "weight_faceidv2")
 
 
 def applied(model: Any, kind: str, node: Mapping[str, Any]) -> Any:
-    """MODEL with one old node of a frozen case on it, as Apply IP-Adapter puts it there."""
+    """MODEL with one old node of a frozen case on it, as the node in its place puts it there."""
     adapter = replace(frozen_adapter(kind, node["adapter"]), encoder=oracle_clip_vision())
     named = {RENAMED.get(name, name): value_of(adapter, name, value) for name, value in node.items()}
     inputs = {**DEFAULTS, **named, **SET.get(node["node"], {})}
     for name in WITHOUT_A_USE:
         inputs.pop(name, None)
-    return run(ApplyAdapter, model=model, ipadapter=adapter, **inputs)[0]
+    node_class = ApplyAdapterTiles if node["node"] == "IPAdapterTiled" else ApplyAdapter
+    return run(node_class, model=model, ipadapter=adapter, **inputs)[0]
 
 
 def frozen_adapter(kind: str, variant: str) -> LoadedAdapter:
@@ -72,35 +74,48 @@ def frozen_adapter(kind: str, variant: str) -> LoadedAdapter:
 def value_of(adapter: LoadedAdapter, name: str, value: Any) -> Any:
     """An input's value: pictures and masks for their numbers, a reference for encodings, regions for their settings."""
     if name in PICTURES:
-        return TENSORS["in.images_u8"][value].float() / 255
+        return pictures_of(value)
     if name == "attn_mask":
-        return TENSORS["in.masks_u8"][value].float() / 255
+        return masks_of(value)
     if name in ("pos_embed", "neg_embed"):
         return reference_of(adapter, value)
-    return tuple(map(region_of, value)) if name == "params" else value
+    return regions_of(value) if name == "params" else value
 
 
-def region_of(settings: Mapping[str, Any]) -> Region:
-    images, mask = (
-        TENSORS[f"in.{what}_u8"][settings[one]].float() / 255 for what, one in (("images", "image"), ("masks", "mask"))
-    )
-    weight, kind = settings["image_weight"], settings["weight_type"]
-    return Region(images, weight, kind, settings["start_at"], settings["end_at"], mask)
+def regions_of(settings: Sequence[Mapping[str, Any]]) -> Regions:
+    """What the old nodes that make the settings of regions and join them give."""
+    regions: list[Regions] = []
+    for one in settings:
+        inputs = {**one, "image": pictures_of(one["image"]), "mask": masks_of(one["mask"])}
+        regions.append(run(RegionNode, **inputs)[0])
+    return run(CombineRegions, *regions)[0]
 
 
 def reference_of(adapter: LoadedAdapter, settings: Mapping[str, Any]) -> EncodedStyle:
     """What the old encoder of pictures and the old node that combines its outputs give."""
-    encoder, is_global = adapter.encoder, adapter.layout.is_global
-    nothing = encode_nothing(encoder, is_global)
-    pictures: list[Tensor] = []
-    for one in settings["encode"]:
-        mask = TENSORS["in.masks_u8"][one["mask"]].float() / 255 if "mask" in one else None
-        images = TENSORS["in.images_u8"][one["image"]].float() / 255
-        pictures += weighted(encode_pictures(encoder, images, is_global, mask), one["weight"])
-    if settings.get("side") == "neg":
-        pictures = list(nothing)
-    combined = summed_pictures(pictures, settings.get("combine", "concat"))
-    return EncodedStyle(StyleReference(combined, nothing[0], (1.0,) * len(combined)), adapter, "")
+    side = ("pos", "neg").index(settings.get("side", "pos"))
+    references = [
+        run(
+            EncodePicture,
+            adapter,
+            pictures_of(one["image"]),
+            one["weight"],
+            masks_of(one["mask"]) if "mask" in one else None,
+        )[side]
+        for one in settings["encode"]
+    ]
+    return run(CombineReferences, references[0], settings.get("combine", "concat"), *references[1:])[0]
+
+
+def pictures_of(numbers: Any) -> Tensor:
+    """Pictures by number, or one by name, as an IMAGE."""
+    stored = TENSORS[f"in.{numbers}_u8"] if isinstance(numbers, str) else TENSORS["in.images_u8"][numbers]
+    return stored.float() / 255
+
+
+def masks_of(numbers: list[int]) -> Tensor:
+    """Masks by number, as a MASK."""
+    return TENSORS["in.masks_u8"][numbers].float() / 255
 
 
 def frozen_sample(model: Any, kind: str) -> Tensor:

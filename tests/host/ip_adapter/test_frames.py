@@ -15,9 +15,16 @@ LINEAR = FrameSettings((0.0, 1.0), "linear", 4, 0, 9999, 0, 0, "full batch")
 
 
 def settings_of(inputs: dict[str, Any]) -> FrameSettings:
-    written = tuple(float(entry) for entry in inputs["weights"].split(","))
-    places = (inputs[name] for name in ("start_frame", "end_frame", "add_starting_frames", "add_ending_frames"))
-    return FrameSettings(written, inputs["timing"], inputs["frames"], *places, inputs["method"])
+    return FrameSettings(
+        written=tuple(float(entry) for entry in inputs["weights"].split(",")),
+        timing=inputs["timing"],
+        frames=inputs["frames"],
+        start=inputs["start_frame"],
+        end=inputs["end_frame"],
+        frames_before=inputs["add_starting_frames"],
+        frames_after=inputs["add_ending_frames"],
+        method=inputs["method"],
+    )
 
 
 @pytest.mark.parametrize("number", range(len(FACTS["units"]["weights"])))

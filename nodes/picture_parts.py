@@ -17,6 +17,7 @@ from ..host.ip_adapter.sources import PictureReader
 from . import sockets
 from .inputs import IP_ADAPTER_CATEGORY, fraction_input
 from .listening_inputs import adapter_input, encoder_input, weight_input
+from .parsing import listed_weights
 
 
 class EncodePicture(io.ComfyNode):
@@ -73,8 +74,8 @@ class EncodePicture(io.ComfyNode):
         mask: Tensor | None = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
-        reader = PictureReader(ipadapter, clip_vision)
-        return io.NodeOutput(*picture_reference(reader, image, finite(weight, "The weight"), mask))
+        (number,) = listed_weights(weight, each=False)
+        return io.NodeOutput(*picture_reference(PictureReader(ipadapter, clip_vision), image, number, mask))
 
 
 class CombineReferences(io.ComfyNode):

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..instantstyle.vision import encode_pixels
-from ..pictures import check_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +44,6 @@ def encode_pictures(encoder: Any, images: Tensor, is_global: bool, mask: Tensor 
         shown = _mask_for_encoder(mask, encoder.image_size)
         pixels = pixels * shown[[min(row, len(shown) - 1) for row in range(len(pixels))]]
     return encode_pixels(encoder, pixels, is_global).split(1)
-
-
-def encode_both_sides(encoder: Any, images: Tensor, is_global: bool, negatives: Tensor | None) -> EncodedPictures:
-    """Pictures with what they are set against: `negatives` (images, height, width, 3), or nothing.
-
-    Raises ValueError for pictures that cannot be used.
-    """
-    check_picture(images, "The image")
-    if negatives is not None:
-        check_picture(negatives, "The negative image")
-    pictures = encode_pictures(encoder, images, is_global)
-    others = encode_nothing(encoder, is_global) if negatives is None else encode_pictures(encoder, negatives, is_global)
-    return EncodedPictures(pictures, others)
 
 
 def encode_nothing(encoder: Any, is_global: bool) -> tuple[Tensor, ...]:

@@ -26,6 +26,8 @@ QUICK_FORWARDS = {
     *("sd15.layers.1.style_precise", "sd15.batch.weights", "sd15.enhancer.one", "sdxl.style_composition.plus"),
     *("sd15.params.two_regions", "sdxl.negative.two_and_one", "sd15.list_without_batch", "sdxl.tiled.tall_sharp"),
 }
+SHARP = "K+V"
+"""Scaled keys make attention sharp: there even attention in float64 lies 2e-5 from the frozen float32."""
 QUICK_RUNS = {"sd15.window.1", "sd15.params_windows", "sd15.batch_weights", "sdxl.style_then_composition"}
 
 
@@ -35,7 +37,8 @@ def test_a_forward_through_the_node_equals_that_of_ipadapter_plus(name: str) -> 
     model = oracle_unet(kind)
     for node in FACTS["forward"][name]:
         model = applied(model, kind, node)
-    assert furthest(predicted_noise(model, kind), TENSORS[f"out.{name}"]) <= 5e-5
+    sharp = any(node.get("embeds_scaling") == SHARP for node in FACTS["forward"][name])
+    assert furthest(predicted_noise(model, kind), TENSORS[f"out.{name}"]) <= (5e-5 if sharp else 1e-5)
 
 
 @pytest.mark.parametrize("name", slow_but(FACTS["sampling"], QUICK_RUNS))

@@ -155,3 +155,19 @@ def test_combined_references_and_noise_act_on_both_sides(server: ComfyUIServer) 
     names = ("against_nothing", "by_itself", "against_noise")
     nothing, itself, noise = (saved(server, history, name) for name in names)
     assert furthest(nothing, itself) == 0 < furthest(nothing, noise)
+
+
+def test_a_prompt_that_a_region_did_not_get_stops_what_asks_for_it_alone(server: ComfyUIServer) -> None:
+    own = {"image": ["red", 0], "image_weight": 1.0, "prompt_weight": 1.0, "weight_type": "linear", **WINDOW}
+    nodes: dict[str, Any] = {
+        "region": ("SemblanceRegion", own | {"positive": ["fox", 0]}),
+        "applied": (
+            "SemblanceApplyAdapter",
+            APPLIED | {"model": ["checkpoint", 0], "image": ["region", 0], "weight": 1},
+        ),
+    }
+    nodes |= sampled("stops_not", "applied", "region") | sampled("stops", "applied", "region")
+    for name, output in (("stops_not", 1), ("stops", 2)):
+        nodes[f"{name} sampler"][1]["positive"] = ["region", output]
+    history = server.run(wired(**nodes))
+    assert "stops_not" in history["outputs"] and "stops" not in history["outputs"]

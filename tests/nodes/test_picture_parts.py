@@ -92,7 +92,7 @@ def test_an_encoded_picture_works_with_instantstyle_and_survives_a_file(adapter:
     [
         ({"image": torch.full((1, 56, 56, 3), torch.nan)}, "The image holds pixels that are not numbers"),
         ({"image": torch.ones(1, 8, 56, 3)}, "The image is 56x8 pixels, too small"),
-        ({"weight": float("nan")}, "The weight is nan, which is not a number to calculate with"),
+        ({"weight": float("nan")}, "A weight is nan, which is not a number to calculate with"),
         ({"mask": torch.zeros(1, 8, 8)}, "The mask is empty"),
         ({"mask": torch.ones(8, 8)}, "The mask has shape"),
         ({"mask": torch.full((1, 8, 8), torch.nan)}, "The mask holds values that are not numbers"),
@@ -147,6 +147,7 @@ def test_a_batch_counts_as_its_pictures(adapter: LoadedAdapter) -> None:
     assert furthest(found, expected) <= 1e-6
 
 
+@torch.no_grad()
 def test_different_negatives_are_averaged_and_equal_ones_kept(adapter: LoadedAdapter) -> None:
     encoder = make_clip_vision("h")
     against, other = (encode(adapter, encoder, picture(seed), negative=picture(seed + 10)) for seed in (1, 2))

@@ -104,12 +104,12 @@ def frozen_sample(model: Any, kind: str) -> Tensor:
     case, facts = f"in.{kind}", FACTS["kinds"][kind]
     sizes = facts["size_conditioning"]
     sigmas = TENSORS[f"{case}.sigmas"]
-    sides: list[list[list[Any]]] = []
+    sides: dict[str, Any] = {}
     for side in ("positive", "negative"):
         pooled = {"pooled_output": TENSORS[f"{case}.{side}_pooled"]} if kind == "sdxl" else {}
-        sides.append([[TENSORS[f"{case}.{side}"], {**pooled, **sizes}]])
+        sides[side] = [[TENSORS[f"{case}.{side}"], {**pooled, **sizes}]]
     # The samplers scale a latent on their way in and out.
     latent = TENSORS[f"{case}.latent_vp"] * (1 + sigmas[0] ** 2).sqrt()
     start = {"samples": model.get_model_object("latent_format").process_out(latent)}
     with torch.no_grad():
-        return sampler_custom(model, *sides, start, sigmas, cfg=FACTS["cfg"])
+        return sampler_custom(model, **sides, latent=start, sigmas=sigmas, cfg=FACTS["cfg"])

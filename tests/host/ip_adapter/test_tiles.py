@@ -11,9 +11,8 @@ from semblance.host.ip_adapter.sources import PictureReader
 from semblance.host.ip_adapter.tiles import apply_tiles, cut_into_tiles
 from semblance.tests.support.frozen_cases import furthest
 from semblance.tests.support.graphs import picture
+from semblance.tests.support.old_nodes import FACTS, TENSORS, frozen_adapter, masks_of, pictures_of
 from semblance.tests.support.oracles import oracle_clip_vision, oracle_unet
-
-from .frozen_applications import FACTS, TENSORS, adapter_of, images, masks
 
 TILED = FACTS["units"]["tiled"]
 LEVEL = 1 / 255
@@ -21,7 +20,7 @@ LEVEL = 1 / 255
 
 @pytest.mark.parametrize("name", TILED)
 def test_tiles_and_boxes_equal_those_of_ipadapter_plus(name: str) -> None:
-    facts, tiles = TILED[name], cut_into_tiles(images(name), 0.0)
+    facts, tiles = TILED[name], cut_into_tiles(pictures_of(name), 0.0)
     found = torch.cat(tiles.pictures)
     assert list(found.shape) == facts["tiles"]
     averaged = functional.avg_pool2d(found.movedim(-1, 1), 16).movedim(1, -1)
@@ -44,10 +43,10 @@ def test_pictures_of_any_proportion_become_tiles(height: int, width: int, tiles:
 
 
 def test_a_tile_acts_within_the_mask_alone() -> None:
-    area = masks([1, 2])
-    cut = cut_into_tiles(images("wide"), 0.0, area)
+    area = masks_of([1, 2])
+    cut = cut_into_tiles(pictures_of("wide"), 0.0, area)
     whole = torch.stack(cut.masks).amax(dim=0)
-    resized = functional.interpolate(area.unsqueeze(1), whole.shape[1:], mode="area").squeeze(1)  # pyright: ignore
+    resized = functional.interpolate(area.unsqueeze(1), whole.shape[1:], mode="area").squeeze(1)
     assert [len(mask) for mask in cut.masks] == [2, 2, 2]
     assert (whole - resized).abs().mean() < 0.02
 
@@ -58,9 +57,9 @@ def test_all_tiles_and_what_they_are_set_against_are_encoded_once(negative: list
     hook = encoder.model.register_forward_pre_hook(
         lambda _module, _arguments, named: seen.append(len(named["pixel_values"])), with_kwargs=True
     )
-    reader = PictureReader(adapter_of("sd15", "plus"), encoder)
-    against = None if negative is None else images(negative)
-    apply_tiles(oracle_unet("sd15"), reader, cut_into_tiles(images("wide"), 0.0), Listening(), against)
+    reader = PictureReader(frozen_adapter("sd15", "plus"), encoder)
+    against = None if negative is None else pictures_of(negative)
+    apply_tiles(oracle_unet("sd15"), reader, cut_into_tiles(pictures_of("wide"), 0.0), Listening(), against)
     hook.remove()
     assert seen == [3, 1]
 
@@ -75,7 +74,7 @@ def test_all_tiles_and_what_they_are_set_against_are_encoded_once(negative: list
 )
 def test_a_mask_that_cannot_be_used_is_refused(mask: torch.Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        cut_into_tiles(images("wide"), 0.0, mask)
+        cut_into_tiles(pictures_of("wide"), 0.0, mask)
 
 
 @pytest.mark.parametrize(

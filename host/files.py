@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy.utils
 import folder_paths
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -111,6 +112,20 @@ def load_tensors(path: Path) -> dict[str, Any]:
             f"'{path.name}' holds no weights by name, so it is not a model file. Download the file again."
         )
     return found
+
+
+def shapes_in(path: Path) -> dict[str, Any]:
+    """What `load_tensors` gives, with tensors on the meta device for a safetensors file: its weights are not read.
+
+    Raises UnreadableFile like it.
+    """
+    if path.suffix not in (".safetensors", ".sft"):
+        return load_tensors(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise UnreadableFile(f"'{path.name}' cannot be read: the file is damaged ({fault}).") from fault
 
 
 def free_path(folder: str, name: str) -> Path:

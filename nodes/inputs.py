@@ -17,6 +17,7 @@ from .parsing import parse_block_weights, parse_keyframes
 
 CATEGORY = "Semblance"
 EVALUATION = f"{CATEGORY}/Evaluation"
+IP_ADAPTER_CATEGORY = f"{CATEGORY}/IP-Adapter"
 CUSTOM = "custom"
 CHOICES = {"blocks": (*PRESETS, CUSTOM), "curve": (*CURVES, CUSTOM)}
 

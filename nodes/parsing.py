@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..attention.engine.scope import Keyframes, finite
 
@@ -69,3 +70,15 @@ def read_numbers(text: str) -> list[int]:
     if wrong is not None:
         raise ValueError(f"'{wrong}' is not the number of a picture. Write the numbers on the sheet, e.g. 0, 3, 5.")
     return list(dict.fromkeys(map(int, entries)))
+
+
+def listed_weights(weight: Any, each: bool) -> tuple[float, ...]:
+    """A weight, or all of a list of weights that another node gives; the first alone unless `each` is wanted."""
+    given = list(weight) if isinstance(weight, (list, tuple)) else [weight]
+    if not given:
+        raise ValueError("The list of weights is empty. Give it one weight for each image, or enter a number.")
+    try:
+        weights = tuple(finite(float(entry), "A weight") for entry in given)
+    except TypeError:
+        raise ValueError(f"The weight is {weight!r}, which is neither a number nor a list of them.") from None
+    return weights if each else weights[:1]

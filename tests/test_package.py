@@ -35,6 +35,7 @@ HOST = {
     "execution",
     "folder_paths",
     "latent_preview",
+    "node_helpers",
     "server",
 }
 LIGHT = {"torch", "torchvision", "numpy", "PIL", "safetensors"}

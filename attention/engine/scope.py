@@ -71,7 +71,7 @@ class ImageMask:
     feather: bool = True
     """Whether grey stays grey; otherwise the mask is binarised at one half, as diffusers does."""
     straight: bool = False
-    """Whether it is resized straight to the tokens, bilinearly, as ComfyUI_IPAdapter_plus does; `feather` has no say."""
+    """Whether it is resized straight to the tokens, bilinearly, as ComfyUI_IPAdapter_plus does, without `feather`."""
     repeats: bool = False
     """Whether any number of masks is right: the last holds for all further images, and surplus ones for none."""
 

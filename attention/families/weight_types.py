@@ -70,11 +70,11 @@ _OF_BLOCKS: Mapping[int, StyleLayers] = {
 class LayerWeights:
     """Factors by block. Blocks left out, and the middle block, are not listened to."""
 
-    by_weight: Mapping[str, float] = field(default_factory=dict)
+    by_weight: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of the picture's weight."""
-    by_composition: Mapping[str, float] = field(default_factory=dict)
+    by_composition: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of the composition picture's weight, or of the same picture's at a weight of 1."""
-    swapped: Mapping[str, float] = field(default_factory=dict)
+    swapped: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of the boost, or of the picture's weight where none is given."""
 
 

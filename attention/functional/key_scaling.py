@@ -37,5 +37,5 @@ def scaled_keys(
 
 
 def _mean_of_each_picture(value: Tensor, tokens: Sequence[int]) -> Tensor:
-    pictures = value.split(list(tokens), dim=-2)
+    pictures = torch.split(value, list(tokens), dim=-2)
     return torch.cat([picture.mean(dim=-2, keepdim=True).expand_as(picture) for picture in pictures], dim=-2)

@@ -33,6 +33,8 @@ def summed_pictures(pictures: Sequence[Tensor], how: PictureSum) -> tuple[Tensor
     if how == "subtract":
         return (stacked[0] - stacked[1:].mean(dim=0),)
     if how == "norm average":
-        return ((stacked / stacked.norm(dim=0, keepdim=True)).mean(dim=0),)
+        lengths = stacked.square().sum(dim=0, keepdim=True).sqrt()
+        # A channel that is 0 in all pictures, as in those of nothing, has no direction and stays 0.
+        return ((stacked / lengths.where(lengths > 0, 1)).mean(dim=0),)
     ways = {"add": stacked.sum, "average": stacked.mean, "max": stacked.amax, "min": stacked.amin}
     return (ways[how](dim=0),)

@@ -115,6 +115,13 @@ class InstantStyle(AttentionPatch, Advises):
         styled = torch.add(output[:rows], image, alpha=alpha)
         return styled if rows == len(output) else torch.cat([styled, output[rows:]])
 
+    def check(self, plan: RunPlan) -> None:
+        if self.tokens.by_image and plan.untold_window is not None:
+            raise ValueError(
+                "This model samples in windows of frames (AnimateDiff); Semblance gives pictures and weights to the "
+                "images in their order only. Turn per_image off, or take a context at least as long as the batch."
+            )
+
     def advice(self, plan: RunPlan) -> Sequence[str]:
         return self.scope.advice(plan, f"{self.method} ({self.name})") if self.strength else ()
 
@@ -163,17 +170,18 @@ class InstantStyle(AttentionPatch, Advises):
         images = call.layout.image_indices if self.tokens.by_image else None
         weight = 1.0 if self.scaling == "V only" else self._weight(call.site, call.moment)
 
-        def bring() -> list[tuple[Tensor, Tensor]]:
+        def bring() -> tuple[Tensor, Tensor]:
+            """Keys and values (2 * pictures, tokens, channels), unconditional before conditional for each picture."""
             found = self.image_keys[call.site]
             chosen = found if images is not None else [found[picture or 0]]
-            return [(key.to(query), value.to(query)) for key, value in chosen]
+            return torch.cat([key for key, _ in chosen]).to(query), torch.cat([value for _, value in chosen]).to(query)
 
         def line_up() -> tuple[Tensor, Tensor]:
-            pictures = bank.once(name, bring)
-            shown = [0] if images is None else [min(image, len(pictures) - 1) for image in images]
-            sides = [int(conditional) for conditional in call.layout.conditional]
-            rows = [(side, number) for side in sides for number in shown]
-            key, value = (torch.stack([pictures[number][half][side] for side, number in rows]) for half in (0, 1))
+            keys, values = bank.once(name, bring)
+            last = len(keys) // 2 - 1
+            shown = [0] if images is None else [min(image, last) for image in images]
+            rows = [2 * number + int(conditional) for conditional in call.layout.conditional for number in shown]
+            key, value = keys[rows], values[rows]
             if self.scaling == "V only":
                 return key, value
             own = 1.0 if images is None else self._weight_of_images(call, query, bank)

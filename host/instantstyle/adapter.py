@@ -54,8 +54,7 @@ class LoadedAdapter:
         """The number of its weights for each cross-attention of a MODEL. Raises ValueError if the two do not fit."""
         numbers = adapter_numbers(model_map.sites)
         layout = self.layout
-        widths = {number: model_map.widths[site] for site, number in numbers.items()}
-        if layout.text_width != model_map.text_width or dict(layout.widths) != widths:
+        if not fits(layout, model_map):
             fitting = FITTING.get(model_map.name)
             advice = f"Load an adapter for {model_map.name}" + (f", e.g. {fitting}." if fitting else ".")
             raise ValueError(
@@ -67,6 +66,12 @@ class LoadedAdapter:
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.layout}"
+
+
+def fits(layout: AdapterLayout, model_map: ModelMap) -> bool:
+    """Whether an adapter of this layout has weights for every cross-attention of a MODEL and the width of its text."""
+    widths = {number: model_map.widths[site] for site, number in adapter_numbers(model_map.sites).items()}
+    return layout.text_width == model_map.text_width and dict(layout.widths) == widths
 
 
 def load_adapter(name: str) -> LoadedAdapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from ...attention.methods.instantstyle import ImageTokens, InstantStyle
 from ..binding.model import add_patch, map_model
 from ..instantstyle.adapter import LoadedAdapter
 from .encoding import EncodedPictures
+from .regions import Regions
+from .sources import PictureReader, Source
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,47 @@ class Listening:
     """Whether each picture is for one image of the batch; `how` then has no say."""
 
 
+def apply_source(
+    model: Any,
+    reader: PictureReader,
+    image: Source | Regions,
+    listening: Listening,
+    negative: Source | None = None,
+    mask: Tensor | None = None,
+    composition: Tensor | None = None,
+) -> Any:
+    """A clone of MODEL that listens to pictures, to a reference, or to regions one after another.
+
+    Regions have a weight, a type, a window and a mask of their own; all else is that of `listening`. Raises ValueError
+    for what cannot be used together.
+    """
+    adapter = reader.adapter
+    check_adapter(adapter, model)  # before the encoder takes its time
+    if not isinstance(image, tuple):
+        encoded = reader.both_sides(image, negative)
+        composed = None if composition is None else reader.both_sides(composition, negative)
+        return apply_pictures(model, adapter, encoded, listening, mask, composed)
+    if mask is not None or composition is not None:
+        raise ValueError(
+            "Regions have masks of their own and no composition picture. Disconnect attn_mask and image_composition, "
+            "or connect a picture to image."
+        )
+    for region in image:
+        own = replace(listening, weights=(region.weight,), kind=region.kind, start=region.start, end=region.end)
+        model = apply_pictures(model, adapter, reader.both_sides(region.images, negative), own, region.mask)
+    return model
+
+
+def check_adapter(adapter: LoadedAdapter, model: Any) -> None:
+    """Raises ValueError unless an adapter fits a MODEL."""
+    if adapter.layout.is_kolors:
+        raise ValueError(
+            f"The adapter '{adapter.name}' is for Kolors, which Semblance does not know. Choose an SD 1.5 or SDXL "
+            "adapter and model."
+        )
+    adapter.numbers_for(map_model(model))
+
+
 def apply_pictures(
     model: Any,
     adapter: LoadedAdapter,
@@ -60,6 +103,12 @@ def apply_pictures(
     area = None if mask is None else ImageMask(mask, straight=True, repeats=True)
     window = ScheduleWindow(listening.start, listening.end, may_be_empty=True)
     factors = _factors(listening, model_map.family.blocks)
+    if composition is not None and not factors.by_composition:
+        raise ValueError(
+            f"A composition picture acts only with the weight type 'style and composition', and this is "
+            f"'{listening.kind}'{' with layers' if listening.layers.strip() else ''}. Choose that one, or disconnect "
+            "image_composition."
+        )
     tokens = _tokens(adapter, encoded, listening)
     composed = tokens if composition is None else _tokens(adapter, composition, listening)
     boosts = listening.weights if listening.boost is None else (listening.boost,)
@@ -82,14 +131,31 @@ def _factors(listening: Listening, blocks: Sequence[str]) -> LayerWeights:
 
 
 def _tokens(adapter: LoadedAdapter, encoded: EncodedPictures, listening: Listening) -> ImageTokens:
+    keeps_apart = listening.how == "concat" and not listening.per_image
+    if not keeps_apart and len({picture.shape for picture in encoded.pictures}) > 1:
+        raise ValueError(
+            "The reference's pictures are cut into different numbers of tiles, so only 'concat' takes them, and not "
+            "per_image. Encode them with the fit 'crop' or 'pad'."
+        )
     if listening.per_image:
         count = max(len(encoded.pictures), len(encoded.negatives))
         pictures = tuple(encoded.pictures[min(row, len(encoded.pictures) - 1)] for row in range(count))
     else:
         pictures = summed_pictures(encoded.pictures, listening.how)
-    negatives = encoded.negatives_for(len(pictures))
-    sides = (tuple(adapter.tokens_of(embedding) for embedding in side) for side in (pictures, negatives))
-    return ImageTokens(*sides, (1.0,) * len(pictures), listening.per_image)
+    conditional = tuple(adapter.tokens_of(picture) for picture in pictures)
+    negatives = tuple(adapter.tokens_of(negative) for negative in encoded.negatives_for(len(pictures)))
+    return ImageTokens(conditional, negatives, _counts(encoded, len(pictures)), listening.per_image)
+
+
+def _counts(encoded: EncodedPictures, pictures: int) -> tuple[float, ...]:
+    """How much each of so many pictures counts, the last one for all that repeat it."""
+    counts = encoded.weights or (1.0,)
+    if pictures < len(counts) and len(set(counts)) > 1:
+        raise ValueError(
+            "The reference weighs its pictures, which only 'concat' keeps apart. Set combine_embeds to concat, or "
+            "combine them in Encode Style Reference."
+        )
+    return tuple(counts[min(number, len(counts) - 1)] for number in range(pictures))
 
 
 def _swapped(tokens: ImageTokens) -> ImageTokens:
@@ -108,7 +174,14 @@ def _patch(
 ) -> InstantStyle:
     strength = weights[0]
     if tokens.by_image:
-        tokens, strength = ImageTokens(tokens.conditional, tokens.unconditional, tuple(weights), True), 1.0
+        tokens, strength = replace(tokens, weights=_strengths(tokens, weights)), 1.0
     return InstantStyle(
         tokens, adapter, numbers, scope, strength, adapter.name, "per image", scaling, "Apply IP-Adapter"
     )
+
+
+def _strengths(tokens: ImageTokens, weights: Sequence[float]) -> tuple[float, ...]:
+    """By image, as far as either goes: its weight times what its picture counts."""
+    counts = tokens.weights
+    images = range(max(len(weights), len(counts)))
+    return tuple(weights[min(i, len(weights) - 1)] * counts[min(i, len(counts) - 1)] for i in images)

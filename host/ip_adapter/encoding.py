@@ -12,15 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..instantstyle.vision import encode_pixels
-from ..pictures import check_picture
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPictures:
     """Pictures after an image encoder and before an adapter's projector, for both sides of guidance."""
 
-    pictures: tuple[Tensor, ...]  # each (1, channels), or (1, patches, channels)
-    negatives: tuple[Tensor, ...]  # the same, at least one
+    pictures: tuple[Tensor, ...]  # each (1, channels), or (1, patches, channels); a reference's may have more crops
+    negatives: tuple[Tensor, ...]  # the same with one crop each, at least one
+    weights: tuple[float, ...] = ()
+    """By picture: the number of copies that attention counts, or its strength in an image of its own. Empty: 1 each."""
 
     @property
     def is_global(self) -> bool:
@@ -43,19 +44,6 @@ def encode_pictures(encoder: Any, images: Tensor, is_global: bool, mask: Tensor 
         shown = _mask_for_encoder(mask, encoder.image_size)
         pixels = pixels * shown[[min(row, len(shown) - 1) for row in range(len(pixels))]]
     return encode_pixels(encoder, pixels, is_global).split(1)
-
-
-def encode_both_sides(encoder: Any, images: Tensor, is_global: bool, negatives: Tensor | None) -> EncodedPictures:
-    """Pictures with what they are set against: `negatives` (images, height, width, 3), or nothing.
-
-    Raises ValueError for pictures that cannot be used.
-    """
-    check_picture(images, "The image")
-    if negatives is not None:
-        check_picture(negatives, "The negative image")
-    pictures = encode_pictures(encoder, images, is_global)
-    others = encode_nothing(encoder, is_global) if negatives is None else encode_pictures(encoder, negatives, is_global)
-    return EncodedPictures(pictures, others)
 
 
 def encode_nothing(encoder: Any, is_global: bool) -> tuple[Tensor, ...]:
@@ -91,7 +79,7 @@ def _joined_tiles(encoder: Any, image: Tensor, is_global: bool, tiles: int) -> T
         for column in range(tiles)
     ]
     encoded = torch.cat(encode_pictures(encoder, torch.cat(cut), is_global))
-    return encoded.mean(dim=0, keepdim=True) if is_global else join_patches(encoded, tiles)
+    return join_embeddings(encoded, tiles) if is_global else join_patches(encoded, tiles)
 
 
 def join_patches(states: Tensor, tiles: int) -> Tensor:
@@ -101,9 +89,27 @@ def join_patches(states: Tensor, tiles: int) -> Tensor:
     """
     side = int((states.shape[1] - 1) ** 0.5)
     patches = states[:, 1:].unflatten(1, (side, side)).unflatten(0, (tiles, tiles))
-    whole = patches.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)  # (channels, rows, columns)
-    grid = functional.avg_pool2d(whole, tiles).flatten(1).T
-    return torch.cat([states[:, :1].mean(dim=0), grid]).unsqueeze(0)
+    return torch.cat([states[:, :1].mean(dim=0), _averaged(patches, tiles)]).unsqueeze(0)
+
+
+def join_embeddings(embeddings: Tensor, tiles: int) -> Tensor:
+    """Embeddings of tiles (tiles * tiles, channels) as of one picture, (1, channels).
+
+    IPAdapter_plus takes the channels of a square number of them for the pixels of a square, which mixes them; where
+    they are none it stops, and here the embeddings are averaged.
+    """
+    channels = embeddings.shape[1]
+    side = int(channels**0.5)
+    if side * side != channels:
+        return embeddings.mean(dim=0, keepdim=True)
+    return _averaged(embeddings.reshape(tiles, tiles, side, side, 1), tiles).T
+
+
+def _averaged(grids: Tensor, tiles: int) -> Tensor:
+    """Grids of tiles (tiles, tiles, rows, columns, channels), laid side by side and averaged down to one,
+    (rows * columns, channels)."""
+    whole = grids.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)  # (channels, all rows, all columns)
+    return functional.avg_pool2d(whole, tiles).flatten(1).T
 
 
 def _mask_for_encoder(mask: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from playwright.sync_api import Page, Route, sync_playwright
 
-from semblance.harness.prompts import Prompt
+from semblance.harness.prompts import History, Prompt, prompt_refusal, raise_for_red_node
 from semblance.harness.server import ComfyUIServer
 
 Workflow = dict[str, Any]
@@ -38,10 +38,12 @@ SETTINGS = {
     "Comfy.RightSidePanel.ShowErrorsTab": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
 }
-START_TIMEOUT_MS = 120_000
+START_TIMEOUT_MS = RUN_TIMEOUT_MS = 120_000
+PAUSE_MS = 200
 MARGIN = 60  # pixels around a graph in its screenshot
 LARGEST_VIEW = (2400, 1600)  # pixels
 
+FOCUS = "app.extensionManager.command.execute('Workspace.ToggleFocusMode')"  # hides or shows all panels
 NEXT_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 GRAPH = """() => ({
     nodes: app.graph.nodes.map(node => ({
@@ -149,6 +151,44 @@ class Frontend:
         """The loaded workflow in API form, as the Run button sends it."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
+    @contextmanager
+    def showing_errors(self) -> Iterator[None]:
+        """The page as a person has it, with panels, and with the one that lists what is wrong with a workflow."""
+        self._show_errors(True)
+        try:
+            yield
+        finally:
+            self._show_errors(False)
+
+    def replace_missing_nodes(self) -> None:
+        """Presses Replace All in the panel of errors, as a person does; needs `showing_errors`."""
+        details = self.page.get_by_test_id("error-overlay-see-errors")
+        offer = self.page.get_by_test_id("error-group-swap-nodes")
+        details.or_(offer).first.wait_for()  # the panel may be open already
+        if not offer.is_visible():
+            details.click()
+        offer.get_by_role("button", name="Replace All").click()
+        offer.wait_for(state="detached")
+        self._saved = self.page.evaluate("app.graph.serialize()")  # links have other numbers of sockets now
+
+    def run(self, server: ComfyUIServer) -> History:
+        """Presses Run and waits for the end; a refusal or a red node raises PromptFailed."""
+        with self.page.expect_response("**/prompt") as answer:
+            self.page.get_by_test_id("queue-button").click()
+        answered = answer.value.json()
+        if "prompt_id" not in answered:
+            raise prompt_refusal(answered, {})
+        for _ in range(RUN_TIMEOUT_MS // PAUSE_MS):
+            if history := server.get(f"/history/{answered['prompt_id']}"):
+                raise_for_red_node(history[answered["prompt_id"]])
+                return history[answered["prompt_id"]]
+            self.page.wait_for_timeout(PAUSE_MS)
+        raise TimeoutError("The prompt did not end in time.")
+
+    def refresh(self) -> None:
+        """Presses R: the lists of files are read again."""
+        self.page.evaluate("app.refreshComboInNodes()")
+
     def screenshot(self, path: Path) -> Path:
         """Saves a picture of the loaded graph, all of it and nothing but it."""
         left, top, width, height = self.page.evaluate(BOUNDS)
@@ -160,6 +200,11 @@ class Frontend:
         self.page.evaluate(NEXT_FRAMES)
         self.page.screenshot(path=path)
         return path
+
+    def _show_errors(self, shown: bool) -> None:
+        setting = "async shown => app.extensionManager.setting.set('Comfy.RightSidePanel.ShowErrorsTab', shown)"
+        self.page.evaluate(setting, shown)
+        self.page.evaluate(FOCUS)
 
 
 def faults_of_nodes_lost(saved: Workflow, graph: dict[str, Any]) -> list[str]:

@@ -433,3 +433,20 @@ def test_folders_for_models_are_registered_where_we_add_ours() -> None:
         "folder_paths.folder_names_and_paths is built otherwise; see register_folders in host/files.py"
     )
     assert ".safetensors" in folder_paths.supported_pt_extensions, "folder_paths.supported_pt_extensions is gone"
+
+
+def test_a_prompt_is_masked_as_the_core_node_masks_it() -> None:
+    from node_helpers import conditioning_set_values
+
+    import nodes
+
+    prompts, mask = make_conditioning(), torch.ones(1, 8, 8)
+    (expected,) = nodes.ConditioningSetMask().append(prompts, mask, "default", 0.7)
+    found = conditioning_set_values(prompts, {"mask": mask, "set_area_to_bounds": False, "mask_strength": 0.7})
+    assert found == expected, "ConditioningSetMask sets other values; see host/ip_adapter/regions.py"
+
+
+def test_an_output_that_was_not_made_can_say_why() -> None:
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    assert ExecutionBlocker("because").message == "because", "ExecutionBlocker changed; see host/blocked.py"

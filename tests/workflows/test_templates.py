@@ -33,6 +33,7 @@ QUICK = (
     "instantstyle_demo",
     "instantstyle_sd15",
     "score_and_pick",
+    "one_node_style",
     "styleid",
 )
 """The templates that are run at every change."""
@@ -67,6 +68,7 @@ def stocked(comfyui: ComfyUIServer, tmp_path_factory: pytest.TempPathFactory) ->
 PLAIN: dict[str, dict[str, Any]] = {
     "SemblanceInstantStyle": {"strength": 0.0},
     "PrimitiveFloat": {"value": 0.0},
+    "SemblanceApplyAdapter": {"weight": 0.0},
     "SemblanceStyleID": {"strength": 0.0, "adain": 0.0},
     "SemblanceAdaINLatent": {"strength": 0.0},
     "SemblanceConsiStory": {"sharing": 0.0, "injection": 0.0},

@@ -18,6 +18,7 @@ from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import (
     PATCHES,
     STORIES,
+    TELLS_IMAGES_APART,
     WITH_GUESTS,
     Studio,
     on_both_families,
@@ -29,7 +30,7 @@ from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 every_patch = pytest.mark.parametrize("name", PATCHES)
 # Of the laws that stories cannot be asked by these tests, those that hold are in test_story_laws.py.
 SCOPED = [name for name in PATCHES if name not in STORIES]
-LONE_IMAGES = [name for name in SCOPED if name != "shares keys"]
+LONE_IMAGES = [name for name in SCOPED if name not in {"shares keys", *TELLS_IMAGES_APART}]
 CROPPED = [name for name in SCOPED if name not in WITH_GUESTS]
 
 scoped_patch = pytest.mark.parametrize("name", SCOPED)

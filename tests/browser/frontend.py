@@ -171,7 +171,7 @@ class Frontend:
         offer.wait_for(state="detached")
         self._saved = self.page.evaluate("app.graph.serialize()")  # links have other numbers of sockets now
 
-    def run(self, server: ComfyUIServer) -> History:
+    def press_run(self, server: ComfyUIServer) -> History:
         """Presses Run and waits for the end; a refusal or a red node raises PromptFailed."""
         with self.page.expect_response("**/prompt") as answer:
             self.page.get_by_test_id("queue-button").click()

@@ -70,3 +70,18 @@ def test_a_run_without_replacing_makes_the_same_picture(stocked: ComfyUIServer, 
     people_s.load(small_saved(saved("one_image_unified")))
     (picture,) = stocked.outputs(people_s.run(stocked))
     assert pixels(picture) == pixels(expected)
+
+
+@pytest.mark.parametrize("replace", [True, False], ids=["replaced", "as they are"])
+def test_old_nodes_in_a_subgraph_make_the_same_picture(
+    stocked: ComfyUIServer, people_s: Frontend, replace: bool
+) -> None:
+    (expected,) = stocked.outputs(stocked.run(small(posted("one_image_unified"))))
+    people_s.load(small_saved(saved("one_image_unified")))
+    people_s.put_into_subgraph("PrepImageForClipVision", "IPAdapter")
+    if replace:
+        people_s.replace_missing_nodes()
+        assert people_s.faults() == []
+    assert sum(":" in number for number in people_s.api_prompt()) == 2
+    (picture,) = stocked.outputs(people_s.run(stocked))
+    assert pixels(picture) == pixels(expected)

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.ip_adapter.finding import find_adapter
+from ..host.ip_adapter.finding import find_adapter, folders_state
 from ..host.ip_adapter.presets import PRESETS
 from . import sockets
 from .inputs import IP_ADAPTER_CATEGORY
@@ -49,6 +49,10 @@ class LoadAdapterKind(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: Any, preset: str) -> str:
+        return folders_state()
 
     @classmethod
     def execute(cls, model: Any, preset: str) -> io.NodeOutput:

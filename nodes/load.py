@@ -34,7 +34,9 @@ class LoadAdapter(io.ComfyNode):
                 )
             ],
             outputs=[
-                sockets.Adapter.Output("adapter", tooltip="For Encode Style Reference and Load Style."),
+                sockets.Adapter.Output(
+                    "adapter", tooltip="For Apply IP-Adapter, Encode Style Reference and Load Style."
+                ),
                 io.String.Output("kind", tooltip="The kind of adapter that was recognised. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],

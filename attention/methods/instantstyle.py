@@ -126,7 +126,11 @@ class InstantStyle(AttentionPatch, Advises):
         return self.scope.advice(plan, f"{self.method} ({self.name})") if self.strength else ()
 
     def __repr__(self) -> str:
-        return f"{self.method} ({self.name}), strength {self.strength:g}, {self.scope}"
+        scaled = "" if self.scaling == "V only" else f", {self.scaling}"
+        strength = f"strength {self.strength:g}"
+        if self.tokens.by_image:
+            strength = f"by image at strengths {', '.join(f'{self.strength * own:g}' for own in self.tokens.weights)}"
+        return f"{self.method} ({self.name}), {strength}, {self.scope}{scaled}"
 
     def _weight(self, site: AttentionSite, moment: Moment) -> float:
         return self.strength * self.scope.weight(site, moment)

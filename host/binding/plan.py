@@ -69,7 +69,8 @@ def extra_images(patches: Sequence[AttentionPatch], plan: RunPlan) -> float:
 
 def advice(patches: Sequence[AttentionPatch], plan: RunPlan) -> str:
     """What the user should know of the run before it starts; empty if there is nothing."""
-    return "\n".join(line for patch in patches if isinstance(patch, Advises) for line in patch.advice(plan))
+    lines = [line for patch in patches if isinstance(patch, Advises) for line in patch.advice(plan)]
+    return "\n".join(dict.fromkeys(lines))  # one node may put several patches of one window
 
 
 def guides(guider: Any) -> bool:

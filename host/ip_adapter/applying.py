@@ -21,6 +21,9 @@ from .encoding import EncodedPictures
 from .regions import Regions
 from .sources import PictureReader, Source
 
+NODE = "Apply IP-Adapter"
+"""As its patches are called in messages."""
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -113,15 +116,17 @@ def apply_pictures(
     composed = tokens if composition is None else _tokens(adapter, composition, listening)
     boosts = listening.weights if listening.boost is None else (listening.boost,)
 
-    def patched(model: Any, tokens: ImageTokens, blocks: Mapping[str, float], weights: Sequence[float]) -> Any:
+    def patched(
+        model: Any, what: str, tokens: ImageTokens, blocks: Mapping[str, float], weights: Sequence[float]
+    ) -> Any:
         if not any(blocks.values()) or not any(weights):
             return model
         scope = Scope(blocks, window, area)
-        return add_patch(model, _patch(adapter, numbers, tokens, scope, weights, listening.scaling))
+        return add_patch(model, _patch(adapter, numbers, tokens, scope, weights, listening.scaling, f"{NODE}{what}"))
 
-    model = patched(model, tokens, factors.by_weight, listening.weights)
-    model = patched(model, composed, factors.by_composition, (listening.composition_weight,))
-    return patched(model, _swapped(tokens), factors.swapped, boosts)
+    model = patched(model, "", tokens, factors.by_weight, listening.weights)
+    model = patched(model, ", composition", composed, factors.by_composition, (listening.composition_weight,))
+    return patched(model, ", pushing away", _swapped(tokens), factors.swapped, boosts)
 
 
 def _factors(listening: Listening, blocks: Sequence[str]) -> LayerWeights:
@@ -171,13 +176,12 @@ def _patch(
     scope: Scope,
     weights: Sequence[float],
     scaling: KeyScaling,
+    method: str,
 ) -> InstantStyle:
     strength = weights[0]
     if tokens.by_image:
         tokens, strength = replace(tokens, weights=_strengths(tokens, weights)), 1.0
-    return InstantStyle(
-        tokens, adapter, numbers, scope, strength, adapter.name, "per image", scaling, "Apply IP-Adapter"
-    )
+    return InstantStyle(tokens, adapter, numbers, scope, strength, adapter.name, "per image", scaling, method)
 
 
 def _strengths(tokens: ImageTokens, weights: Sequence[float]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from comfy.clip_model import clip_preprocess
 from torch import Tensor
 from torch.nn import functional
 
-from ..instantstyle.vision import encode_pixels
+from ..instantstyle.vision import encode_pixels_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ def encode_pictures(encoder: Any, images: Tensor, is_global: bool, mask: Tensor 
     if mask is not None:
         shown = _mask_for_encoder(mask, encoder.image_size)
         pixels = pixels * shown[[min(row, len(shown) - 1) for row in range(len(pixels))]]
-    return encode_pixels(encoder, pixels, is_global).split(1)
+    return encode_pixels_once(encoder, pixels, is_global).split(1)
 
 
 def encode_nothing(encoder: Any, is_global: bool) -> tuple[Tensor, ...]:

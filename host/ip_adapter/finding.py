@@ -55,6 +55,12 @@ def find_adapter(model: Any, preset: str) -> tuple[LoadedAdapter, str]:
     return replace(adapter, encoder=encoder), report
 
 
+def folders_state() -> str:
+    """Changes when a file comes into the folders that are searched, goes, or becomes another."""
+    files = [find_file(name, folder) for folder in (ADAPTERS, CLIP_VISION) for name in file_names(folder)]
+    return " ".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+
+
 def _adapter_file(kind: Kind, model_map: ModelMap) -> tuple[str, str]:
     """The name of the best file, and why it was chosen where that could be asked."""
     layouts = _contents((ADAPTERS, DEMO_ADAPTERS), _layout_in)

@@ -88,6 +88,7 @@ LOOK_AT = """([left, top, scale]) => {
     app.canvas.ds.offset[1] = -top
     app.canvas.setDirty(true, true)
 }"""
+TO_SUBGRAPH = "kinds => app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(node => kinds.includes(node.type))))"
 
 
 class BrowserUnavailable(RuntimeError):
@@ -184,6 +185,11 @@ class Frontend:
                 return history[answered["prompt_id"]]
             self.page.wait_for_timeout(PAUSE_MS)
         raise TimeoutError("The prompt did not end in time.")
+
+    def put_into_subgraph(self, *kinds: str) -> None:
+        """Makes one subgraph of the nodes of these types, as Convert to Subgraph does, and opens the result."""
+        self.page.evaluate(TO_SUBGRAPH, kinds)
+        self.load(self.page.evaluate("app.graph.serialize()"))
 
     def refresh(self) -> None:
         """Presses R: the lists of files are read again."""

@@ -60,7 +60,9 @@ def test_replace_all_leaves_no_red_node_and_the_run_makes_the_picture_of_the_api
     as_posted = replaced({"prompt": small(posted(name))}, OURS)["prompt"]
     made = without_meta(people_s.api_prompt())
     assert made == without_meta(with_defaults(as_posted, stocked.object_info()))
-    pictures, expected = (stocked.outputs(done) for done in (people_s.run(stocked), stocked.run(small(posted(name)))))
+    pictures, expected = (
+        stocked.outputs(done) for done in (people_s.press_run(stocked), stocked.run(small(posted(name))))
+    )
     assert [pixels(path) for path in pictures] == [pixels(path) for path in expected] != []
 
 
@@ -68,5 +70,20 @@ def test_a_run_without_replacing_makes_the_same_picture(stocked: ComfyUIServer, 
     """The frontend sends such nodes without a class, and their widgets without names."""
     (expected,) = stocked.outputs(stocked.run(small(posted("one_image_unified"))))
     people_s.load(small_saved(saved("one_image_unified")))
-    (picture,) = stocked.outputs(people_s.run(stocked))
+    (picture,) = stocked.outputs(people_s.press_run(stocked))
+    assert pixels(picture) == pixels(expected)
+
+
+@pytest.mark.parametrize("replace", [True, False], ids=["replaced", "as they are"])
+def test_old_nodes_in_a_subgraph_make_the_same_picture(
+    stocked: ComfyUIServer, people_s: Frontend, replace: bool
+) -> None:
+    (expected,) = stocked.outputs(stocked.run(small(posted("one_image_unified"))))
+    people_s.load(small_saved(saved("one_image_unified")))
+    people_s.put_into_subgraph("PrepImageForClipVision", "IPAdapter")
+    if replace:
+        people_s.replace_missing_nodes()
+        assert people_s.faults() == []
+    assert sum(":" in number for number in people_s.api_prompt()) == 2
+    (picture,) = stocked.outputs(people_s.press_run(stocked))
     assert pixels(picture) == pixels(expected)

@@ -184,6 +184,13 @@ def test_a_file_is_opened_again_only_when_it_changes(stocked: Path, monkeypatch:
     assert opened == ["a.safetensors"]
 
 
+def test_a_file_that_comes_in_makes_the_node_look_again(stocked: Path) -> None:
+    before = LoadAdapterKind.fingerprint_inputs(None, PLUS)
+    assert LoadAdapterKind.fingerprint_inputs(None, PLUS) == before
+    put(stocked, "a.safetensors")
+    assert LoadAdapterKind.fingerprint_inputs(None, PLUS) != before
+
+
 def test_weights_of_a_safetensors_file_are_not_read_to_know_it(stocked: Path) -> None:
     put(stocked, "a.safetensors")
     shapes = semblance.host.files.shapes_in(stocked / "ipadapter" / "a.safetensors")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import semblance.host.instantstyle.vision as vision
 from semblance.host.binding.model import map_model, patches_on
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.ip_adapter.regions import Region
@@ -138,6 +139,30 @@ def test_each_image_of_a_batch_gets_its_own_picture_and_weight(tiny: Any) -> Non
     first = sampled(on_model(model, tiny, picture(1), weight=0.5), images=2)
     second = sampled(on_model(model, tiny, picture(2), weight=1.5), images=2)
     assert relative_error(both[0], first[0]) < 1e-5 and relative_error(both[1], second[1]) < 1e-5
+
+
+def test_a_picture_is_encoded_once_however_often_its_weight_changes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    encode_pixels = vision.encode_pixels
+
+    def counting(encoder: Any, pixels: torch.Tensor, is_global: bool) -> torch.Tensor:
+        seen.append(len(pixels))
+        return encode_pixels(encoder, pixels, is_global)
+
+    monkeypatch.setattr(vision, "encode_pixels", counting)
+    model = make_unet("sd15")
+    for weight in (0.5, 1.0):
+        on_model(model, tiny, picture(1), weight=weight, image_negative=picture(2))
+    assert seen == [1, 1]
+
+
+def test_the_patches_of_one_node_say_what_they_do(tiny: Any) -> None:
+    pictures = torch.cat([picture(1), picture(2)])
+    settings = {"weight_type": "style transfer precise", "per_image": True, "embeds_scaling": "K+V"}
+    model = on_model(make_unet("sd15"), tiny, pictures, weight=[0.5, 1.5], start_at=0.6, end_at=0.4, **settings)
+    first, second = map(repr, patches_on(model))
+    assert first.startswith("Apply IP-Adapter (sd15 base), by image at strengths 0.5, 1.5, input.1=1, ")
+    assert second.startswith("Apply IP-Adapter, pushing away (sd15 base), ") and second.endswith("0.6 to 0.4, K+V")
 
 
 # Refusals, all before sampling

@@ -175,7 +175,8 @@ def test_the_description_says_what_each_patch_does_in_order(sd15: Studio, name: 
     first, second = describe(patched).splitlines()[1:3]
     assert first.startswith("1. LookAway, strength 0.25, input.1=1, ")
     assert second == f"2. {patches_on(patched)[1]!r}"
-    assert "strength 0.75" in second and "output.11=1, 0.2 to 0.8" in second
+    strength = {"ip-adapter per image": "strengths 1.125, 0.525"}.get(name, "strength 0.75")
+    assert strength in second and "output.11=1, 0.2 to 0.8" in second
 
 
 @pytest.fixture(scope="session")

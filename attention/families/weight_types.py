@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
+from ..engine.scope import finite
+
 WeightType = Literal[
     "linear",
     "ease in",
@@ -119,7 +121,7 @@ def chosen_layers(text: str, kind: WeightType, blocks: Sequence[str]) -> LayerWe
     for entry in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
         place, _, factor = (part.strip() for part in entry.partition(":"))
         try:
-            number, amount = int(place), float(factor)
+            number, amount = int(place), finite(float(factor), "The weight of a layer")
         except ValueError:
             raise ValueError(
                 f"'{entry}' is no weight of a layer. Write its number, a colon and its weight, e.g. 3:2.5, 6:1."

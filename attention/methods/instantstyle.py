@@ -116,10 +116,12 @@ class InstantStyle(AttentionPatch, Advises):
         return styled if rows == len(output) else torch.cat([styled, output[rows:]])
 
     def check(self, plan: RunPlan) -> None:
-        if self.tokens.by_image and plan.untold_window is not None:
+        mask = self.scope.mask
+        by_image = self.tokens.by_image or (mask is not None and mask.repeats and len(mask.values) > 1)
+        if by_image and plan.untold_window is not None:
             raise ValueError(
-                "This model samples in windows of frames (AnimateDiff); Semblance gives pictures and weights to the "
-                "images in their order only. Turn per_image off, or take a context at least as long as the batch."
+                "This model samples in windows of frames (AnimateDiff); Semblance gives pictures, weights and masks to "
+                "the images in their order only. Take a context at least as long as the batch."
             )
 
     def advice(self, plan: RunPlan) -> Sequence[str]:
@@ -181,7 +183,8 @@ class InstantStyle(AttentionPatch, Advises):
             return torch.cat([key for key, _ in chosen]).to(query), torch.cat([value for _, value in chosen]).to(query)
 
         def line_up() -> tuple[Tensor, Tensor]:
-            keys, values = bank.once(name, bring)
+            # Of many images only those rows are kept that a call shows.
+            keys, values = bank.once(name, bring) if images is None else bring()
             last = len(keys) // 2 - 1
             shown = [0] if images is None else [min(image, last) for image in images]
             rows = [2 * number + int(conditional) for conditional in call.layout.conditional for number in shown]

@@ -71,7 +71,9 @@ def apply_source(
             "or connect a picture to image."
         )
     for region in image:
-        own = replace(listening, weights=(region.weight,), kind=region.kind, start=region.start, end=region.end)
+        window = {"start": region.start, "end": region.end}
+        settings = {"composition_weight": 1.0, "boost": None, "layers": ""}  # those of the node are not for regions
+        own = replace(listening, weights=(region.weight,), kind=region.kind, **window, **settings)
         model = apply_pictures(model, adapter, reader.both_sides(region.images, negative), own, region.mask)
     return model
 

@@ -23,11 +23,6 @@ class EncodedPictures:
     weights: tuple[float, ...] = ()
     """By picture: the number of copies that attention counts, or its strength in an image of its own. Empty: 1 each."""
 
-    @property
-    def is_global(self) -> bool:
-        """Whether each picture is one embedding, and not a state for each patch."""
-        return self.negatives[0].ndim == 2
-
     def negatives_for(self, count: int) -> tuple[Tensor, ...]:
         """So many negatives: surplus ones are left out, missing ones are the last one again."""
         return tuple(self.negatives[min(number, len(self.negatives) - 1)] for number in range(count))

@@ -81,8 +81,7 @@ def _adapter_file(kind: Kind, model_map: ModelMap) -> tuple[str, str]:
         lines.append(f"Chosen because {how}. Also with the shapes of this kind: {others}.")
     if twins := kind.twins(fitting[best], family):
         alike = " or ".join(twin.word for twin in twins)
-        says = "Neither contents nor name say" if kind.marks and places[best] > len(published) else "Only its name says"
-        lines.append(f"{says} that it is {kind.word}: an adapter that is {alike} has the same shapes.")
+        lines.append(f"Only its name says that it is {kind.word}: an adapter that is {alike} has the same shapes.")
     return best, "".join(f"\n{line}" for line in lines)
 
 

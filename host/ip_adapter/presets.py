@@ -52,7 +52,9 @@ class Kind:
             return published.index(stem)
         if any(stem in twin._published(family) or twin._is_marked(stem) for twin in self.twins(layout, family)):
             return None
-        return len(published) + (not self._is_marked(stem))
+        if self.marks and not self._is_marked(stem) and self.twins(layout, family):
+            return None  # neither contents nor name say that it is of this kind
+        return len(published)
 
     def _published(self, family: str) -> list[str]:
         return [file.lower() for file in self.files[family]]

@@ -57,8 +57,7 @@ class PictureReader:
         if negative is None:
             return encode_nothing(self.fitting_encoder, self._is_global)
         if isinstance(negative, EncodedStyle):
-            # One crop each: a negative is repeated for every crop of its picture.
-            return tuple(picture.mean(dim=0, keepdim=True) for picture in self._fitting(negative).pictures)
+            return _alike(self._fitting(negative))
         check_picture(negative, "The negative image")
         return encode_pictures(self.fitting_encoder, negative, self._is_global)
 
@@ -86,3 +85,13 @@ class PictureReader:
                 f"connected is '{self.adapter.name}': {layout}. Load an adapter of the reference's kind."
             )
         return reference
+
+
+def _alike(reference: StyleReference) -> tuple[Tensor, ...]:
+    """The pictures of a reference as negatives, which count alike and are one square each."""
+    if len(set(reference.weights)) > 1 or any(len(picture) > 1 for picture in reference.pictures):
+        raise ValueError(
+            "A negative reference counts its pictures alike and takes each as one square, but this one weighs them or "
+            "cuts them into tiles. Encode it without weights and with the fit 'crop' or 'pad'."
+        )
+    return reference.pictures

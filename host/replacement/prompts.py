@@ -45,8 +45,14 @@ def replaced(
     old = {number: kind for number, kind in kinds.items() if _is_missing(kind, installed, table)}
     if not old:
         return request
-    new = {number: _replacement(number, prompt[number], kind, table[kind], workflow) for number, kind in old.items()}
-    logging.info("Semblance: nodes of IPAdapter_plus run as Semblance's: %s.", ", ".join(old))
+    new: Prompt = {}
+    for number, kind in old.items():
+        try:
+            new[number] = _replacement(number, prompt[number], kind, table[kind], workflow)
+        except Exception:  # one odd node is no reason to leave the others to ComfyUI
+            logging.exception("Semblance: %s (node %s) could not be replaced and stays as it is.", kind, number)
+    names = ", ".join(f"{old[number]} (node {number})" for number in new)
+    logging.info("Semblance: nodes of IPAdapter_plus run as Semblance's: %s.", names)
     return {**request, "prompt": {**prompt, **new}}
 
 
@@ -69,7 +75,10 @@ def _replacement(
     given = given_inputs(old["inputs"], saved_node(workflow, number), kind, entry.widgets)
     inputs = {ours: given[theirs] for ours, theirs in entry.inputs.items() if theirs in given}
     inputs |= entry.values
-    inputs |= {ours: ABSENT for ours in entry.demanded if ours not in inputs}
+    if lacking := [ours for ours in entry.demanded if ours not in inputs]:
+        theirs = ", ".join(entry.inputs[ours] for ours in lacking)
+        logging.warning("Semblance: %s (node %s) needs the input %s, which it does not have.", kind, number, theirs)
+        inputs |= dict.fromkeys(lacking, ABSENT)
     if unknown := sorted(given.keys() - entry.inputs.values() - set(entry.left_out)):
         logging.warning("Semblance: %s (node %s) has no input %s.", kind, number, ", ".join(unknown))
     return {**old, "class_type": entry.node, "inputs": inputs, "_meta": old.get("_meta") or {"title": kind}}

@@ -98,10 +98,11 @@ def test_the_published_name_counts_more_than_order_and_a_mark_more_than_none(sto
     assert load(model, PLUS)[0].name == "ip-adapter-plus_sd15.safetensors"
 
 
-def test_a_file_that_nothing_tells_from_its_twins_is_taken_with_a_word(stocked: Path) -> None:
+def test_a_file_that_nothing_tells_from_its_twins_is_not_taken_for_the_special_one(stocked: Path) -> None:
     put(stocked, "a.safetensors", variant="plus")
-    _, report = load(make_unet("sd15"), FACE)
-    assert "Neither contents nor name say that it is plus-face: an adapter that is plus or composition" in report
+    with pytest.raises(ValueError, match="No plus-face IP-Adapter for SD 1.5 is in models/ipadapter"):
+        load(make_unet("sd15"), FACE)
+    assert load(make_unet("sd15"), PLUS)[0].name == "a.safetensors"
 
 
 def test_the_published_file_of_another_kind_is_not_taken(stocked: Path) -> None:

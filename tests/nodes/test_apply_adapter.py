@@ -253,8 +253,10 @@ def test_pictures_per_image_in_contexts_of_animatediff_are_refused_before_sampli
     if length == 2:
         assert torch.isfinite(sampled(patched, images=2)).all()
         return
-    with pytest.raises(ValueError, match=r"samples in windows of frames \(AnimateDiff\)"):
-        sampled(patched, images=2)
+    masks = torch.stack([torch.ones(16, 16), torch.eye(16)])
+    for per_image in (patched, on_model(model, tiny, pictures, attn_mask=masks)):
+        with pytest.raises(ValueError, match=r"samples in windows of frames \(AnimateDiff\)"):
+            sampled(per_image, images=2)
     assert torch.isfinite(sampled(on_model(model, tiny, pictures), images=2)).all()
 
 

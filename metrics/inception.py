@@ -124,7 +124,8 @@ def _tensorflow_trunk() -> Inception3:
 
 def _check_kind(weights: Mapping[str, Tensor], wanted: Kind, file: str) -> None:
     found = kind_of(weights)
-    bare = wanted == "ArtFID" and found is None and "Mixed_7c.branch_pool.conv.weight" in weights
+    bare = wanted == "ArtFID" and "Mixed_7c.branch_pool.conv.weight" in weights
+    bare = bare and not any(name.partition(".")[0] in ("fc", "fc1", "AuxLogits") for name in weights)
     if found == wanted or bare:  # the authors load theirs without its classifiers, which may not be in the file
         return
     what = {

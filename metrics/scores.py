@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 RESAMPLES = 2000
+MOST_DRAWN = 2**21
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,11 @@ class Measure:
     def interval(self, seed: int = 0) -> tuple[float, float]:
         """What 95 of 100 means of rows drawn anew lie within; the mean twice where there is one row."""
         values = torch.tensor(self.values, dtype=torch.float64)
-        rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
-        means = values[rows].mean(dim=1)
+        generator = torch.Generator().manual_seed(seed)
+        together = max(MOST_DRAWN // len(values), 1)  # resamples at a time, so that memory does not grow with the rows
+        shapes = [(min(together, RESAMPLES - done), len(values)) for done in range(0, RESAMPLES, together)]
+        drawn = (values[torch.randint(len(values), shape, generator=generator)] for shape in shapes)
+        means = torch.cat([rows.mean(dim=1) for rows in drawn])
         return float(means.quantile(0.025)), float(means.quantile(0.975))
 
     @property
@@ -54,6 +58,8 @@ class Scores:
     """How it was measured, in one sentence; numbers compare under the same protocol only."""
     pictures: tuple[str, ...] = ()
     """The fingerprint of each row's picture, by which a picture is found again in any order; none for other rows."""
+    of_prompts: bool = False
+    """Whether each row is the prompt of its picture, and not a name."""
 
     def __post_init__(self) -> None:
         counts = {len(self.rows), *(len(measure.values) for measure in self.measures)}

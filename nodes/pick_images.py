@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attention.engine.scope import finite
 from ..host.evaluation.contact_sheet import FRAME, GROUND
-from ..host.evaluation.picking import PickRule, Picks, pick_images, pick_latents
+from ..host.evaluation.picking import PickRule, Picks, pick_images, pick_latents, prompts_of
 from ..metrics.scores import Scores
 from . import sockets
 from .inputs import EVALUATION
@@ -61,6 +61,7 @@ class PickImages(io.ComfyNode):
                 ),
                 sockets.Scores.Output("scores", tooltip="Their scores."),
             ],
+            is_output_node=True,  # it may be the end of a graph
             has_intermediate_output=True,
         )
 
@@ -89,7 +90,7 @@ class PickImages(io.ComfyNode):
         picks = pick_images(images, scores, numbers, PickRule(count, by.strip(), floors))
         chosen = pick_latents(latents, picks.rows, len(scores.rows))
         shown = _shown(cls, picks, by_rule=not numbers)
-        return io.NodeOutput(picks.images, chosen, list(picks.scores.rows), picks.scores, ui=shown)
+        return io.NodeOutput(picks.images, chosen, prompts_of(picks.scores), picks.scores, ui=shown)
 
 
 def _rule_inputs() -> list[io.Input]:

@@ -1,6 +1,7 @@
 """How well pictures show their prompts and keep a style: cosines between the embeddings of one CLIP.
 
-The published CLIP score (arXiv:2104.08718, in the form that libraries print) is max(100 cos, 0).
+torchmetrics prints a CLIP score of max(100 cos, 0), with cos the mean; the paper's is 2.5 max(cos, 0)
+(arXiv:2104.08718).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def score_pictures(
         kept = torch.stack([cosines(seen, one[None]) for one in _embedded(image_encoder, style)]).mean(dim=0)
         measures.append(Measure(STYLE, tuple(kept.tolist()), higher_is_better=True))
     protocol = _protocol(image_encoder, width, 0 if style is None else len(style))
-    scores = Scores(tuple(lines), tuple(measures), protocol, tuple(map(fingerprint, images)))
+    scores = Scores(tuple(lines), tuple(measures), protocol, tuple(map(fingerprint, images)), of_prompts=True)
     return ClipScores(scores, tuple(line for line, text in read.items() if not text.whole))
 
 
@@ -115,9 +116,9 @@ def _protocol(encoder: Any, width: int, styles: int) -> str:
     known = ENCODER_OF_EMBEDDING.get(width)
     name = known.name if known else "a CLIP"
     text = (
-        f"Cosines of embeddings of {name} ({width}-wide) in float32; each picture's middle square at "
-        f"{encoder.image_size} pixels; the first {LONGEST} tokens of each prompt, without weights. The published CLIP "
-        "score is max(100 x text, 0)."
+        f"Cosines in float32 of embeddings of {name} ({width}-wide); each picture's middle square at "
+        f"{encoder.image_size} pixels; the first {LONGEST} tokens of each prompt, without weights. As a CLIP score, "
+        "torchmetrics prints max(100 x the mean of text, 0) and the paper 2.5 x max(text, 0)."
     )
     against = "one style picture" if styles == 1 else f"{styles} style pictures, the mean of their cosines"
     return f"{text} Style: against {against}." if styles else text

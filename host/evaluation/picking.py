@@ -17,6 +17,8 @@ from .contact_sheet import SheetLayout, draw_sheet
 
 NO_LATENTS = "Pick Images has no latents to pick from. Connect the LATENT of the scored pictures to its 'latents'."
 
+NO_PROMPTS = "These scores hold no prompts to pick from: they compare pictures. Connect the scores of CLIP Score."
+
 
 @dataclass(frozen=True)
 class PickRule:
@@ -114,6 +116,11 @@ def pick_latents(latents: Mapping[str, Any] | None, rows: Sequence[int], scored:
     if mask is not None and len(mask) > 1:
         picked["noise_mask"] = mask[[row % len(mask) for row in chosen]]
     return picked
+
+
+def prompts_of(scores: Scores) -> list[Any]:
+    """The prompt of each row, or what says on the node that asks for them that these scores have none."""
+    return list(scores.rows) if scores.of_prompts else [ExecutionBlocker(NO_PROMPTS)]
 
 
 def _check_numbers(numbers: Sequence[int], count: int) -> None:

@@ -31,6 +31,7 @@ OF_IMAGENET = (
     Foreign("fc.weight", (1000, 2048), IMAGENET),
     Foreign("AuxLogits.conv0.conv.weight", None, IMAGENET),
 )
+OF_ANOTHER = (Foreign("fc.bias", None, "an Inception with a classifier of its own"),)
 OF_PAINTINGS = (Foreign("fc1.bias", None, ART), Foreign("fc1.weight", None, ART))
 
 
@@ -82,7 +83,7 @@ def art_inception_part() -> Part:
         ART,
         _inception_shapes(),
         "art_inception.pth (about 90 MB) from huggingface.co/matthias-wright/art_inception",
-        others=(*OF_IMAGENET, Foreign("fc.bias", (CLASSES,), TENSORFLOW)),
+        others=(*OF_IMAGENET, Foreign("fc.bias", (CLASSES,), TENSORFLOW), *OF_ANOTHER),
     )
 
 

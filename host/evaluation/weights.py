@@ -152,10 +152,10 @@ def refuse_program(path: Path) -> None:
 
 
 def _candidates() -> Iterator[Path]:
-    """Every file that may hold weights: by kind, then by folder, then by name."""
-    roots = [Path(root) for folder in (METRICS, CLASSIFIERS) for root in _roots(folder)]
-    files = [root / name for root in roots for name in sorted(folder_paths.recursive_search(str(root), [".git"])[0])]
-    return (file for ending in ENDINGS for file in files if file.suffix.lower() == ending)
+    """Every file that may hold weights: by folder, ours first, then by kind, then by name."""
+    for root in (Path(root) for folder in (METRICS, CLASSIFIERS) for root in _roots(folder)):
+        files = [root / name for name in sorted(folder_paths.recursive_search(str(root), [".git"])[0])]
+        yield from (file for ending in ENDINGS for file in files if file.suffix.lower() == ending)
 
 
 def _roots(folder: str) -> list[str]:

@@ -57,6 +57,12 @@ def refused(action: Any, pattern: str) -> None:
 # What comes out
 
 
+def test_rows_that_are_no_prompts_are_not_handed_on_as_prompts(images: Tensor) -> None:
+    pairs = replace(scored(images)[0], rows=("a 0", "a 1", "a 2", "a 3"), of_prompts=False)
+    (prompt,) = picked(images, pairs)[2]
+    assert prompt.message.startswith("These scores hold no prompts")
+
+
 def test_pictures_come_out_best_first_and_scores_in_the_order_given(images: Tensor) -> None:
     scores, ranked, report = scored(images).result
     best_first = scores["text"].ranking()
@@ -104,7 +110,7 @@ def test_the_sheet_is_one_picture_with_its_geometry_beside_it(images: Tensor) ->
 def test_both_nodes_show_themselves_again_after_a_reload() -> None:
     for node in (CLIPScore, PickImages):
         schema = node.define_schema()
-        assert schema.has_intermediate_output and not schema.is_output_node
+        assert schema.has_intermediate_output and schema.is_output_node
 
 
 @pytest.mark.parametrize("text", ["0, 2", "0 2", " 0,2, ", "0，2", "0, 2, 0"])

@@ -108,7 +108,7 @@ def test_the_demo_model_s_own_towers_know_a_heart_from_a_star() -> None:
 
 def test_the_protocol_says_how_it_was_measured() -> None:
     found = score_pictures(picture(1, images=2), "a fox", make_clip("sd2"), make_clip_vision("h"), picture(2))
-    for words in ("64-wide", "56 pixels", "77 tokens", "max(100 x text, 0)", "one style picture"):
+    for words in ("64-wide", "56 pixels", "77 tokens", "max(100 x the mean of text, 0)", "one style picture"):
         assert words in found.scores.protocol
 
 

@@ -199,10 +199,29 @@ def test_an_error_leaves_the_prompt_as_it_is_and_is_logged(
     import nodes
 
     monkeypatch.setattr(nodes, "NODE_CLASS_MAPPINGS", dict.fromkeys(INSTALLED))
-    monkeypatch.setattr(prompts, "_replacement", lambda *given: 1 / 0)
+    monkeypatch.setattr(prompts, "replaced", lambda request, installed: others if request is others else 1 / 0)
     ours, others = {"prompt": posted("tiled")}, {"prompt": {"1": {"class_type": "KSampler", "inputs": {}}}}
     with caplog.at_level(logging.ERROR):
         assert on_prompt(others) is others
         assert caplog.text == ""
         assert on_prompt(ours) is ours
     assert "Semblance: the prompt was left as it is" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+def test_one_odd_node_leaves_the_others_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import nodes
+
+    real, fault = prompts._replacement, "IPAdapterTiled"
+
+    def odd(number: str, old: dict[str, Any], kind: str, *further: Any) -> dict[str, Any]:
+        return 1 / 0 if kind == fault else real(number, old, kind, *further)
+
+    monkeypatch.setattr(nodes, "NODE_CLASS_MAPPINGS", dict.fromkeys(INSTALLED))
+    monkeypatch.setattr(prompts, "_replacement", odd)
+    with caplog.at_level(logging.ERROR):
+        made = on_prompt({"prompt": posted("tiled")})["prompt"]
+    kinds = {node["class_type"] for node in made.values()}
+    assert {kind for kind in kinds if kind.startswith("IPAdapter")} == {fault}
+    assert "stays as it is" in caplog.text

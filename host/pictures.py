@@ -19,8 +19,11 @@ SMALLEST = 16
 """The smallest side of a picture in pixels; smaller ones show no style."""
 
 
-def check_picture(images: Tensor, name: str) -> None:
-    """Raises ValueError unless `images` are usable pictures (images, height, width, 3). `name` begins the message."""
+def check_picture(images: Tensor, name: str, too_small: str = "too small to show a style") -> None:
+    """Raises ValueError unless `images` are usable pictures (images, height, width, 3).
+
+    `name` begins the message; `too_small` says what a picture below SMALLEST does not do.
+    """
     shape = tuple(images.shape)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(f"{name} holds no picture (its shape is {shape}). Connect an image, e.g. from Load Image.")
@@ -31,8 +34,8 @@ def check_picture(images: Tensor, name: str) -> None:
         )
     if min(shape[1:3]) < SMALLEST:
         raise ValueError(
-            f"{name} is {shape[2]}x{shape[1]} pixels, too small to show a style; expected at least "
-            f"{SMALLEST}x{SMALLEST}. Choose a larger picture."
+            f"{name} is {shape[2]}x{shape[1]} pixels, {too_small}; expected at least {SMALLEST}x{SMALLEST}. "
+            "Choose a larger picture."
         )
     if not torch.isfinite(images).all():
         raise ValueError(f"{name} holds pixels that are not numbers (NaN or infinite). Check the node that made it.")

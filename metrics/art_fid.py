@@ -35,8 +35,8 @@ class ArtFID:
     def of(cls, content: Tensor, stylised: Tensor, style: Tensor, generator: torch.Generator | None = None) -> ArtFID:
         """From content distances (pictures,) and features (pictures, 2048) of the stylised and the style pictures.
 
-        Up to 5,000 pictures the constructor does with statistics of features alone, which can be streamed.
-        Raises ValueError where the numbers of distances and features differ, or there is one picture.
+        Up to 5,000 pictures the constructor does with statistics of features alone, which can be merged
+        from batches. Raises ValueError where the numbers of distances and features differ, or there is one picture.
         """
         if len(content) != len(stylised):
             raise ValueError(

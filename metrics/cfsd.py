@@ -5,7 +5,7 @@ https://github.com/jiwoogit/StyleID, `PatchSimi` in `evaluation/image_metrics.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -43,23 +43,24 @@ class CFSD(nn.Module):
             )
         return cls(filled(vgg19([RELU3_1]), weights, "The VGG-19 for CFSD"))
 
-    def forward(self, stylised: Tensor, content: Tensor) -> Tensor:
+    def forward(self, stylised: Tensor, content: Tensor, at_each_chunk: Callable[[], None] | None = None) -> Tensor:
         """The published distance of each pair, (pairs,) from 0 up; lower is better. The paper's is `per_place` of it.
 
-        Both are (pairs, 3, height, width) in [0, 1], of one size. Raises ValueError for what is not.
+        Both are (pairs, 3, height, width) in [0, 1], of one size. `at_each_chunk` is called before each chunk of rows
+        and may stop the work by raising. Raises ValueError for what is not.
         """
         stylised, content = checked_pairs(stylised, content, "The stylised pictures", "The content pictures")
         checked_size(content, 4, "CFSD")
-        return similarity_divergence(self.features(content), self.features(stylised))
+        return similarity_divergence(self.features(content), self.features(stylised), at_each_chunk=at_each_chunk)
 
-    def per_place(self, stylised: Tensor, content: Tensor) -> Tensor:
+    def per_place(self, stylised: Tensor, content: Tensor, at_each_chunk: Callable[[], None] | None = None) -> Tensor:
         """The mean over places of the features, as the paper's formula has it, (pairs,).
 
         The authors' code divides by the batch where the formula divides by the places, so that the numbers in their
         tables are sums over places.
         """
         places = (content.shape[2] // 4) * (content.shape[3] // 4)
-        return self(stylised, content) / places
+        return self(stylised, content, at_each_chunk) / places
 
     def features(self, pictures: Tensor) -> Tensor:
         """(pictures, 3, height, width) in [0, 1] -> (pictures, 256, height // 4, width // 4)."""
@@ -68,24 +69,36 @@ class CFSD(nn.Module):
         return features
 
 
-def similarity_divergence(content: Tensor, stylised: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+def similarity_divergence(
+    content: Tensor,
+    stylised: Tensor,
+    chunk_bytes: int = CHUNK_BYTES,
+    at_each_chunk: Callable[[], None] | None = None,
+) -> Tensor:
     """KL(S_content || S_stylised) summed over places, (pairs,), of features (pairs, channels, height, width).
 
     Row i of S is the softmax of place i's products with all places, of features divided by their number of channels.
     At 512 x 512 pixels S has 16,384 rows of as many, so it is taken a chunk of rows at a time.
     """
     return torch.stack(
-        [_divergence(first, second, chunk_bytes) for first, second in zip(content, stylised, strict=True)]
+        [
+            _divergence(first, second, chunk_bytes, at_each_chunk)
+            for first, second in zip(content, stylised, strict=True)
+        ]
     )
 
 
-def _divergence(content: Tensor, stylised: Tensor, chunk_bytes: int) -> Tensor:
+def _divergence(
+    content: Tensor, stylised: Tensor, chunk_bytes: int, at_each_chunk: Callable[[], None] | None
+) -> Tensor:
     content, stylised = (features.flatten(1).T / len(features) for features in (content, stylised))
     # The rows are nearly uniform, so the terms cancel: float32 leaves three digits. Apple's devices have no float64.
     precise = torch.float32 if content.device.type == "mps" else torch.float64
     rows = max(1, chunk_bytes // (precise.itemsize * len(content)))
     total = torch.zeros((), dtype=precise, device=content.device)
     for start in range(0, len(content), rows):
+        if at_each_chunk is not None:
+            at_each_chunk()
         here = slice(start, start + rows)
         kept, found = (
             (features[here] @ features.T).to(precise).log_softmax(dim=1) for features in (content, stylised)

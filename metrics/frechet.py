@@ -50,20 +50,6 @@ class FeatureStatistics:
         centred = features - mean
         return cls(len(features), mean, centred.T @ centred)
 
-    @classmethod
-    def streamed(cls, batches: Iterable[Tensor]) -> FeatureStatistics:
-        """The statistics of all batches of features, each (pictures, width), of which one is held at a time.
-
-        Raises ValueError where there is no batch.
-        """
-        total: FeatureStatistics | None = None
-        for features in batches:
-            batch = cls.of(features)
-            total = batch if total is None else total.merged(batch)
-        if total is None:
-            raise ValueError("There are no pictures to take statistics of. Give at least two.")
-        return total
-
     def merged(self, other: FeatureStatistics) -> FeatureStatistics:
         """The statistics of both sets together (Chan et al. 1979). Raises ValueError where the widths differ."""
         _check_widths(self, other)

@@ -28,19 +28,16 @@ class Layout:
     channels: tuple[int, ...]
     smallest: int
     """The shortest side of a picture, in pixels, of which the last layer still sees something."""
-    mark: tuple[str, tuple[int, ...]]
-    """A tensor that none of the other networks has, by its name and shape."""
 
 
 LAYOUTS = {
-    "alex": Layout(alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31, ("features.0.weight", (64, 3, 11, 11))),
-    "vgg": Layout(vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16, ("features.17.weight", (512, 256, 3, 3))),
+    "alex": Layout(alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
+    "vgg": Layout(vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
     "squeeze": Layout(
         squeezenet,
         (1, 4, 7, 9, 10, 11, 12),
         (64, 128, 256, 384, 384, 512, 512),
         17,
-        ("features.3.squeeze.weight", (16, 64, 1, 1)),
     ),
 }
 """By the names that the `lpips` package gives them."""
@@ -56,18 +53,16 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList([nn.Parameter(head, requires_grad=False) for head in heads])
 
     @classmethod
-    def from_state(cls, weights: Mapping[str, Tensor], name: str | None = None) -> LPIPS:
-        """The network `alex`, `vgg` or `squeeze`, else the one these are of, with the weights of its trunk and heads.
+    def from_state(cls, weights: Mapping[str, Tensor], name: str) -> LPIPS:
+        """The network `alex`, `vgg` or `squeeze`, with the weights of its trunk and heads.
 
         The trunk under torchvision's names (`features.0.weight`) or those of a saved LPIPS (`net.slice1.0.weight`),
         the heads as published (`lin0.model.1.weight`, (1, channels, 1, 1)). Raises ValueError for an unknown name,
         and where tensors are missing or have another shape.
         """
         weights = renamed(weights)
-        name = name or network_of(weights)
         if name not in LAYOUTS:
-            found = f"LPIPS has no network '{name}'" if name else "These weights are of no network that LPIPS has"
-            raise ValueError(f"{found}. Choose one of: {', '.join(LAYOUTS)}.")
+            raise ValueError(f"LPIPS has no network '{name}'. Choose one of: {', '.join(LAYOUTS)}.")
         layout = LAYOUTS[name]
         trunk = filled(layout.trunk(layout.layers), weights, f"The trunk of LPIPS {name}")
         return cls(name, trunk, [_head(weights, name, number) for number in range(len(layout.layers))])
@@ -81,12 +76,6 @@ class LPIPS(nn.Module):
         checked_size(first, LAYOUTS[self.name].smallest, f"LPIPS {self.name}")
         seen, compared = (cast(list[Tensor], self.trunk(normalised(pictures))) for pictures in (first, second))
         return layer_distances(seen, compared, list(self.heads)).sum(dim=0)
-
-
-def network_of(weights: Mapping[str, Tensor]) -> str | None:
-    """Which network's trunk is among these weights, under torchvision's names or those of a saved LPIPS; or none."""
-    shapes = {key: tuple(tensor.shape) for key, tensor in renamed(weights).items()}
-    return next((name for name, layout in LAYOUTS.items() if shapes.get(layout.mark[0]) == layout.mark[1]), None)
 
 
 def normalised(pictures: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class ArtFID(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Scores.Output("scores", tooltip="One row with ArtFID, FID and LPIPS; lower is better."),
+                sockets.Scores.Output("scores", tooltip="One row with ArtFID, FID (art) and LPIPS; lower is better."),
                 io.String.Output("report", tooltip="The numbers and their protocol. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],

@@ -38,7 +38,8 @@ class PictureGrid(io.ComfyNode):
                     "order",
                     options=list(ORDERS),
                     tooltip="How the pictures fill the grid. With 'row by row', each batch of a list is a row; with "
-                    "'column by column', a column.",
+                    "'column by column', a column. Captions must fit: with several batches, they are not spread over "
+                    "other rows and columns.",
                 ),
                 io.Int.Input(
                     "cell_size",

@@ -14,7 +14,8 @@ from ..host.files import UnreadableFile
 
 FOLDER = (
     "Connect an IMAGE, or write a folder under ComfyUI's input or output, e.g. output/styled. A folder's pictures may "
-    "have any sizes; they are read one at a time, in the order of their names."
+    "have any sizes; they are read one at a time, in the order of their names. "
+    "Write it here: a name that comes from another node is not watched for changes in the folder."
 )
 
 

@@ -37,16 +37,20 @@ class Arrangement:
 def arrange(batches: Sequence[int], rows: int, columns: int, order: Order) -> Arrangement:
     """Rows and columns for batches of so many pictures, given so many row and column captions; 0: none.
 
-    Where captions leave it open, each batch is a row (or a column, by the order) if all hold the same number, and else
-    the grid is about square. Raises ValueError where pictures and captions do not fit each other.
+    Several batches of the same number, more than one, are rows each (or columns, by the order). Of other batches,
+    captions say the shape; without captions the grid is about square. Raises ValueError where pictures and captions do
+    not fit each other.
     """
     count = sum(batches)
     _check_counts(count, rows, columns)
+    lines = _lines(batches, order)
     if rows or columns:
-        return Arrangement(rows or count // columns, columns or count // rows, order)
-    if len(batches) > 1 and len(set(batches)) == 1 and batches[0] > 1:
-        lists, each = len(batches), batches[0]
-        return Arrangement(lists, each, order) if order == "row by row" else Arrangement(each, lists, order)
+        shape = rows or count // columns, columns or count // rows
+        if lines is not None and shape != lines and 1 not in shape:  # of one line, each caption has its picture
+            raise ValueError(_other_lines(batches, rows, columns, order))
+        return Arrangement(*shape, order)
+    if lines is not None:
+        return Arrangement(*lines, order)
     wide = math.ceil(math.sqrt(count))
     return Arrangement(math.ceil(count / wide), wide, order)
 
@@ -102,6 +106,31 @@ def _unscored(without: int, count: int, known: bool) -> str:
     if without == count:
         return "None of these pictures is in the scores. Connect the pictures that were scored, unchanged."
     return f"{without} of {count} pictures {'has' if without == 1 else 'have'} no score." if without else ""
+
+
+def _lines(batches: Sequence[int], order: Order) -> tuple[int, int] | None:
+    """Rows and columns of a grid whose every row (or column, by the order) is a batch; None of other batches."""
+    if len(batches) < 2 or len(set(batches)) > 1 or batches[0] < 2:
+        return None
+    lists, each = len(batches), batches[0]
+    return (lists, each) if order == "row by row" else (each, lists)
+
+
+def _other_lines(batches: Sequence[int], rows: int, columns: int, order: Order) -> str:
+    """What is wrong where the captions are not those of batches as rows (or columns, by the order)."""
+    other: Order = "column by column" if order == "row by row" else "row by row"
+    lines, turned = _lines(batches, order), _lines(batches, other)
+    assert lines is not None and turned is not None
+    line = "row" if order == "row by row" else "column"
+    (what, found, needed) = next(
+        of for of in (("column", columns, lines[1]), ("row", rows, lines[0])) if of[1] not in (0, of[2])
+    )
+    fits = all(found in (0, needed) for found, needed in zip((rows, columns), turned, strict=True))
+    advice = f"Choose '{other}', or write" if fits else "Write"
+    return (
+        f"Each batch is a {line} of {batches[0]}, {len(batches)} in all, but there {_are(found, f'{what} caption')}. "
+        f"{advice} {needed} {what} captions or none."
+    )
 
 
 def _check_counts(count: int, rows: int, columns: int) -> None:

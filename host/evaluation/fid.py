@@ -13,7 +13,7 @@ from ...metrics.inception import WIDTH
 from ...metrics.scores import Measure, Scores
 from .gathered import Gathered
 from .networks import Network, fid_network
-from .sources import Pictures, Reading
+from .sources import Pictures, Reading, cut_report
 from .statistics_files import SavedStatistics, save_statistics, statistics_path
 
 FIDForm = Literal["FID", "FID-infinity"]
@@ -57,7 +57,8 @@ def fid_scores(first: Side, second: Side, form: FIDForm, save: str, version: str
     if path is not None:
         name = save_statistics(path, statistics[1], weights, version)
         kept = f"The statistics of {second.name} are kept: write {name} in place of its folder."
-    return _result(form, distance, (first.name, second.name), statistics, [reading.skipped_report(), kept])
+    cut = cut_report(*(side for side in sides if not isinstance(side, SavedStatistics)))
+    return _result(form, distance, (first.name, second.name), statistics, [cut, reading.skipped_report(), kept])
 
 
 def gather(source: Pictures, network: Network | None, reading: Reading, keep: bool) -> Gathered:
@@ -138,6 +139,6 @@ def _result(
     if min(counts) < WIDTH:
         lines.append(f"{FEW}.")
         protocol += f". {FEW}"
-    measure = Measure("FID", (distance,), higher_is_better=False)
+    measure = Measure(form, (distance,), higher_is_better=False)
     scores = Scores((f"{names[0]} against {names[1]}",), (measure,), protocol)
     return FIDResult(scores, distance, "\n".join([*lines, *(note for note in notes if note)]))

@@ -14,6 +14,7 @@ from ...metrics.picks import best
 from ...metrics.scores import Scores, fingerprint
 from ..pictures import check_picture
 from .contact_sheet import SheetLayout, draw_sheet
+from .figures import shown_alike
 
 NO_LATENTS = "Pick Images has no latents to pick from. Connect the LATENT of the scored pictures to its 'latents'."
 
@@ -48,14 +49,13 @@ def pick_images(images: Tensor, scores: Scores, numbers: Sequence[int], rule: Pi
     `images` (images, height, width, 3) are found in `scores` by what they show, so their order is free. Raises
     ValueError for pictures that were not scored, numbers that no picture has, and a rule that nothing meets.
     """
-    check_picture(images, "The image at 'images'")
+    check_picture(images, "The image at 'images'", "too small for the sheet")
     rows = rows_of(images, scores)
     shown = select(scores, rows)
     _check_numbers(numbers, len(images))
     places = list(numbers) or best(shown, rule.count, rule.by, rule.floors)
-    captions = [
-        [f"{measure.name} {measure.values[place]:.3f}" for measure in shown.measures] for place in range(len(images))
-    ]
+    columns = [[f"{measure.name} {value}" for value in shown_alike(measure.values)] for measure in shown.measures]
+    captions = list(zip(*columns, strict=True))  # -> for each picture a line for each measure
     sheet, layout = draw_sheet(images, captions, places)
     picked = tuple(rows[place] for place in places)
     return Picks(tuple(places), picked, images[places], select(scores, picked), sheet, layout)

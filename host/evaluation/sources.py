@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import comfy.model_management
@@ -13,8 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...metrics.pictures import FAR_OUTSIDE
 from ..pictures import check_picture
 from .folders import UnreadablePicture, skipped_report
+
+OVERSHOOT = 0.01
+"""How far values may lie outside [0, 1] unmentioned; a VAE's are cut off, resizing leaves a little."""
 
 
 class Pictures(Protocol):
@@ -42,7 +47,13 @@ class PictureBatch:
     images: Tensor  # (images, height, width, 3)
 
     def __post_init__(self) -> None:
-        check_picture(self.images, f"The input {self.name}")
+        check_picture(self.images, f"The input {self.name}", "too small to be measured")
+        low, high = self._range
+        if low < -FAR_OUTSIDE or high > 1 + FAR_OUTSIDE:
+            raise ValueError(
+                f"The input {self.name} holds values from {low:.4g} to {high:.4g}; pictures hold 0 to 1. Check the "
+                "node that made it, or scale its values."
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,6 +61,22 @@ class PictureBatch:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(f"{self.name} {index}" for index in range(len(self)))
+
+    @property
+    def cut(self) -> str:
+        """A sentence where values outside [0, 1] are cut off, or nothing."""
+        low, high = self._range
+        if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+            return ""
+        return (
+            f"{self.name} holds values from {low:.4g} to {high:.4g}: it was measured cut off at 0 and 1, as ComfyUI "
+            "saves pictures."
+        )
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        low, high = torch.aminmax(self.images)
+        return float(low), float(high)
 
     def read(self, index: int) -> Tensor:
         return self.images[index : index + 1].float().clamp(0, 1)
@@ -61,8 +88,6 @@ class Reading:
 
     total: int
     """How many pictures, pairs or triples will be asked for."""
-    short_side: int = 0
-    """What the short side of each picture is scaled to, in pixels; 0 leaves them as they are."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Why a picture was left out, by its name."""
 
@@ -100,22 +125,15 @@ class Reading:
         for source in sources:
             place = row if len(source) > 1 else 0
             try:
-                found.append(scaled(source.read(place), self.short_side))
+                found.append(source.read(place))
             except UnreadablePicture as why:
                 self.skipped[f"{source.name}/{source.names[place]}"] = str(why)
         return tuple(found) if len(found) == len(sources) else None
 
 
-def check_pairs(*sources: Pictures, one_for_all: bool = False, measure: str) -> None:
-    """Raises ValueError unless the sources hold as many pictures each; or, `one_for_all`, some of them a single one."""
-    counts = {len(source) for source in sources}
-    if len(counts) > 1 and not (one_for_all and len(counts - {1}) == 1):
-        told = ", ".join(f"{len(source)} in {source.name}" for source in sources)
-        single = " or one against many" if one_for_all else ""
-        raise ValueError(
-            f"{measure} pairs the pictures in the order of their names, so it needs as many of each{single}; found "
-            f"{told}. Give each picture its partner under the same name, a copy of it where it has several."
-        )
+def cut_report(*sources: Pictures) -> str:
+    """A sentence for each batch whose values were cut off, or nothing."""
+    return " ".join(source.cut for source in sources if isinstance(source, PictureBatch) and source.cut)
 
 
 def as_they_are(short_side: int) -> str:

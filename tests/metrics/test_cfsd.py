@@ -69,6 +69,18 @@ def test_chunks_of_rows_change_nothing(rows: int) -> None:
     assert similarity_divergence(UNIT_CONTENT, UNIT_CONTENT, chunk_bytes=rows * 8 * 120).item() == 0
 
 
+def test_each_chunk_of_rows_calls_back_and_may_stop_the_work() -> None:
+    calls: list[int] = []
+    similarity_divergence(UNIT_CONTENT, UNIT_STYLISED, 7 * 8 * 120, at_each_chunk=lambda: calls.append(1))
+    assert len(calls) == math.ceil(120 / 7)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny().per_place(STYLISED, CONTENT, stop)
+
+
 def test_no_tensor_is_larger_than_a_chunk() -> None:
     class Largest(TorchDispatchMode):
         found = 0

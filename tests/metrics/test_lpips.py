@@ -13,8 +13,7 @@ import torchvision
 from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from semblance.metrics.lpips import LAYOUTS, LPIPS, layer_distances, network_of, normalised
-from semblance.metrics.trunks import vgg19
+from semblance.metrics.lpips import LAYOUTS, LPIPS, layer_distances, normalised
 from semblance.tests.support.frozen_cases import furthest, load_reference
 from semblance.tests.support.random_weights import random_weights
 
@@ -91,17 +90,6 @@ def test_a_saved_lpips_and_half_precision_weights_are_taken() -> None:
         furthest(metric(pictures(0), pictures(1)), LPIPS.from_state(weights, "squeeze")(pictures(0), pictures(1))) == 0
     )
     assert not any(parameter.requires_grad for parameter in metric.parameters())
-
-
-def test_a_network_is_recognised_by_its_tensors() -> None:
-    for name in NAMES:
-        trunk = LAYOUTS[name].trunk(LAYOUTS[name].layers).state_dict()
-        assert network_of(trunk) == name
-        assert network_of({key.replace("features.", "net.slice3."): tensor for key, tensor in trunk.items()}) == name
-    assert network_of(vgg19([11]).state_dict()) is None
-    assert LPIPS.from_state(trunk_weights("squeeze") | published_heads("squeeze")).name == "squeeze"
-    with pytest.raises(ValueError, match="These weights are of no network that LPIPS has. Choose one of: alex, vgg"):
-        LPIPS.from_state(published_heads("alex"))
 
 
 def test_weights_of_another_network_or_cut_short_are_refused() -> None:

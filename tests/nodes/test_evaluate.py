@@ -124,6 +124,47 @@ def test_a_folder_measures_as_its_batch(place: Path) -> None:
     assert from_folder.rows == ("000.png", "001.png") and from_folder.pictures == from_batch.pictures
 
 
+def test_scores_know_the_pictures_that_came_in_though_they_were_scaled(place: Path) -> None:
+    first, second = picture(1, 100, 120, 2), picture(2, 100, 120, 2)
+    for scores in (lpips(first, second, short_side=48)[0], cfsd(first, second, short_side=48)[0]):
+        assert scores.pictures == tuple(fingerprint(one) for one in second)
+        assert "scaled to 48 pixels on the short side" in scores.protocol
+
+
+def test_one_pair_has_no_interval(place: Path) -> None:
+    report = lpips(picture(1, SIDE, SIDE), picture(2, SIDE, SIDE))[1]
+    assert " of 1 pair, a against b.\n" in report and "interval" not in report
+    assert "on average over 2 pairs, a against b (95 % interval of the mean: " in lpips(several(1), several(2))[1]
+
+
+def test_pairs_of_files_with_different_names_are_named_and_counted(place: Path) -> None:
+    write_pictures(place / "output" / "a", several(3))
+    folder = write_pictures(place / "output" / "b", several(3))
+    (folder / "001.png").rename(folder / "001 styled.png")
+    scores, report = lpips("output/a", "output/b").args
+    assert "1 of 3 pairs has different names, the first: 001.png with 001 styled.png." in report
+    assert scores.rows == ("000.png", "001.png with 001 styled.png", "002.png")
+
+
+def test_a_long_pair_can_be_stopped_in_the_middle(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A press on Cancel while the rows of a similarity matrix are compared."""
+    features = pure_cfsd.CFSD.features
+
+    def interrupted(metric: pure_cfsd.CFSD, pictures: Tensor) -> Tensor:
+        comfy.model_management.interrupt_current_processing()
+        return features(metric, pictures)
+
+    monkeypatch.setattr(pure_cfsd.CFSD, "features", interrupted)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        cfsd(picture(1, 32, 32), picture(2, 32, 32))
+
+
+def test_values_that_were_cut_off_are_in_every_report(place: Path) -> None:
+    bright = several(1) * 1.5
+    assert "b holds values from 0" in lpips(several(1), bright)[1]
+    assert "stylised holds values from 0" in cfsd(several(1), bright)[1]
+
+
 @pytest.mark.parametrize("form", ["official", "paper"])
 def test_cfsd_is_that_of_the_pure_metric(place: Path, form: str) -> None:
     content, stylised = picture(1, 48, 64, 2), picture(2, 48, 64, 2)
@@ -179,7 +220,7 @@ def test_art_fid_is_made_of_lpips_and_of_fid_on_paintings(place: Path) -> None:
     pure = Inception.for_art_fid(inception_trunk() | {"fc1.bias": torch.zeros(1)})
     distance = frechet_distance(*(FeatureStatistics.of(pure(seen(side))) for side in (stylised, style)))
     kept = float(pure_lpips.LPIPS.from_state(saved_lpips("alex"), "alex")(seen(stylised), seen(content)).mean())
-    assert scores["FID"].mean == pytest.approx(distance, rel=1e-4)
+    assert scores["FID (art)"].mean == pytest.approx(distance, rel=1e-4)
     assert scores["LPIPS"].mean == pytest.approx(kept, rel=1e-4)
     assert scores["ArtFID"].mean == pytest.approx(art_fid(kept, distance), rel=1e-4)
     assert "the same for 3 pictures" in report and "ArtFID (published) of 3 stylised pictures" in scores.protocol
@@ -193,6 +234,7 @@ def test_art_fid_scales_as_styleid_s_evaluation_does(place: Path) -> None:
     content, style = picture(1, 100, 120, 2), picture(2, 90, 150, 2)
     scores = art(content, style, content, short_side=SIDE)[0]
     assert scores["LPIPS"].mean == pytest.approx(0) and scores["ArtFID"].mean > 1
+    assert [measure.name for measure in scores.measures] == ["ArtFID", "FID (art)", "LPIPS"], "not FID's own network"
     assert f"scaled to {SIDE} pixels on the short side (bilinear)" in scores.protocol
 
 
@@ -200,6 +242,7 @@ def test_art_fid_scales_as_styleid_s_evaluation_does(place: Path) -> None:
 def test_fid_infinity_of_few_pictures_is_the_plain_one_and_says_so(place: Path) -> None:
     first, second = picture(1, 32, 32, 2), picture(2, 32, 32, 2)
     infinite = fid(first, second, form="FID-infinity")
+    assert infinite[0].measures[0].name == "FID-infinity", "a table keeps it apart from FID"
     assert infinite[1] == pytest.approx(fid(first, second)[1])
     assert "Up to 5,000 pictures FID-infinity is the plain FID" in infinite[2]
 
@@ -228,11 +271,14 @@ def several(images: int, seed: int = 0, side: int = SIDE) -> Tensor:
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
-    "different counts": (lambda: lpips(several(2), several(3)), "found 2 in a, 3 in b. Give each picture its partner"),
+    "different counts": (
+        lambda: lpips(several(2), several(3)),
+        "found 2 in a, 3 in b. Give each picture its partner at the same place",
+    ),
     "different counts for CFSD": (lambda: cfsd(several(1), several(3)), "needs as many of each; found 1 in content"),
     "contents and styles that multiply": (
         lambda: art(several(2), several(3), several(6)),
-        "ArtFID pairs the pictures .*found 2 in content, 3 in style, 6 in stylised.*a copy of it where it has several",
+        "ArtFID pairs the pictures .*found 2 in content, 3 in style, 6 in stylised.*once more where it has several",
     ),
     "one picture for FID": (
         lambda: fid(several(1), several(3)),

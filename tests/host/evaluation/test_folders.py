@@ -12,7 +12,7 @@ from PIL import Image
 
 from semblance.host.evaluation import folders
 from semblance.host.evaluation.folders import UnreadablePicture, open_folder
-from semblance.host.evaluation.sources import PictureBatch, Reading, check_pairs, scaled
+from semblance.host.evaluation.sources import PictureBatch, Reading, cut_report, scaled
 from semblance.host.files import UnreadableFile
 from semblance.tests.support.evaluation import as_image, write_pictures
 from semblance.tests.support.graphs import picture
@@ -159,18 +159,6 @@ def test_an_interrupt_stops_the_reading(place: Path) -> None:
         next(rows)
 
 
-def test_sources_pair_up_or_say_what_is_expected() -> None:
-    one, three, four = (PictureBatch(name, picture(images=n)) for name, n in (("a", 1), ("b", 3), ("c", 4)))
-    check_pairs(one, three, one_for_all=True, measure="LPIPS")
-    check_pairs(three, three, measure="CFSD")
-    with pytest.raises(
-        ValueError, match="LPIPS pairs the pictures in the order .*or one against many; found 3 in b, 4"
-    ):
-        check_pairs(three, four, one_for_all=True, measure="LPIPS")
-    with pytest.raises(ValueError, match="so it needs as many of each; found 1 in a, 3 in b, 3 in b. Give each"):
-        check_pairs(one, three, three, measure="ArtFID")
-
-
 def test_scaling_keeps_the_shape_and_agrees_with_torchvision() -> None:
     from torchvision.transforms import InterpolationMode, Resize
     from torchvision.transforms.functional import pil_to_tensor
@@ -189,3 +177,26 @@ def test_pixels_that_are_not_numbers_are_refused(value: float) -> None:
     images[1, 3, 3, 0] = value
     with pytest.raises(ValueError, match="The input a holds pixels that are not numbers"):
         PictureBatch("a", images)
+
+
+def test_values_outside_the_range_are_cut_off_but_not_in_silence() -> None:
+    images = picture(images=2)
+    images[1, 3, 3, 0], images[0, 2, 2, 1] = 1.3, -0.2
+    batch = PictureBatch("a", images)
+    assert batch.read(1).max() == 1
+    assert cut_report(batch, PictureBatch("b", picture())) == (
+        "a holds values from -0.2 to 1.3: it was measured cut off at 0 and 1, as ComfyUI saves pictures."
+    )
+    images = images.clamp(0, 1)
+    images[0, 0, 0, 0] = 1.005
+    assert cut_report(PictureBatch("a", images)) == ""
+
+
+def test_pictures_of_another_range_are_refused_before_they_are_cut_off() -> None:
+    with pytest.raises(ValueError, match="The input a holds values from .* to 2.*; pictures hold 0 to 1. Check the"):
+        PictureBatch("a", 255 * picture())
+
+
+def test_a_picture_that_is_too_small_to_be_measured_is_not_said_to_show_no_style() -> None:
+    with pytest.raises(ValueError, match="The input a is 8x8 pixels, too small to be measured; expected at least 16"):
+        PictureBatch("a", picture(0, 8, 8))

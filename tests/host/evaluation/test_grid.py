@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semblance.host.evaluation.arrangement import Arrangement, arrange, notes_for, pictures_of
+from semblance.host.evaluation.arrangement import Arrangement, Order, arrange, notes_for, pictures_of
 from semblance.host.evaluation.drawing import LOOKS, Look
 from semblance.host.evaluation.grid import LONGEST_SIDE, MOST_PIXELS, Words, draw_grid, lay_out, report
 from semblance.metrics.scores import Measure, Scores, fingerprint
@@ -41,6 +41,39 @@ def test_every_picture_stands_in_its_own_place(look: Look, order: str) -> None:
         left, top = layout.place(row, column)
         inside = drawn[top : top + 80, left : left + 80]
         assert (inside == (picture[0, 0] * 255).round().int().numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("order", "captions", "sentence"),
+    [
+        (
+            "row by row",
+            (0, 5),
+            "Each batch is a row of 3, 5 in all, but there are 5 column captions. Choose 'column by column', or write "
+            "3 column captions or none.",
+        ),
+        ("row by row", (3, 5), "there are 5 column captions. Choose 'column by column', or write 3 column captions"),
+        ("row by row", (3, 0), "there are 3 row captions. Choose 'column by column', or write 5 row captions or none"),
+        ("column by column", (5, 0), "Each batch is a column of 3, 5 in all, .* 5 row captions. Choose 'row by row'"),
+    ],
+)
+def test_captions_of_other_lines_than_the_batches_are_refused(
+    order: Order, captions: tuple[int, int], sentence: str
+) -> None:
+    """Fifteen pictures in a row of captions put the three of one strength under three strengths."""
+    with pytest.raises(ValueError, match=sentence):
+        arrange([3] * 5, *captions, order)
+    with pytest.raises(ValueError, match="Each batch is a row of 4, 2 in all, but there are 2 column .*none.$"):
+        arrange([4, 4], 4, 2, "row by row")
+
+
+def test_captions_of_batches_as_lines_and_one_caption_for_each_picture_are_taken() -> None:
+    for order, rows, columns in (("row by row", 5, 3), ("column by column", 3, 5)):
+        for captions in ((rows, columns), (rows, 0), (0, columns)):
+            assert arrange([3] * 5, *captions, order) == Arrangement(rows, columns, order)  # pyright: ignore[reportArgumentType]
+    assert arrange([3] * 5, 0, 15, "row by row") == Arrangement(1, 15, "row by row")
+    assert arrange([15], 0, 5, "row by row") == Arrangement(3, 5, "row by row")
+    assert arrange([1] * 15, 0, 5, "row by row") == Arrangement(3, 5, "row by row")
 
 
 def test_pictures_of_other_shapes_are_shown_whole_in_the_middle_of_their_place() -> None:

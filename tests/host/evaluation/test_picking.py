@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from semblance.host.evaluation import picking
+from semblance.host.evaluation.contact_sheet import draw_sheet
 from semblance.host.evaluation.picking import PickRule, pick_images, pick_latents, rows_of, select
 from semblance.metrics.scores import Measure, Scores, fingerprint
 from semblance.tests.support.graphs import picture
@@ -35,6 +38,20 @@ def test_numbers_are_places_of_the_pictures_as_they_come_in(images: Tensor, scor
     assert torch.equal(picks.images, images[[0, 3]])
     assert picks.scores.rows == ("prompt 0", "prompt 3") and picks.scores["style"].values == (0.1, 0.8)
     assert picks.scores.pictures == (fingerprint(images[0]), fingerprint(images[3]))
+
+
+def test_small_numbers_on_the_sheet_differ_as_the_scores_do(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CFSD in the form of the paper is about 1e-5."""
+    written: list[list[str]] = []
+
+    def draw(shown: Tensor, captions: Sequence[Sequence[str]], picked: Collection[int]) -> Any:
+        written.extend(map(list, captions))
+        return draw_sheet(shown, captions, picked)
+
+    monkeypatch.setattr(picking, "draw_sheet", draw)
+    measures = (Measure("CFSD", (1.5e-5, 3e-5, 2e-5, 2.5e-5, 1e-5), False), Measure("text", TEXT, True))
+    pick_images(images, Scores(tuple("abcde"), measures, "a test", tuple(map(fingerprint, images))), [], BEST)
+    assert written[0] == ["CFSD 0.0000150", "text 0.300"] and written[1] == ["CFSD 0.0000300", "text 0.100"]
 
 
 def test_without_numbers_the_best_by_the_rule_are_taken_best_first(images: Tensor, scores: Scores) -> None:

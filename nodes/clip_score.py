@@ -57,7 +57,6 @@ class CLIPScore(io.ComfyNode):
                 io.String.Output("report", tooltip="The table, best first, and how it was measured. Also on the node."),
             ],
             hidden=[io.Hidden.unique_id],
-            is_output_node=True,  # it may be the end of a graph
             has_intermediate_output=True,
         )
 

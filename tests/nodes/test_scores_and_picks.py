@@ -109,8 +109,12 @@ def test_the_sheet_is_one_picture_with_its_geometry_beside_it(images: Tensor) ->
 
 def test_both_nodes_show_themselves_again_after_a_reload() -> None:
     for node in (CLIPScore, PickImages):
-        schema = node.define_schema()
-        assert schema.has_intermediate_output and schema.is_output_node
+        assert node.define_schema().has_intermediate_output
+
+
+def test_scores_alone_do_not_run_a_graph_whose_picks_are_refused() -> None:
+    """ComfyUI runs every valid output, so of the two only the last may be one."""
+    assert PickImages.define_schema().is_output_node and not CLIPScore.define_schema().is_output_node
 
 
 @pytest.mark.parametrize("text", ["0, 2", "0 2", " 0,2, ", "0，2", "0, 2, 0"])

@@ -7,11 +7,12 @@ import io
 import logging
 from collections.abc import Sequence
 
-import numpy
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+
+from .pictures import image_of, tensor_of
 
 THUMBNAIL = 192
 """Pixels of a thumbnail's long side."""
@@ -47,11 +48,10 @@ def picture_of(thumbnail: str) -> Tensor | None:
         image = Image.open(file, formats=["JPEG"])
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"it has {image.width}x{image.height} pixels")
-        pixels = numpy.array(image.convert("RGB"))
+        return tensor_of(image)
     except (ValueError, OSError, Image.DecompressionBombError) as fault:
         logging.warning("Semblance: a file's thumbnail is not shown, because it is not a small JPEG picture: %s", fault)
         return None
-    return torch.from_numpy(pixels).float().unsqueeze(0) / 255
 
 
 def _at_height(picture: Tensor, height: int) -> Tensor:
@@ -61,7 +61,7 @@ def _at_height(picture: Tensor, height: int) -> Tensor:
 
 def _jpeg(strip: Tensor, squares: int) -> str:
     """A strip (height, width, 3), as wide as so many squares at most, as a JPEG data URL."""
-    image = Image.fromarray((strip.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    image = image_of(strip)
     image.thumbnail((THUMBNAIL * squares, THUMBNAIL))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..host.display import show_text
 from ..host.evaluation.arrangement import ORDERS, arrange, notes_for, pictures_of
-from ..host.evaluation.drawing import LOOKS, tensor_of
+from ..host.evaluation.drawing import LOOKS
 from ..host.evaluation.grid import Words, draw_grid, lay_out, report
+from ..host.pictures import tensor_of
 from ..metrics.scores import Scores
 from . import sockets
 from .inputs import EVALUATION

@@ -8,9 +8,10 @@ from comfy_api.latest import io, ui
 
 from ..host.display import show_text
 from ..host.evaluation.chart import draw_chart, panels_of
-from ..host.evaluation.drawing import LOOKS, tensor_of
+from ..host.evaluation.drawing import LOOKS
 from ..host.evaluation.table import tabulate
 from ..host.output_files import save_output
+from ..host.pictures import tensor_of
 from ..metrics.scores import Scores
 from . import sockets
 from .inputs import EVALUATION

@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import numpy
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from ..pictures import image_of, tensor_of
 
 LONG_SIDE = 256
 """Pixels of a picture's long side on the sheet."""
@@ -78,15 +78,14 @@ def draw_sheet(
         _draw_cell(sheet, draw, layout, place, image, lines)
         if place in picked:
             _draw_frame(draw, layout, place)
-    return torch.from_numpy(numpy.array(sheet)).float().unsqueeze(0) / 255, layout
+    return tensor_of(sheet), layout
 
 
 def _draw_cell(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, layout: SheetLayout, place: int, image: Tensor, lines: Sequence[str]
 ) -> None:
     left, top = layout.corner(place)
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    picture = Image.fromarray(pixels).resize(layout.picture, Image.Resampling.LANCZOS)
+    picture = image_of(image).resize(layout.picture, Image.Resampling.LANCZOS)
     middle = left + layout.cell_width // 2
     corner = middle - picture.width // 2, top + layout.gutter
     sheet.paste(picture, corner)

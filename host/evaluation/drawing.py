@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy
-import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
+from PIL import ImageDraw
 
 from .fonts import Typeface
 
@@ -86,16 +83,6 @@ def write(
     for number, line in enumerate(lines):
         baseline = top + (number + 0.5) * size * LINE + ascent / 2 - size * 0.12
         draw.text((left, baseline), line, fill=ink, font=typeface.font(size), anchor=f"{side[0]}s")  # "s": the baseline
-
-
-def image_of(picture: Tensor) -> Image.Image:
-    """One picture (height, width, 3 or 4) in [0, 1] as Pillow's."""
-    return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-
-
-def tensor_of(image: Image.Image) -> Tensor:
-    """Pillow's picture as an IMAGE (1, height, width, 3)."""
-    return torch.from_numpy(numpy.array(image.convert("RGB"))).float().unsqueeze(0) / 255
 
 
 def _fitting(text: str, typeface: Typeface, size: int, width: float) -> int:

@@ -12,8 +12,9 @@ import comfy.utils
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..pictures import image_of
 from .arrangement import Arrangement
-from .drawing import INKS, Look, fit_text, height_of, image_of, write
+from .drawing import INKS, Look, fit_text, height_of, write
 from .fonts import Typeface, typeface_for
 
 MARGIN, GAP = 16, 8  # pixels

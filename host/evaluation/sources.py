@@ -9,13 +9,12 @@ from typing import Protocol
 
 import comfy.model_management
 import comfy.utils
-import numpy
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ...metrics.pictures import FAR_OUTSIDE
-from ..pictures import check_picture
+from ..pictures import check_picture, image_of, tensor_of
 from .folders import UnreadablePicture, skipped_report
 
 OVERSHOOT = 0.01
@@ -148,6 +147,4 @@ def scaled(picture: Tensor, short_side: int) -> Tensor:
     if short_side in (0, short):
         return picture
     width, height = (short_side if side == short else int(short_side * side / short) for side in (width, height))
-    image = Image.fromarray((picture[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-    pixels = numpy.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels).float().unsqueeze(0) / 255
+    return tensor_of(image_of(picture[0]).resize((width, height), Image.Resampling.BILINEAR))

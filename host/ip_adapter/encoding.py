@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..instantstyle.vision import encode_pixels_once
+from .prepared_pictures import square_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +110,7 @@ def _averaged(grids: Tensor, tiles: int) -> Tensor:
 
 def _mask_for_encoder(mask: Tensor, size: int) -> Tensor:
     """The middle square of masks, as large as the encoder's picture: (masks, 1, size, size)."""
-    side = min(mask.shape[1:])
-    top, left = (mask.shape[1] - side) // 2, (mask.shape[2] - side) // 2
-    square = mask[:, None, top : top + side, left : left + side].float()
-    return functional.interpolate(square, (size, size), mode="bicubic", antialias=True)
+    return functional.interpolate(square_of(mask).unsqueeze(1).float(), (size, size), mode="bicubic", antialias=True)
 
 
 def weighted(pictures: Sequence[Tensor], weight: float) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..pictures import check_picture
+from .prepared_pictures import square_of
 
 Noise = Literal["fade", "dissolve", "gaussian", "shuffle"]
 NOISES: tuple[Noise, ...] = get_args(Noise)
@@ -65,10 +66,7 @@ def noise_picture(kind: Noise, strength: float, blur: int, images: Tensor | None
 
 def _squares(images: Tensor) -> Tensor:
     """Their middle squares, (images, 3, SIZE, SIZE)."""
-    height, width = images.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = images[:, top : top + side, left : left + side].float().cpu().movedim(-1, 1).contiguous()
+    square = square_of(images).float().cpu().movedim(-1, 1).contiguous()
     return functional.interpolate(square, (SIZE, SIZE), mode="bicubic", antialias=True)
 
 

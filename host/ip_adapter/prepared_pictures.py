@@ -28,7 +28,7 @@ def prepared(images: Tensor, interpolation: Filter, place: Place, sharpening: fl
     around the picture. Raises ValueError for pictures that cannot be used.
     """
     check_picture(images, "The image")
-    square = _padded(images) if place == "pad" else _cut(images, place)
+    square = _padded(images) if place == "pad" else square_of(images, place)
     return sharpened(resized(square, SIZE, SIZE, interpolation), sharpening)
 
 
@@ -39,7 +39,8 @@ def resized(images: Tensor, height: int, width: int, interpolation: Filter) -> T
     return torch.stack([torch.from_numpy(numpy.array(picture)) for picture in filtered]).float() / 255
 
 
-def _cut(images: Tensor, place: Place) -> Tensor:
+def square_of(images: Tensor, place: Place = "center") -> Tensor:
+    """The largest square of pictures or masks (images, height, width, ...), in the middle or at an edge."""
     height, width = images.shape[1:3]
     side = min(height, width)
     top = {"top": 0, "bottom": height - side}.get(place, (height - side) // 2)

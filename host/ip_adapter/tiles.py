@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from ...attention.engine.scope import ImageMask
 from ..pictures import check_picture
 from .applying import Listening, apply_pictures, check_adapter
+from .prepared_pictures import resized
 from .sharpening import sharpened
 from .sources import PictureReader
 
@@ -62,12 +61,11 @@ def cut_into_tiles(images: Tensor, sharpening: float, mask: Tensor | None = None
     height, width = images.shape[1:3]
     top, left, bottom, right = _kept(height, width)
     canvas = _canvas(bottom - top, right - left)
-    pictures = torch.stack([_lanczos(image, canvas) for image in images[:, top:bottom, left:right]])
-    pictures = sharpened(pictures, sharpening)
+    pictures = sharpened(resized(images[:, top:bottom, left:right], *canvas, "LANCZOS"), sharpening)
     area = torch.ones(1, *canvas)
     if mask is not None:
-        whole = _resized(ImageMask(mask).values.float().cpu(), (height, width))
-        area = _resized(whole[:, top:bottom, left:right], canvas)
+        whole = _at_size(ImageMask(mask).values.float().cpu(), (height, width))
+        area = _at_size(whole[:, top:bottom, left:right], canvas)
     boxes = list(_boxes(*canvas))
     return Tiles(
         tuple(pictures[:, top:bottom, left:right] for top, left, bottom, right in boxes),
@@ -106,14 +104,7 @@ def _starts(side: int) -> list[int]:
     return [int(number * (side - TILE) / max(count - 1, 1)) for number in range(count)]
 
 
-def _lanczos(image: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = size
-    levels = (image * 255).clamp(0, 255).to(torch.uint8)  # cut off, not rounded
-    resized = Image.fromarray(levels.cpu().numpy()).resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(numpy.array(resized)).float() / 255
-
-
-def _resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def _at_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
     if mask.shape[1:] == size:
         return mask
     return functional.interpolate(mask.unsqueeze(1), size, mode="bicubic", antialias=True).squeeze(1)

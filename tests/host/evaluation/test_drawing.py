@@ -10,8 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from semblance.host.evaluation import fonts
-from semblance.host.evaluation.drawing import INKS, fit_text, height_of, image_of, tensor_of, write
+from semblance.host.evaluation.drawing import INKS, fit_text, height_of, write
 from semblance.host.evaluation.fonts import Typeface, typeface_for
+from semblance.host.pictures import image_of, tensor_of
 
 SIZE = 20
 

@@ -119,13 +119,16 @@ def shapes_in(path: Path) -> dict[str, Any]:
 
     Raises UnreadableFile like it.
     """
-    if path.suffix not in (".safetensors", ".sft"):
+    if path.suffix.lower() not in (".safetensors", ".sft"):
         return load_tensors(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as fault:
-        raise UnreadableFile(f"'{path.name}' cannot be read: the file is damaged ({fault}).") from fault
+        raise UnreadableFile(
+            f"'{path.name}' cannot be read: the file is damaged or its download is incomplete ({fault}). "
+            "Download it again."
+        ) from fault
 
 
 def free_path(folder: str, name: str) -> Path:

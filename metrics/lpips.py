@@ -94,7 +94,12 @@ def layer_distances(first: Sequence[Tensor], second: Sequence[Tensor], heads: Se
 
 def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A saved LPIPS's names of its trunk as torchvision has them; other names stay."""
-    return {re.sub(r"^net\.slice\d+\.", "features.", key): tensor for key, tensor in weights.items()}
+    return {trunk_name(key): tensor for key, tensor in weights.items()}
+
+
+def trunk_name(key: str) -> str:
+    """What torchvision calls a tensor of a saved LPIPS's trunk; other names stay."""
+    return re.sub(r"^net\.slice\d+\.", "features.", key)
 
 
 def _layer_distance(first: Tensor, second: Tensor, head: Tensor) -> Tensor:

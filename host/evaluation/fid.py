@@ -38,10 +38,11 @@ def fid_scores(first: Side, second: Side, form: FIDForm, save: str, version: str
     weights are not there, and UnwritableFile for a name that cannot be written.
     """
     sides = (first, second)
-    check_sets("FID", *(side for side in sides if not isinstance(side, SavedStatistics)))
+    sources = [side for side in sides if not isinstance(side, SavedStatistics)]
+    check_sets("FID", *sources)
     endless = form == "FID-infinity" and _is_large(sides)
     path = statistics_path(save) if save.strip() else None  # before hours of reading
-    reading = Reading(sum(len(side) for side in sides if not isinstance(side, SavedStatistics)))
+    reading = Reading(sum(map(len, sources)))
     network = fid_network() if reading.total else None
     weights = _weights(sides, network)
     sets = [side if isinstance(side, SavedStatistics) else gather(side, network, reading, endless) for side in sides]
@@ -57,8 +58,8 @@ def fid_scores(first: Side, second: Side, form: FIDForm, save: str, version: str
     if path is not None:
         name = save_statistics(path, statistics[1], weights, version)
         kept = f"The statistics of {second.name} are kept: write {name} in place of its folder."
-    cut = cut_report(*(side for side in sides if not isinstance(side, SavedStatistics)))
-    return _result(form, distance, (first.name, second.name), statistics, [cut, reading.skipped_report(), kept])
+    notes = [cut_report(*sources), reading.skipped_report(), kept]
+    return _result(form, distance, (first.name, second.name), statistics, notes)
 
 
 def gather(source: Pictures, network: Network | None, reading: Reading, keep: bool) -> Gathered:

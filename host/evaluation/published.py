@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models import inception_v3
 
 from ...metrics.cfsd import RELU3_1
+from ...metrics.inception import TENSORFLOW_CLASSES
 from ...metrics.lpips import LAYOUTS
 from ...metrics.trunks import vgg19, without_weights
 from .weights import Foreign, Part, Shapes
@@ -24,8 +25,6 @@ TORCHVISION = "download.pytorch.org/models"
 IMAGENET = "torchvision's Inception, trained on ImageNet's 1,000 classes"
 TENSORFLOW = "the Inception of FID, trained in TensorFlow"
 ART = "the Inception of ArtFID, trained on paintings"
-CLASSES = 1008
-"""Of TensorFlow's Inception."""
 OF_IMAGENET = (
     Foreign("fc.bias", (1000,), IMAGENET),
     Foreign("fc.weight", (1000, 2048), IMAGENET),
@@ -72,7 +71,7 @@ def inception_part() -> Part:
         TENSORFLOW,
         _inception_shapes(),
         "pt_inception-2015-12-05-6726825d.pth (91 MB) from github.com/mseitzer/pytorch-fid, release fid_weights",
-        marks={"fc.bias": (CLASSES,)},
+        marks={"fc.bias": (TENSORFLOW_CLASSES,)},
         others=(*OF_IMAGENET, *OF_PAINTINGS),
     )
 
@@ -83,7 +82,7 @@ def art_inception_part() -> Part:
         ART,
         _inception_shapes(),
         "art_inception.pth (about 90 MB) from huggingface.co/matthias-wright/art_inception",
-        others=(*OF_IMAGENET, Foreign("fc.bias", (CLASSES,), TENSORFLOW), *OF_ANOTHER),
+        others=(*OF_IMAGENET, Foreign("fc.bias", (TENSORFLOW_CLASSES,), TENSORFLOW), *OF_ANOTHER),
     )
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import folder_paths
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from ..files import CLASSIFIERS, METRICS, UnreadableFile, load_tensors
+from ...metrics.lpips import trunk_name
+from ..files import CLASSIFIERS, METRICS, UnreadableFile, shapes_in
 
 Shapes = Mapping[str, tuple[int, ...]]
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
@@ -79,13 +80,17 @@ class WeightsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._loaded: dict[str, Tensor] | None = None
+        is_header = path.suffix.lower() == ".safetensors"  # of which no weights are read yet: a folder may be large
+        if not is_header:
+            refuse_program(path)
+        found = {name: tensor for name, tensor in shapes_in(path).items() if isinstance(tensor, Tensor)}
+        self._loaded: dict[str, Tensor] | None = None if is_header else found
         self._names: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for name, shape in self._read_shapes():
+        for name, tensor in found.items():
             own = own_name(name)
             self._names.setdefault(own, name)
-            self.shapes.setdefault(own, shape)
+            self.shapes.setdefault(own, tuple(tensor.shape))
 
     def lacks(self, part: Part) -> str | None:
         """None if it holds the part; else a sentence on why not, empty where it is another matter altogether."""
@@ -109,24 +114,6 @@ class WeightsFile:
         """Copies of the tensors of a part it holds, with its marks, by the network's own names."""
         return {name: tensor.float().clone() for name, tensor in self._read([*part.shapes, *part.marks]).items()}
 
-    def _read_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        if self.path.suffix.lower() == ".safetensors":
-            try:
-                with safe_open(str(self.path), framework="pt") as file:
-                    # Of the header alone, since a folder may hold large files.
-                    for name in file.keys():  # noqa: SIM118
-                        yield name, tuple(file.get_slice(name).get_shape())
-            except (SafetensorError, OSError) as fault:
-                raise UnreadableFile(
-                    f"'{self.path.name}' cannot be read: the file is damaged or its download is incomplete ({fault}). "
-                    "Download it again."
-                ) from fault
-            return
-        refuse_program(self.path)
-        tensors = load_tensors(self.path)
-        self._loaded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
-        yield from ((name, tuple(tensor.shape)) for name, tensor in self._loaded.items())
-
     def _read(self, names: list[str]) -> dict[str, Tensor]:
         if self._loaded is not None:
             return {name: self._loaded[self._names[name]] for name in names}
@@ -137,7 +124,7 @@ class WeightsFile:
 def own_name(name: str) -> str:
     """What torchvision calls a tensor that a file of another layout names after its wrapper or slice."""
     plain = re.sub(r"^(module|model)\.(?=Conv2d_|Mixed_|Aux|fc|features)", "", name)
-    return re.sub(r"^net\.slice\d+\.", "features.", plain)
+    return trunk_name(plain)
 
 
 def refuse_program(path: Path) -> None:

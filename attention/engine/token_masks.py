@@ -40,7 +40,7 @@ def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> 
             crops = [straight(chunk.crop) for chunk in layout.chunks]
         else:
             fitted = bank.once(("mask", size), fit)
-            crops = [mask_on_grid(_cropped(fitted, chunk.crop), call.height, call.width) for chunk in layout.chunks]
+            crops = [mask_on_grid(_part(fitted, size, chunk.crop), call.height, call.width) for chunk in layout.chunks]
         return torch.stack(crops, dim=1).unsqueeze(-1).to(query)
 
     crops = tuple(chunk.crop for chunk in layout.chunks)
@@ -61,13 +61,13 @@ def mask_per_image(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> T
     on_tokens = masks_on_tokens(mask, call, bank).transpose(0, 1)
     if count == 1 or (count == images and call.layout.window is None):
         return on_tokens
-    return on_tokens.index_select(1, image_indices(call.layout, on_tokens, bank).clamp(max=count - 1))
+    return on_tokens.index_select(1, _mask_indices(call.layout, count, on_tokens, bank))
 
 
-def image_indices(layout: BatchLayout, like: Tensor, bank: FeatureBank) -> Tensor:
-    """For each row of a chunk, which image of the batch it is: (images,), on the device of `like`."""
-    shown = layout.image_indices
-    return bank.once(("image indices", shown, like.device), lambda: torch.tensor(shown, device=like.device))
+def _mask_indices(layout: BatchLayout, masks: int, like: Tensor, bank: FeatureBank) -> Tensor:
+    """For each row of a chunk, which of so many masks is its image's: (images,), on the device of `like`."""
+    shown = tuple(min(image, masks - 1) for image in layout.image_indices)
+    return bank.once(("mask indices", shown, like.device), lambda: torch.tensor(shown, device=like.device))
 
 
 def _part(mask: Tensor, size: tuple[int, int], crop: Crop | None) -> Tensor:
@@ -79,11 +79,3 @@ def _part(mask: Tensor, size: tuple[int, int], crop: Crop | None) -> Tensor:
     rows = slice(round(top * down), max(round((top + height) * down), round(top * down) + 1))
     columns = slice(round(left * across), max(round((left + width) * across), round(left * across) + 1))
     return mask[:, rows, columns]
-
-
-def _cropped(mask: Tensor, crop: Crop | None) -> Tensor:
-    """The part of a pixel mask (masks, height, width) that a crop of the latent shows."""
-    if crop is None:
-        return mask
-    height, width, top, left = (side * PIXELS_PER_LATENT for side in crop)
-    return mask[:, top : top + height, left : left + width]

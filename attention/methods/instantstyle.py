@@ -55,6 +55,11 @@ class ImageTokens:
         unconditional = [negative.repeat(len(tokens) // len(negative), 1) for negative, tokens in sides]
         return torch.stack([torch.cat(unconditional), torch.cat([tokens for _, tokens in sides])])
 
+    def distinct(self) -> list[int]:
+        """For each picture the first that is the same on both sides: frames of an animation often share one."""
+        sides = [(id(tokens), id(self._negative(number))) for number, tokens in enumerate(self.conditional)]
+        return [sides.index(side) for side in sides]
+
     def _negative(self, picture: int) -> Tensor:
         return self.unconditional[min(picture, len(self.unconditional) - 1)]
 
@@ -177,18 +182,17 @@ class InstantStyle(AttentionPatch, Advises):
         weight = 1.0 if self.scaling == "V only" else self._weight(call.site, call.moment)
 
         def bring() -> tuple[Tensor, Tensor]:
-            """Keys and values (2 * pictures, tokens, channels), unconditional before conditional for each picture."""
-            found = self.image_keys[call.site]
-            chosen = found if images is not None else [found[picture or 0]]
-            return torch.cat([key for key, _ in chosen]).to(query), torch.cat([value for _, value in chosen]).to(query)
+            key, value = self.image_keys[call.site][picture or 0]
+            return key.to(query), value.to(query)
 
         def line_up() -> tuple[Tensor, Tensor]:
-            # Of many images only those rows are kept that a call shows.
-            keys, values = bank.once(name, bring) if images is None else bring()
-            last = len(keys) // 2 - 1
-            shown = [0] if images is None else [min(image, last) for image in images]
-            rows = [2 * number + int(conditional) for conditional in call.layout.conditional for number in shown]
-            key, value = keys[rows], values[rows]
+            sides = [int(conditional) for conditional in call.layout.conditional]
+            if images is None:
+                key, value = (both[sides] for both in bank.once(name, bring))
+            else:  # of many images only those come along that a call shows
+                found = self.image_keys[call.site]
+                rows = [(side, found[min(image, len(found) - 1)]) for side in sides for image in images]
+                key, value = (torch.stack([both[half][side] for side, both in rows]).to(query) for half in (0, 1))
             if self.scaling == "V only":
                 return key, value
             own = 1.0 if images is None else self._weight_of_images(call, query, bank)
@@ -212,10 +216,11 @@ class InstantStyle(AttentionPatch, Advises):
         return bank.once(("weights of images", images, len(call.layout.chunks), query.device, query.dtype), line_up)
 
     def _projected(self, number: int) -> Sequence[tuple[Tensor, Tensor]]:
-        pictures = range(len(self.tokens.conditional)) if self._by_picture else (None,)
+        pictures = self.tokens.distinct() if self._by_picture else [None]
         with torch.no_grad():
-            found = [self.adapter.keys_values(number, self.tokens.both_sides(picture)) for picture in pictures]
-        return [(key.cpu(), value.cpu()) for key, value in found]
+            found = {one: self.adapter.keys_values(number, self.tokens.both_sides(one)) for one in set(pictures)}
+        kept = {one: (key.cpu(), value.cpu()) for one, (key, value) in found.items()}
+        return [kept[picture] for picture in pictures]
 
     @property
     def _by_picture(self) -> bool:

@@ -149,9 +149,16 @@ def _tokens(adapter: LoadedAdapter, encoded: EncodedPictures, listening: Listeni
         pictures = tuple(encoded.pictures[min(row, len(encoded.pictures) - 1)] for row in range(count))
     else:
         pictures = summed_pictures(encoded.pictures, listening.how)
-    conditional = tuple(adapter.tokens_of(picture) for picture in pictures)
-    negatives = tuple(adapter.tokens_of(negative) for negative in encoded.negatives_for(len(pictures)))
+    sides = pictures, encoded.negatives_for(len(pictures))
+    contents = {_content(picture): picture for side in sides for picture in side}
+    made = {content: adapter.tokens_of(picture) for content, picture in contents.items()}
+    conditional, negatives = (tuple(made[_content(picture)] for picture in side) for side in sides)
     return ImageTokens(conditional, negatives, _counts(encoded, len(pictures)), listening.per_image)
+
+
+def _content(picture: Tensor) -> bytes:
+    """By which encoded pictures are one: frames of an animation often share theirs."""
+    return picture.detach().cpu().contiguous().numpy().tobytes()
 
 
 def _counts(encoded: EncodedPictures, pictures: int) -> tuple[float, ...]:
@@ -167,8 +174,9 @@ def _counts(encoded: EncodedPictures, pictures: int) -> tuple[float, ...]:
 
 def _swapped(tokens: ImageTokens) -> ImageTokens:
     """The pictures on the unconditional side, and nothing on the conditional: keys and values have no bias."""
-    nothing = tuple(torch.zeros_like(picture) for picture in tokens.conditional)
-    return ImageTokens(nothing, tokens.conditional, tokens.weights, tokens.by_image)
+    nothing = {picture.shape: torch.zeros_like(picture) for picture in tokens.conditional}
+    conditional = tuple(nothing[picture.shape] for picture in tokens.conditional)
+    return ImageTokens(conditional, tokens.conditional, tokens.weights, tokens.by_image)
 
 
 def _patch(

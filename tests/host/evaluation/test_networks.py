@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
+import lpips as lpips_package
 import pytest
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ def test_what_comfyui_is_told_is_what_it_takes(place: Path, name: str, monkeypat
 @pytest.mark.parametrize("name", ["alex", "vgg", "squeeze"])
 def test_heads_of_the_version_before_are_refused(place: Path, name: str) -> None:
     """They have the same shapes and give other numbers."""
-    package = Path(pytest.importorskip("lpips").__file__).parent
+    package = Path(lpips_package.__file__).parent
     metrics = place / "models" / "semblance" / "metrics"
     put(network(name), metrics, "network.safetensors")
     (metrics / "heads.pth").write_bytes((package / "weights" / "v0.0" / f"{name}.pth").read_bytes())

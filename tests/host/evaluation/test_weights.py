@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import lpips
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,6 @@ def test_network_and_heads_are_found_under_any_names(metrics: Path, name: str, e
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_heads_that_the_authors_publish_are_recognised(metrics: Path, name: str) -> None:
-    lpips = pytest.importorskip("lpips")
     published = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{name}.pth"
     (metrics / "heads.pth").write_bytes(published.read_bytes())
     (_, part) = lpips_parts(name)

@@ -92,7 +92,7 @@ def test_fid_saves_statistics_and_reads_them(with_inceptions: ComfyUIServer) -> 
 def test_art_fid_of_three_folders(with_inceptions: ComfyUIServer) -> None:
     inputs = {name: f"output/{name}" for name in ("content", "style", "stylised")}
     report, scores = shown(with_inceptions, graph("SemblanceArtFID", 1, **inputs, form="published", short_side=512))
-    assert "(1 + LPIPS" in report and scores == "1 rows of ArtFID, FID, LPIPS"
+    assert "(1 + LPIPS" in report and scores == "1 rows of ArtFID, FID (art), LPIPS"
 
 
 @pytest.mark.parametrize(

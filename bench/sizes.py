@@ -120,7 +120,7 @@ def instantstyle(calls: Calls, preset: str) -> Size:
     numbers = adapter_numbers(model_map.sites)
     adapter = AnyAdapter({number: model_map.widths[site] for site, number in numbers.items()})
     picture = torch.zeros(16, TEXT_WIDTH[calls.kind])  # as many tokens as a plus adapter gives
-    tokens = ImageTokens((picture,), picture, (1.0,))
+    tokens = ImageTokens((picture,), (picture,), (1.0,))
     patch = InstantStyle(tokens, adapter, numbers, Scope(model_map.family.preset(preset)))
     model, run = add_patch(weightless(calls.kind), patch), calls.run()
     with metered(Meter()) as meter:
@@ -205,7 +205,7 @@ def sizes(kind: Family, pixels: int) -> Iterator[tuple[str, Size, Size]]:
 
 
 def report_sizes() -> None:
-    """Prints a table for each family and size."""
+    """Prints a table for each family and size, and one of Apply IP-Adapter's calls."""
     for kind, every in SIZES.items():
         for pixels in every:
             print(f"\n{TITLES[kind]}, {pixels} px, half precision\n")
@@ -223,3 +223,27 @@ def report_sizes() -> None:
             ]
             heads = ["call", "peak, MiB", "/ plain", "operations, TFLOP", "/ plain", "kernels", "/ plain"]
             table(heads, rows)
+    report_applications()
+
+
+def report_applications() -> None:
+    """Prints what a call with Apply IP-Adapter takes beside a plain one."""
+    from .ip_adapter import APPLICATIONS, application
+
+    for kind in SIZES:
+        calls = Calls(kind, SIZES[kind][0], IMAGES)
+        print(f"\nApply IP-Adapter, {TITLES[kind]}, {calls.pixels} px, {IMAGES} images\n")
+        base = plain(calls)
+        sizes = {"plain": base} | {name: application(calls, name) for name in APPLICATIONS}
+        rows = [
+            [
+                name,
+                calls.rows,
+                f"{size.peak / base.peak:.2f}",
+                f"{size.operations / base.operations:.3f}",
+                f"{size.kernels / base.kernels:.2f}",
+                size.waits - base.waits,
+            ]
+            for name, size in sizes.items()
+        ]
+        table(["call", "rows", "peak / plain", "operations / plain", "kernels / plain", "waits more"], rows)

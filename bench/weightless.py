@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten: Any = torch.ops.aten
+READS = {aten._local_scalar_dense, aten.nonzero, aten.equal}
+COPIES = {aten._to_copy, aten.copy_}
 ALLOCATIONS = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided}
 
 
@@ -31,6 +33,8 @@ class Size:
     """Floating-point operations of its matrix products, convolutions and attentions."""
     kernels: int
     """How many operations write to a tensor."""
+    waits: int = 0
+    """How many operations the processor and the GPU wait for each other at: copies between them, and contents read."""
 
 
 class Meter(TorchDispatchMode):
@@ -58,7 +62,12 @@ class Meter(TorchDispatchMode):
         fresh = [self._hold(tensor) for tensor in _tensors((made,))]
         writes = (any(fresh) or func._schema.is_mutable) and func._overloadpacket not in ALLOCATIONS
         known = self.size
-        self.size = Size(max(known.peak, self._held), known.operations + operations, known.kernels + int(writes))
+        self.size = Size(
+            max(known.peak, self._held),
+            known.operations + operations,
+            known.kernels + int(writes),
+            known.waits + int(_waits(func, args, made)),
+        )
         return made
 
     def _hold(self, tensor: Tensor, counted: bool = True) -> bool:
@@ -81,6 +90,14 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
     """Those among an operation's arguments or results, which hold them one by one or in lists."""
     flat = (part for value in values for part in (value if isinstance(value, (list, tuple)) else (value,)))
     return [part for part in flat if isinstance(part, Tensor)]
+
+
+def _waits(func: Any, args: Sequence[Any], made: Any) -> bool:
+    """Whether contents go from the GPU to the processor or back."""
+    if func._overloadpacket in COPIES:
+        given = args[1] if func._overloadpacket == aten.copy_ else args[0]
+        return given.device != made.device
+    return func._overloadpacket in READS and any(tensor.is_meta for tensor in _tensors(args))
 
 
 def _without_contents(func: Any, args: Sequence[Any], named: Mapping[str, Any]) -> Any:

@@ -47,7 +47,7 @@ def _sheets(output: Path) -> Iterator[Section]:
     """A contact sheet a method and topology, made by the templates over the HTTP API."""
     from harness.server import ComfyUIServer
 
-    from . import consistory, instantstyle, styleid
+    from . import consistory, evaluation, instantstyle, styleid
     from .study import ADAPTERS
     from .tables import STORY_TOPOLOGY, STYLEID_TOPOLOGY
 
@@ -56,6 +56,7 @@ def _sheets(output: Path) -> Iterator[Section]:
         for topology in ADAPTERS:
             sheet = instantstyle.sheet(server, topology, output)
             yield Section(f"InstantStyle, {topology} demo model", instantstyle.CAPTION, sheet)
+        yield from evaluation.sections(server, "SD 1.5", output)  # its style blocks carry the colours
         sheet = styleid.sheet(server, STYLEID_TOPOLOGY, output)
         yield Section(f"StyleID, {STYLEID_TOPOLOGY} demo model", styleid.CAPTION, sheet)
         sheet = consistory.sheet(server, STORY_TOPOLOGY, output)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from semblance.metrics.scores import Measure
+
 from .colour import srgb_to_lab
 from .training.judge import Judge, Verdict, figure_of, overlap, place_of
 from .world import Drawing, Scenes, draw, texture_spectrum
 
 DIRECTIONS = 32
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with the interval that 95 of 100 resamplings of the groups fall into."""
+    """A mean with its interval."""
 
     mean: float
     low: float
@@ -135,12 +136,8 @@ def estimate(values: Tensor, groups: int = 1, seed: int = 0) -> Estimate:
 
     Whole groups are resampled: pictures of one reference are not independent.
     """
-    means = values.float().unflatten(0, (-1, groups)).mean(dim=1)
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(len(means), (RESAMPLES, len(means)), generator=generator)
-    resampled = means[rows].mean(dim=1)
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Estimate(means.mean().item(), low, high)
+    means = Measure("", tuple(values.float().unflatten(0, (-1, groups)).mean(dim=1).tolist()), higher_is_better=True)
+    return Estimate(means.mean, *means.interval(seed))
 
 
 def _gram(features: Tensor) -> Tensor:

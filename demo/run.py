@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from harness.library import ROOT
-from harness.server import ComfyUIServer, Progress, Prompt
+from harness.server import ComfyUIServer, History, Progress, Prompt
 
 from .captions import full_captions
 from .training.sheets import save_picture
@@ -66,15 +66,33 @@ def shoot_batch(
     server: ComfyUIServer, name: str, prompt: Prompt, paths: Sequence[Path], previews: Sequence[Path] = ()
 ) -> list[Shot]:
     """Runs the prompt and keeps the pictures it saves at `paths`, one for each; those it previews at any `previews`."""
-    started = time.perf_counter()
-    history = server.run(prompt, on_progress=lambda progress: _show(name, progress))
+    history, seconds = follow(server, name, prompt)
     kept = [(server.outputs(history), paths), (server.outputs(history, "temp") if previews else [], previews)]
     for made, wanted in kept:
         for picture, path in zip(made, wanted, strict=True):
             shutil.copyfile(picture, path)
+    return [Shot(name, path, seconds=seconds / len(paths)) for path in (*paths, *previews)]
+
+
+def follow(server: ComfyUIServer, name: str, prompt: Prompt) -> tuple[History, float]:
+    """Runs the prompt, shows how far it has come, and says what it gave and how many seconds it took."""
+    started = time.perf_counter()
+    history = server.run(prompt, on_progress=lambda progress: _show(name, progress))
     seconds = time.perf_counter() - started
     print(f"\r{name}: {seconds:.1f} s".ljust(70))
-    return [Shot(name, path, seconds=seconds / len(paths)) for path in (*paths, *previews)]
+    return history, seconds
+
+
+def shown_by(server: ComfyUIServer, history: History, prompt: Prompt, node: str) -> list[Path]:
+    """The pictures and files that the nodes of one type showed or saved, in the order in which they named them."""
+    folder = server.base_directory
+    return [
+        folder / file["type"] / file["subfolder"] / file["filename"]
+        for node_id, outputs in history["outputs"].items()
+        if prompt[node_id]["class_type"] == node
+        for kind in ("images", "files")
+        for file in outputs.get(kind, [])
+    ]
 
 
 def drawn(name: str, scene: Scenes, path: Path) -> Shot:

@@ -47,7 +47,7 @@ def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel
     model.cached_patcher_init = (_load_unet, (topology, dtype))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
     vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
-    return DemoModel(model, clip, vae, _load_clip_vision())
+    return DemoModel(model, clip, vae, load_demo_encoder())
 
 
 def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
@@ -113,8 +113,8 @@ def _load_vae_patcher(disable_dynamic: bool = False) -> Any:
     return _load_vae().patcher
 
 
-def _load_clip_vision() -> Any:
-    """The CLIP_VISION. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
+def load_demo_encoder() -> Any:
+    """The CLIP_VISION of both. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
     weights, config = _read("clip_vision")
     model = comfy.clip_vision.ClipVisionModel({"model_type": "clip_vision_model", **config})
     missing, unexpected = model.load_sd(weights)

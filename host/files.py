@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy.utils
 import folder_paths
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,8 +23,13 @@ LORAS = "loras"
 STYLES = "semblance_styles"
 TRAJECTORIES = "semblance_trajectories"
 SUBJECTS = "semblance_subjects"
-SAVED = {STYLES: "style", TRAJECTORIES: "trajectory", SUBJECTS: "subject"}
+STATISTICS = "semblance_statistics"
+SAVED = {STYLES: "style", TRAJECTORIES: "trajectory", SUBJECTS: "subject", STATISTICS: "file of statistics"}
 """The contents of our own folders, as a word for messages."""
+SAVED_BY = {STATISTICS: "FID, under a name in its input save"}
+"""What writes them, where it is not the node Save with that word."""
+METRICS = "semblance_metrics"
+CLASSIFIERS = "classifiers"
 CLIP_VISION = "clip_vision"
 TEXT_ENCODERS = "text_encoders"
 DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
@@ -53,6 +59,8 @@ def register_folders() -> None:
     _register(STYLES, models / "semblance" / "styles", {".safetensors"})
     _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
     _register(SUBJECTS, models / "semblance" / "subjects", {".safetensors"})
+    _register(STATISTICS, models / "semblance" / "statistics", {".safetensors"})
+    _register(METRICS, models / "semblance" / "metrics", {".safetensors", ".pth", ".pt", ".bin"})
 
 
 def file_names(*folders: str) -> list[str]:
@@ -106,6 +114,23 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return found
 
 
+def shapes_in(path: Path) -> dict[str, Any]:
+    """What `load_tensors` gives, with tensors on the meta device for a safetensors file: its weights are not read.
+
+    Raises UnreadableFile like it.
+    """
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        return load_tensors(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise UnreadableFile(
+            f"'{path.name}' cannot be read: the file is damaged or its download is incomplete ({fault}). "
+            "Download it again."
+        ) from fault
+
+
 def free_path(folder: str, name: str) -> Path:
     """The path for a new file called `name` in a folder of ours; a number is added if the name is taken.
 
@@ -114,10 +139,10 @@ def free_path(folder: str, name: str) -> Path:
     """
     plain = name.strip().replace("\\", "/").removesuffix(".safetensors")
     parts = PurePosixPath(plain).parts
-    _check_name(name, parts, SAVED[folder])
+    check_name(name, parts, SAVED[folder])
     wanted = _root(folder).joinpath(*parts)
     path, count = wanted.with_name(f"{wanted.name}.safetensors"), 1
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         while path.exists():
             count += 1
@@ -140,7 +165,7 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
         with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             # A foreign file may be a checkpoint of many gigabytes.
-            _check_format(what, name, metadata, written_as)
+            _check_format(folder, name, metadata, written_as)
             # Copies: Windows cannot replace a file while tensors are mapped to it.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as fault:
@@ -153,7 +178,7 @@ def read_saved(folder: str, path: Path, name: str, written_as: str) -> tuple[dic
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file atomically: completely or not at all. Raises UnwritableFile."""
     unfinished = path.with_suffix(".part")
-    with _writing(path):
+    with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             comfy.utils.save_torch_file(tensors, str(unfinished), metadata=metadata)
@@ -164,7 +189,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Says in a sentence what keeps a file from being written."""
     try:
         yield
@@ -180,7 +205,7 @@ def _writing(path: Path) -> Iterator[None]:
         ) from fault
 
 
-def _check_name(name: str, parts: Sequence[str], what: str) -> None:
+def check_name(name: str, parts: Sequence[str], what: str) -> None:
     """Raises UnwritableFile for a name that leads out of its folder, or that some operating system refuses."""
     why = None
     if not parts or ".." in parts or parts[0].startswith("/") or any(map(FORBIDDEN.search, parts)):
@@ -195,11 +220,12 @@ def _check_name(name: str, parts: Sequence[str], what: str) -> None:
         )
 
 
-def _check_format(what: str, name: str, metadata: dict[str, str], written_as: str) -> None:
+def _check_format(folder: str, name: str, metadata: dict[str, str], written_as: str) -> None:
     if metadata.get("format") != written_as:
+        what = SAVED[folder]
         raise UnreadableFile(
             f"'{name}' is not a {what} saved by Semblance (its format is '{metadata.get('format', 'not given')}'). "
-            f"Choose a file written by Save {what.capitalize()}."
+            f"Choose a file written by {SAVED_BY.get(folder, f'Save {what.capitalize()}')}."
         )
 
 

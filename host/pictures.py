@@ -19,8 +19,11 @@ SMALLEST = 16
 """The smallest side of a picture in pixels; smaller ones show no style."""
 
 
-def check_picture(images: Tensor, name: str) -> None:
-    """Raises ValueError unless `images` are usable pictures (images, height, width, 3). `name` begins the message."""
+def check_picture(images: Tensor, name: str, too_small: str = "too small to show a style") -> None:
+    """Raises ValueError unless `images` are usable pictures (images, height, width, 3).
+
+    `name` begins the message; `too_small` says what a picture below SMALLEST does not do.
+    """
     shape = tuple(images.shape)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(f"{name} holds no picture (its shape is {shape}). Connect an image, e.g. from Load Image.")
@@ -31,11 +34,21 @@ def check_picture(images: Tensor, name: str) -> None:
         )
     if min(shape[1:3]) < SMALLEST:
         raise ValueError(
-            f"{name} is {shape[2]}x{shape[1]} pixels, too small to show a style; expected at least "
-            f"{SMALLEST}x{SMALLEST}. Choose a larger picture."
+            f"{name} is {shape[2]}x{shape[1]} pixels, {too_small}; expected at least {SMALLEST}x{SMALLEST}. "
+            "Choose a larger picture."
         )
     if not torch.isfinite(images).all():
         raise ValueError(f"{name} holds pixels that are not numbers (NaN or infinite). Check the node that made it.")
+
+
+def image_of(picture: Tensor) -> Image.Image:
+    """One picture (height, width, 3 or 4) in [0, 1] as Pillow's, rounded to 8 bits."""
+    return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def tensor_of(image: Image.Image) -> Tensor:
+    """Pillow's picture as an IMAGE (1, height, width, 3)."""
+    return torch.from_numpy(numpy.array(image.convert("RGB"))).float().unsqueeze(0) / 255
 
 
 def fit_picture(picture: Tensor, size: int, fit: Fit, background: Sequence[float]) -> Tensor:
@@ -45,12 +58,12 @@ def fit_picture(picture: Tensor, size: int, fit: Fit, background: Sequence[float
     - pad: the whole picture on `background` (red, green, blue), the mean colour of the encoder.
     - tile: overlapping squares that cover the whole picture.
     """
-    image = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    image = image_of(picture)
     if fit == "pad":
         squares = [_padded(image, background).resize((size, size), Image.Resampling.BICUBIC)]
     else:
         squares = _squares(_short_side_to(image, size), size, fit == "tile")
-    return torch.stack([torch.from_numpy(numpy.array(square)) for square in squares]).float() / 255
+    return torch.cat([tensor_of(square) for square in squares])
 
 
 def _short_side_to(image: Image.Image, size: int) -> Image.Image:

@@ -4,16 +4,30 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..host.files import register_folders
 from .adain import AdaINLatent
+from .adapter_kind import LoadAdapterKind
+from .apply_adapter import ApplyAdapter
+from .clip_score import CLIPScore
 from .consistory import ConsiStory
 from .demo import LoadDemo
 from .edit_friendly import InvertEditFriendly
+from .evaluate_pairs import CFSD, LPIPS
+from .evaluate_sets import FID, ArtFID
+from .frame_weights import WeightsOverFrames
 from .inspect import ShowPatches
 from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
 from .masks import SubjectMasks
+from .pick_images import PickImages
+from .picture_grid import PictureGrid
+from .picture_parts import CombineReferences, EncodePicture, NoisePicture
+from .picture_regions import CombineRegions, Region
+from .picture_tiles import ApplyAdapterTiles
+from .prepare_picture import PreparePicture
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
+from .replacements import register_replacements
+from .score_table import ScoreTable
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 
@@ -27,6 +41,16 @@ NODES: list[type[io.ComfyNode]] = [
     SaveReference,
     LoadReference,
     InstantStyle,
+    ApplyAdapter,
+    LoadAdapterKind,
+    PreparePicture,
+    EncodePicture,
+    CombineReferences,
+    Region,
+    CombineRegions,
+    ApplyAdapterTiles,
+    NoisePicture,
+    WeightsOverFrames,
     InvertImage,
     InvertEditFriendly,
     StyleID,
@@ -40,6 +64,14 @@ NODES: list[type[io.ComfyNode]] = [
     ApplySubject,
     SaveSubject,
     LoadSubject,
+    CLIPScore,
+    PickImages,
+    ScoreTable,
+    PictureGrid,
+    LPIPS,
+    FID,
+    ArtFID,
+    CFSD,
     LoadDemo,
     ShowPatches,
 ]
@@ -47,6 +79,9 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class SemblanceExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        await register_replacements()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
 

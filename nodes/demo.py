@@ -37,7 +37,9 @@ class LoadDemo(io.ComfyNode):
                 ),
                 io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a star on the left, ocean colours, dotted."),
                 io.Vae.Output("vae", tooltip="For VAE Encode and VAE Decode."),
-                io.ClipVision.Output("clip_vision", tooltip="For Encode Style Reference."),
+                io.ClipVision.Output(
+                    "clip_vision", tooltip="For Encode Style Reference, Apply IP-Adapter and CLIP Score."
+                ),
             ],
         )
 

@@ -16,6 +16,8 @@ from ..host.inversion.runs import MOST_STEPS
 from .parsing import parse_block_weights, parse_keyframes
 
 CATEGORY = "Semblance"
+EVALUATION = f"{CATEGORY}/Evaluation"
+IP_ADAPTER_CATEGORY = f"{CATEGORY}/IP-Adapter"
 CUSTOM = "custom"
 CHOICES = {"blocks": (*PRESETS, CUSTOM), "curve": (*CURVES, CUSTOM)}
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host.files import ADAPTERS, CLIP_VISION, DEMO_ADAPTERS, TEXT_ENCODERS
 from ..host.instantstyle.adapter import PUBLISHED, load_adapter
-from ..host.instantstyle.content_words import TOWER_PUBLISHED, load_text_tower
+from ..host.instantstyle.text_towers import TOWER_PUBLISHED, load_text_tower
 from . import sockets
 from .inputs import CATEGORY, file_options, missing_file
 from .reports import reported
@@ -34,7 +34,9 @@ class LoadAdapter(io.ComfyNode):
                 )
             ],
             outputs=[
-                sockets.Adapter.Output("adapter", tooltip="For Encode Style Reference and Load Style."),
+                sockets.Adapter.Output(
+                    "adapter", tooltip="For Apply IP-Adapter, Encode Style Reference and Load Style."
+                ),
                 io.String.Output("kind", tooltip="The kind of adapter that was recognised. Also shown on the node."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -72,7 +74,7 @@ class LoadTextTower(io.ComfyNode):
                     "image encoder is refused.",
                 )
             ],
-            outputs=[sockets.TextTower.Output("text_tower", tooltip="For Subtract Content Text.")],
+            outputs=[sockets.TextTower.Output("text_tower", tooltip="For Subtract Content Text and CLIP Score.")],
         )
 
     @classmethod

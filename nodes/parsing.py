@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..attention.engine.scope import Keyframes, finite
 
@@ -53,3 +54,31 @@ def read_weights(text: str) -> list[float]:
         return [finite(float(entry), "A weight") for entry in text.replace(",", " ").split()]
     except ValueError:
         raise ValueError(f"'{text}' is not a list of weights. Write one number a picture, e.g. 1.0, 0.5.") from None
+
+
+def read_captions(values: Sequence[str | float]) -> list[str]:
+    """Captions or labels: the lines of one text, or each item of a list of texts and numbers."""
+    if len(values) == 1 and isinstance(values[0], str):
+        return [line.strip() for line in values[0].splitlines() if line.strip()]
+    return [f"{value:.10g}" if isinstance(value, float) else str(value).strip() for value in values]
+
+
+def read_numbers(text: str) -> list[int]:
+    """Reads `0, 3, 5` into numbers of pictures, each once, in the order written."""
+    entries = text.replace(",", " ").replace("，", " ").replace("、", " ").split()
+    wrong = next((entry for entry in entries if not entry.isdecimal()), None)
+    if wrong is not None:
+        raise ValueError(f"'{wrong}' is not the number of a picture. Write the numbers on the sheet, e.g. 0, 3, 5.")
+    return list(dict.fromkeys(map(int, entries)))
+
+
+def listed_weights(weight: Any, each: bool) -> tuple[float, ...]:
+    """A weight, or all of a list of weights that another node gives; the first alone unless `each` is wanted."""
+    given = list(weight) if isinstance(weight, (list, tuple)) else [weight]
+    if not given:
+        raise ValueError("The list of weights is empty. Give it one weight for each image, or enter a number.")
+    try:
+        weights = tuple(finite(float(entry), "A weight") for entry in given)
+    except TypeError:
+        raise ValueError(f"The weight is {weight!r}, which is neither a number nor a list of them.") from None
+    return weights if each else weights[:1]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import pytest
 
 from semblance.harness.pinned import ROOT
 from semblance.version import VERSION
 
 COMFYUI = ("comfy", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "latent_preview")
 DEVELOPMENT = ("tests", "harness", "bench", "demo", "diffusers", "pytest")
+SHIPPED = ("attention", "metrics", "host", "nodes")
 NETWORK = ("requests", "urllib", "aiohttp", "socket", "subprocess", "huggingface_hub")
 STAIR = ("functional", "engine", "references", "subjects", "families", "adapters", "methods")
 """The folders of `attention/`; each may use those before it."""
@@ -47,7 +51,15 @@ def offenders(paths: Iterable[Path], *forbidden: str) -> list[str]:
 
 
 def test_what_computes_imports_torch_and_the_standard_library_alone() -> None:
-    assert offenders(sources("attention"), *COMFYUI, "comfy_api", "host", "nodes", "numpy", "PIL", "safetensors") == []
+    forbidden = ("comfy_api", "host", "nodes", "metrics", "numpy", "PIL", "safetensors", "torchvision")
+    assert offenders(sources("attention"), *COMFYUI, *forbidden) == []
+
+
+def test_what_measures_imports_torch_torchvision_and_the_standard_library_alone() -> None:
+    allowed = ("torch", "torchvision", "metrics", *sys.stdlib_module_names)
+    imported = [(path, module) for path in sources("metrics") for module in imports_of(path)]
+    assert imported
+    assert [f"{path.name}: {module}" for path, module in imported if not is_under(module, *allowed)] == []
 
 
 def test_the_host_storey_knows_no_nodes_and_no_schemas() -> None:
@@ -82,29 +94,30 @@ def test_a_method_imports_no_family_and_no_other_method() -> None:
 
 
 def test_nothing_shipped_leans_on_what_is_not() -> None:
-    assert offenders(sources("attention", "host", "nodes"), *DEVELOPMENT) == []
+    assert offenders(sources(*SHIPPED), *DEVELOPMENT) == []
 
 
 def test_nothing_shipped_reaches_for_the_network() -> None:
-    assert offenders(sources("attention", "host", "nodes"), *NETWORK) == []
+    assert offenders(sources(*SHIPPED), *NETWORK) == []
 
 
 def test_nothing_shipped_evaluates_text() -> None:
     calls = [
         f"{path.relative_to(ROOT)}: {call.func.id}"
-        for path in sources("attention", "host", "nodes")
+        for path in sources(*SHIPPED)
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
     ]
     assert [call for call in calls if call.endswith((": eval", ": exec", ": compile"))] == []
 
 
-def test_what_computes_is_tested_without_comfyui() -> None:
+@pytest.mark.parametrize("room", ["attention", "metrics"])
+def test_what_computes_and_what_measures_are_tested_without_comfyui(room: str) -> None:
     """By folder; a method's runs on the host's sampler are tests of `host/`."""
-    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} - {"attention"}
+    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} - {room}
     hosted = [name for room in rooms for name in (room, f"semblance.{room}")]
-    found = offenders(sources("tests/attention"), *COMFYUI, *hosted, "semblance.tests")
-    plain = ("semblance.tests.support.frozen_cases", "semblance.tests.support.speeds")
+    found = offenders(sources(f"tests/{room}"), *COMFYUI, *hosted, "semblance.tests")
+    plain = tuple(f"semblance.tests.support.{name}" for name in ("frozen_cases", "random_weights", "speeds"))
     assert [line for line in found if not line.endswith(plain)] == []
     assert offenders([ROOT / "tests" / "support" / f"{name.rpartition('.')[2]}.py" for name in plain], *COMFYUI) == []
 

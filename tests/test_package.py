@@ -24,7 +24,7 @@ FOLDER = "style-and-subject.v2"
 """Unlike the checkout's and the pack's name, and with a point, which no module's name has."""
 SHIPPED = shipped_files()
 SOURCES = [path for path in SHIPPED if path.suffix == ".py"]
-RUNS = {"__init__.py", "version.py", "nodes", "host", "attention", "locales", "web", "workflows", "demo"}
+RUNS = {"__init__.py", "version.py", "nodes", "host", "attention", "metrics", "locales", "web", "workflows", "demo"}
 TELLS = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE", "docs"}
 HOST = {
     "comfy",
@@ -35,9 +35,10 @@ HOST = {
     "execution",
     "folder_paths",
     "latent_preview",
+    "node_helpers",
     "server",
 }
-LIGHT = {"torch", "numpy", "PIL", "safetensors"}
+LIGHT = {"torch", "torchvision", "numpy", "PIL", "safetensors"}
 """What ComfyUI has loaded before any pack."""
 LATE = {"transformers"}
 """What ComfyUI brings, but takes seconds to import: only where it is used."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from semblance.attention.methods.consistory.settings import KEPT_QUERIES
+from semblance.bench.ip_adapter import APPLICATIONS, application
 from semblance.bench.sizes import Calls, consistory, plain, sizes, styleid
 from semblance.bench.weightless import Meter, Size, metered
 from semblance.tests.tiny_models import Family
@@ -27,6 +28,26 @@ def test_a_meter_counts_what_lives_at_once_and_what_is_computed() -> None:
         del second
         meter.begin()
         assert meter.size.peak == third.untyped_storage().nbytes()
+
+
+def test_a_meter_counts_where_processor_and_gpu_wait_for_each_other() -> None:
+    there = torch.empty(4, device="meta")
+    with metered(Meter()) as meter:
+        meter.begin()
+        there.add(1).to(torch.half).clone()
+        assert meter.size.waits == 0
+        torch.zeros(4).to("meta")
+        there.to("cpu")
+        there.copy_(torch.zeros(4))
+        assert meter.size.waits == 3
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_apply_ip_adapter_waits_for_nothing_and_adds_little(name: str) -> None:
+    calls = Calls("sd15", 512, 4)
+    size, base = application(calls, name), plain(calls)
+    assert size.waits == base.waits
+    assert 1.0 < size.operations / base.operations <= 1.01 and size.peak / base.peak <= 1.05
 
 
 def test_styleid_takes_three_rows_for_one() -> None:

@@ -46,6 +46,11 @@ class AdapterLayout:
         return self.variant == "base"
 
     @property
+    def is_kolors(self) -> bool:
+        """Whether it is for Kolors, whose UNet has the shapes of SDXL's, and whose pictures come from CLIP ViT-L."""
+        return self.variant == "plus" and (self.text_width, self.clip_width) == (2048, 1024)
+
+    @property
     def family(self) -> str:
         """The family of models it is for, such as `SDXL`, by the width of their text."""
         return FAMILY_OF_TEXT_WIDTH.get(self.text_width, f"{self.text_width}-wide")

@@ -12,11 +12,20 @@ class ImageEncoder:
 
     name: str
     remedy: str
+    file: str = ""
+    """The name that its file is known by."""
+    where: str = ""
+
+    @property
+    def advice(self) -> str:
+        """The sentence that says which file to put into models/clip_vision."""
+        return f"Put {self.file} there ({self.where}) and press R."
 
     @classmethod
     def published(cls, name: str, file: str, where: str) -> ImageEncoder:
         """An encoder that is downloaded as `file`."""
-        return cls(name, f"Load {file} with Load CLIP Vision from models/clip_vision; it is published at {where}.")
+        remedy = f"Load {file} with Load CLIP Vision from models/clip_vision; it is published at {where}."
+        return cls(name, remedy, file, where)
 
 
 DEMO_VIT = ImageEncoder("the demo image encoder", "Connect the clip_vision of Load Demo Model.")

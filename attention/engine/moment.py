@@ -104,6 +104,8 @@ class RunPlan:
     """The tags of the conditionings that are not guided away from, such as the text of a story."""
     window: int | None = None
     """How many images the model sees at once, if it sees the batch in windows that pass over it."""
+    untold_window: int | None = None
+    """The same for windows of another pack, which do not tell which images they show."""
 
     @property
     def start(self) -> float:

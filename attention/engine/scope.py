@@ -30,11 +30,13 @@ class ScheduleWindow:
     start: float = 0.0
     end: float = 1.0
     curve: Keyframes = CURVES["constant"]
+    may_be_empty: bool = False
+    """Whether a window that begins where it ends, or later, is right: it meets a step exactly there, or none."""
 
     def __post_init__(self) -> None:
         if not (0.0 <= self.start <= 1.0 and 0.0 <= self.end <= 1.0):
             raise ValueError(f"Start is {self.start:g} and end {self.end:g}; both must lie between 0 and 1.")
-        if self.start >= self.end:
+        if self.start >= self.end and not self.may_be_empty:
             raise ValueError(
                 f"Start ({self.start:g}) must come before end ({self.end:g}). Swap them or widen the window."
             )
@@ -44,7 +46,8 @@ class ScheduleWindow:
         # By noise level, for steps that fall on an edge: they must round as under the host's own percentages.
         if not moment.sigma_at(self.end) <= moment.sigma <= moment.sigma_at(self.start):
             return 0.0
-        place = min(max((moment.progress - self.start) / (self.end - self.start), 0.0), 1.0)
+        length = self.end - self.start
+        place = min(max((moment.progress - self.start) / length, 0.0), 1.0) if length > 0 else 0.0
         before = max((frame for frame in self.curve if frame[0] <= place), default=self.curve[0])
         after = min((frame for frame in self.curve if frame[0] >= place), default=self.curve[-1])
         if after[0] == before[0]:
@@ -67,6 +70,10 @@ class ImageMask:
     values: Tensor  # (masks, height, width) in [0, 1], of any size
     feather: bool = True
     """Whether grey stays grey; otherwise the mask is binarised at one half, as diffusers does."""
+    straight: bool = False
+    """Whether it is resized straight to the tokens, bilinearly, as ComfyUI_IPAdapter_plus does, without `feather`."""
+    repeats: bool = False
+    """Whether any number of masks is right: the last holds for all further images, and surplus ones for none."""
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or 0 in self.values.shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional.masks import fit_mask, mask_on_grid
+from ..functional.masks import fit_mask, mask_on_grid, mask_straight_on_tokens
 from .bank import FeatureBank
 from .call import AttentionCall
 from .layout import BatchLayout, Crop
@@ -31,9 +31,16 @@ def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> 
         height, width = (side * PIXELS_PER_LATENT for side in size)
         return fit_mask(mask.values, height, width, mask.feather)
 
+    def straight(crop: Crop | None) -> Tensor:
+        height, width = size if crop is None else crop[:2]
+        return mask_straight_on_tokens(_part(mask.values, size, crop).float(), height, width, query.shape[1])
+
     def on_tokens() -> Tensor:
-        fitted = bank.once(("mask", size), fit)
-        crops = [mask_on_grid(_cropped(fitted, chunk.crop), call.height, call.width) for chunk in layout.chunks]
+        if mask.straight:
+            crops = [straight(chunk.crop) for chunk in layout.chunks]
+        else:
+            fitted = bank.once(("mask", size), fit)
+            crops = [mask_on_grid(_part(fitted, size, chunk.crop), call.height, call.width) for chunk in layout.chunks]
         return torch.stack(crops, dim=1).unsqueeze(-1).to(query)
 
     crops = tuple(chunk.crop for chunk in layout.chunks)
@@ -44,28 +51,31 @@ def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> 
 def mask_per_image(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
     """One mask for all images, or one for each: (chunks, images or 1, tokens, 1).
 
-    Raises ValueError for any other number of masks.
+    Raises ValueError for any other number of masks, unless the last one repeats.
     """
     count, images = len(mask.values), call.layout.batch_images
-    if count not in (1, images):
+    if count not in (1, images) and not mask.repeats:
         raise ValueError(
             f"There are {count} masks for {images} images. Connect one mask, or one for each image of the batch."
         )
     on_tokens = masks_on_tokens(mask, call, bank).transpose(0, 1)
-    if count == 1 or call.layout.window is None:
+    if count == 1 or (count == images and call.layout.window is None):
         return on_tokens
-    return on_tokens.index_select(1, image_indices(call.layout, on_tokens, bank))
+    return on_tokens.index_select(1, _mask_indices(call.layout, count, on_tokens, bank))
 
 
-def image_indices(layout: BatchLayout, like: Tensor, bank: FeatureBank) -> Tensor:
-    """For each row of a chunk, which image of the batch it is: (images,), on the device of `like`."""
-    shown = layout.image_indices
-    return bank.once(("image indices", shown, like.device), lambda: torch.tensor(shown, device=like.device))
+def _mask_indices(layout: BatchLayout, masks: int, like: Tensor, bank: FeatureBank) -> Tensor:
+    """For each row of a chunk, which of so many masks is its image's: (images,), on the device of `like`."""
+    shown = tuple(min(image, masks - 1) for image in layout.image_indices)
+    return bank.once(("mask indices", shown, like.device), lambda: torch.tensor(shown, device=like.device))
 
 
-def _cropped(mask: Tensor, crop: Crop | None) -> Tensor:
-    """The part of a pixel mask (masks, height, width) that a crop of the latent shows."""
+def _part(mask: Tensor, size: tuple[int, int], crop: Crop | None) -> Tensor:
+    """The part of a mask of any size that a crop of a latent of this `size` shows."""
     if crop is None:
         return mask
-    height, width, top, left = (side * PIXELS_PER_LATENT for side in crop)
-    return mask[:, top : top + height, left : left + width]
+    height, width, top, left = crop
+    down, across = mask.shape[1] / size[0], mask.shape[2] / size[1]
+    rows = slice(round(top * down), max(round((top + height) * down), round(top * down) + 1))
+    columns = slice(round(left * across), max(round((left + width) * across), round(left * across) + 1))
+    return mask[:, rows, columns]

@@ -26,6 +26,23 @@ def mask_on_grid(mask: Tensor, height: int, width: int) -> Tensor:
     return grid.squeeze(0).flatten(1)
 
 
+def mask_straight_on_tokens(mask: Tensor, height: int, width: int, tokens: int) -> Tensor:
+    """`mask` (masks, any height, any width) on the tokens of a layer over a latent of this size, -> (masks, tokens).
+
+    As ComfyUI_IPAdapter_plus does it: bilinear without antialiasing to the rows and columns that it works out from the
+    number of tokens; where these are not that many, zeros stand on both sides, or both sides are cut.
+    """
+    rows = max(int(height / (height * width / tokens) ** 0.5), 1)
+    rows += tokens % rows != 0
+    grid = functional.interpolate(mask.unsqueeze(1), size=(rows, max(tokens // rows, 1)), mode="bilinear")
+    flat = grid.flatten(1)
+    missing = tokens - flat.shape[1]
+    if missing >= 0:
+        return functional.pad(flat, (missing // 2, missing - missing // 2))
+    first = -missing // 2
+    return flat[:, first : first + tokens]
+
+
 def lanczos_8bit(levels: Tensor, height: int, width: int) -> Tensor:
     """Resizes grey levels 0..255 (masks, rows, columns) as Pillow's LANCZOS does, with rounding after each direction.
 

@@ -29,6 +29,7 @@ from ..engine.protocols import Advises
 from ..engine.scope import ImageMask, Scope
 from ..engine.token_masks import mask_per_image, masks_on_tokens
 from ..functional.attention import token_weights
+from ..functional.key_scaling import KeyScaling, scaled_keys
 
 MasksBy = Literal["auto", "per picture", "per image"]
 MASKS_BY: tuple[MasksBy, ...] = ("auto", "per picture", "per image")
@@ -39,22 +40,35 @@ class ImageTokens:
     """The reference pictures as an adapter's projector gives them."""
 
     conditional: tuple[Tensor, ...]  # for each picture (crops * tokens, channels)
-    unconditional: Tensor  # (tokens, channels)
+    unconditional: tuple[Tensor, ...]  # for each picture, or one for all, (tokens, channels)
     weights: tuple[float, ...]
-    """By picture: how many copies of it attention counts or, if it has a mask of its own, its strength there."""
+    """By picture: how many copies of it attention counts or, if it has a mask or an image of its own, its strength
+    there."""
+    by_image: bool = False
+    """Whether each picture is for one image of the batch, in their order; the last one holds for all further images."""
 
     def both_sides(self, picture: int | None) -> Tensor:
         """Tokens of one picture or, with None, of all in a row, (2, tokens, channels), unconditional side first."""
-        tokens = torch.cat(self.conditional) if picture is None else self.conditional[picture]
+        pictures = range(len(self.conditional)) if picture is None else (picture,)
+        sides = [(self._negative(number), self.conditional[number]) for number in pictures]
         # Attention does not notice that the unconditional tokens repeat, as they do in diffusers.
-        return torch.stack([self.unconditional.repeat(len(tokens) // len(self.unconditional), 1), tokens])
+        unconditional = [negative.repeat(len(tokens) // len(negative), 1) for negative, tokens in sides]
+        return torch.stack([torch.cat(unconditional), torch.cat([tokens for _, tokens in sides])])
+
+    def distinct(self) -> list[int]:
+        """For each picture the first that is the same on both sides: frames of an animation often share one."""
+        sides = [(id(tokens), id(self._negative(number))) for number, tokens in enumerate(self.conditional)]
+        return [sides.index(side) for side in sides]
+
+    def _negative(self, picture: int) -> Tensor:
+        return self.unconditional[min(picture, len(self.unconditional) - 1)]
 
     @cached_property
     def weight_mask(self) -> Tensor | None:
         """The additive attention mask (1, 1, 1, tokens) of the pictures' weights, or None if all are equal."""
         # A picture cut into several crops counts as one.
         each = [
-            weight * len(self.unconditional) / len(tokens)
+            weight * len(self.unconditional[0]) / len(tokens)
             for weight, tokens in zip(self.weights, self.conditional, strict=True)
         ]
         return token_weights(each, [len(tokens) for tokens in self.conditional])
@@ -78,6 +92,10 @@ class InstantStyle(AttentionPatch, Advises):
     name: str = "IP-Adapter"
     masks_by: MasksBy = "auto"
     """What the masks of the scope stand for; `auto` takes their number for the answer, pictures first."""
+    scaling: KeyScaling = "V only"
+    """What the weight multiplies: what attention gives, or the image's keys and values."""
+    method: str = "InstantStyle"
+    """Whose patch it is, for messages."""
     image_keys: Mapping[AttentionSite, Sequence[tuple[Tensor, Tensor]]] = field(init=False, repr=False)
     """Keys and values (2, tokens, channels) on the CPU, by layer in scope: of all pictures, or of each in turn."""
 
@@ -98,14 +116,28 @@ class InstantStyle(AttentionPatch, Advises):
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
         rows = call.layout.host_rows
         image = self._image_attention(call, call.query[:rows], attend, bank)
-        styled = torch.add(output[:rows], image, alpha=self._weight(call.site, call.moment))
+        alpha = self._weight(call.site, call.moment) if self.scaling == "V only" else 1.0
+        styled = torch.add(output[:rows], image, alpha=alpha)
         return styled if rows == len(output) else torch.cat([styled, output[rows:]])
 
+    def check(self, plan: RunPlan) -> None:
+        mask = self.scope.mask
+        by_image = self.tokens.by_image or (mask is not None and mask.repeats and len(mask.values) > 1)
+        if by_image and plan.untold_window is not None:
+            raise ValueError(
+                "This model samples in windows of frames (AnimateDiff); Semblance gives pictures, weights and masks to "
+                "the images in their order only. Take a context at least as long as the batch."
+            )
+
     def advice(self, plan: RunPlan) -> Sequence[str]:
-        return self.scope.advice(plan, f"InstantStyle ({self.name})") if self.strength else ()
+        return self.scope.advice(plan, f"{self.method} ({self.name})") if self.strength else ()
 
     def __repr__(self) -> str:
-        return f"InstantStyle ({self.name}), strength {self.strength:g}, {self.scope}"
+        scaled = "" if self.scaling == "V only" else f", {self.scaling}"
+        strength = f"strength {self.strength:g}"
+        if self.tokens.by_image:
+            strength = f"by image at strengths {', '.join(f'{self.strength * own:g}' for own in self.tokens.weights)}"
+        return f"{self.method} ({self.name}), {strength}, {self.scope}{scaled}"
 
     def _weight(self, site: AttentionSite, moment: Moment) -> float:
         return self.strength * self.scope.weight(site, moment)
@@ -129,6 +161,9 @@ class InstantStyle(AttentionPatch, Advises):
     ) -> Tensor:
         """Attention to one picture's tokens or, with None, to those of all pictures in one softmax."""
         key, value = self._keys_values(picture, call, query, bank)
+        if self.tokens.by_image:
+            image = attend(query, key, value, None)
+            return image * self._weight_of_images(call, query, bank) if self.scaling == "V only" else image
         weight_mask = self._weight_mask(picture, query, bank)
         # The images of a chunk share their keys, so they queue up as one long query and no key is copied.
         queue = query.reshape(len(call.layout.chunks), -1, query.shape[-1])
@@ -141,40 +176,69 @@ class InstantStyle(AttentionPatch, Advises):
     def _keys_values(
         self, picture: int | None, call: AttentionCall, query: Tensor, bank: FeatureBank
     ) -> tuple[Tensor, Tensor]:
-        """Image keys and values of each chunk's side, (chunks, tokens, channels)."""
+        """Image keys and values of each chunk's side, (chunks, tokens, channels), or of each row."""
         name = (call.site, picture, query.device, query.dtype)
+        images = call.layout.image_indices if self.tokens.by_image else None
+        weight = 1.0 if self.scaling == "V only" else self._weight(call.site, call.moment)
 
         def bring() -> tuple[Tensor, Tensor]:
             key, value = self.image_keys[call.site][picture or 0]
             return key.to(query), value.to(query)
 
         def line_up() -> tuple[Tensor, Tensor]:
-            key, value = bank.once(name, bring)
             sides = [int(conditional) for conditional in call.layout.conditional]
-            return key[sides], value[sides]
+            if images is None:
+                key, value = (both[sides] for both in bank.once(name, bring))
+            else:  # of many images only those come along that a call shows
+                found = self.image_keys[call.site]
+                rows = [(side, found[min(image, len(found) - 1)]) for side in sides for image in images]
+                key, value = (torch.stack([both[half][side] for side, both in rows]).to(query) for half in (0, 1))
+            if self.scaling == "V only":
+                return key, value
+            own = 1.0 if images is None else self._weight_of_images(call, query, bank)
+            return scaled_keys(key, value, own * weight, self.scaling, self._token_counts(picture))
 
-        return bank.once((*name, call.layout.conditional), line_up)
+        return bank.once((*name, call.layout.conditional, images, weight), line_up)
+
+    def _token_counts(self, picture: int | None) -> list[int]:
+        """How many tokens the keys hold of each picture."""
+        one = 0 if self.tokens.by_image else picture
+        return [len(tokens) for number, tokens in enumerate(self.tokens.conditional) if one in (None, number)]
+
+    def _weight_of_images(self, call: AttentionCall, query: Tensor, bank: FeatureBank) -> Tensor:
+        """The weight of each row's picture, (rows, 1, 1)."""
+        weights, images = self.tokens.weights, call.layout.image_indices
+
+        def line_up() -> Tensor:
+            row = [weights[min(image, len(weights) - 1)] for image in images]
+            return torch.tensor(row * len(call.layout.chunks)).reshape(-1, 1, 1).to(query)
+
+        return bank.once(("weights of images", images, len(call.layout.chunks), query.device, query.dtype), line_up)
 
     def _projected(self, number: int) -> Sequence[tuple[Tensor, Tensor]]:
-        pictures = range(len(self.tokens.conditional)) if self._by_picture else (None,)
+        pictures = self.tokens.distinct() if self._by_picture else [None]
         with torch.no_grad():
-            found = [self.adapter.keys_values(number, self.tokens.both_sides(picture)) for picture in pictures]
-        return [(key.cpu(), value.cpu()) for key, value in found]
+            found = {one: self.adapter.keys_values(number, self.tokens.both_sides(one)) for one in set(pictures)}
+        kept = {one: (key.cpu(), value.cpu()) for one, (key, value) in found.items()}
+        return [kept[picture] for picture in pictures]
 
     @property
     def _by_picture(self) -> bool:
-        """Whether each picture has a mask, and so a softmax, of its own."""
-        return self.scope.mask is not None and self._mask_per_picture(self.scope.mask)
+        """Whether each picture has a mask or an image, and so a softmax, of its own."""
+        masked = self.scope.mask is not None and self._mask_per_picture(self.scope.mask)
+        return masked or self.tokens.by_image
 
     def _mask_per_picture(self, mask: ImageMask) -> bool:
-        return self.masks_by != "per image" and 1 < len(mask.values) == len(self.tokens.conditional)
+        if self.masks_by == "per image" or self.tokens.by_image:
+            return False
+        return 1 < len(mask.values) == len(self.tokens.conditional)
 
     def _masks(self, mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The masks on this layer's tokens, (masks, chunks, 1, tokens, 1), or (1, chunks, images, tokens, 1)."""
         masks, images = len(mask.values), call.layout.batch_images
         if self._mask_per_picture(mask):
             return masks_on_tokens(mask, call, bank).unsqueeze(2)
-        if masks not in (1, images):
+        if masks not in (1, images) and not mask.repeats:
             raise ValueError(
                 f"There are {masks} masks for {len(self.tokens.conditional)} reference pictures and {images} "
                 "images. Connect one mask, one for each reference picture, or one for each image of the batch."

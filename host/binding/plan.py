@@ -51,6 +51,7 @@ def plan_of(
             if TAG in cond
         ),
         window=_window(guider.model_options, len(noise)),
+        untold_window=_untold_window(guider.model_patcher, len(noise)),
     )
 
 
@@ -68,7 +69,8 @@ def extra_images(patches: Sequence[AttentionPatch], plan: RunPlan) -> float:
 
 def advice(patches: Sequence[AttentionPatch], plan: RunPlan) -> str:
     """What the user should know of the run before it starts; empty if there is nothing."""
-    return "\n".join(line for patch in patches if isinstance(patch, Advises) for line in patch.advice(plan))
+    lines = [line for patch in patches if isinstance(patch, Advises) for line in patch.advice(plan)]
+    return "\n".join(dict.fromkeys(lines))  # one node may put several patches of one window
 
 
 def guides(guider: Any) -> bool:
@@ -93,6 +95,13 @@ def _window(model_options: Mapping[str, Any], images: int) -> int | None:
         return None
     length = getattr(handler, "context_length", 1)
     return length if length < images else None
+
+
+def _untold_window(model: Any, images: int) -> int | None:
+    """The length of AnimateDiff-Evolved's contexts, where they are shorter than the batch."""
+    contexts = getattr(model.get_attachment("ADE_params"), "context_options", None)
+    length = getattr(contexts, "context_length", None)
+    return length if length is not None and length < images else None
 
 
 def conflicting_nodes(model_options: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,8 @@ class LoadedAdapter:
     name: str
     layout: AdapterLayout
     patcher: Any
+    encoder: Any = None
+    """The CLIP_VISION that goes with it, if it was loaded together with one."""
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Image keys and values of one cross-attention, (..., tokens, channels), on the device of ComfyUI's choice."""
@@ -40,16 +42,19 @@ class LoadedAdapter:
 
     def image_tokens(self, reference: StyleReference) -> ImageTokens:
         """The reference after this adapter's projector, float32 on the CPU."""
+        conditional = tuple(self.tokens_of(picture) for picture in reference.pictures)
+        return ImageTokens(conditional, (self.tokens_of(reference.negative),), reference.weights)
+
+    def tokens_of(self, picture: Tensor) -> Tensor:
+        """One encoded picture (crops, ...) after this adapter's projector, (crops * tokens, channels) on the CPU."""
         comfy.model_management.load_models_gpu([self.patcher])
-        conditional = tuple(self._tokens(picture).flatten(0, 1) for picture in reference.pictures)
-        return ImageTokens(conditional, self._tokens(reference.negative).flatten(0, 1), reference.weights)
+        return self.patcher.model.tokens(picture.to(self.patcher.load_device)).float().cpu().flatten(0, 1)
 
     def numbers_for(self, model_map: ModelMap) -> dict[AttentionSite, int]:
         """The number of its weights for each cross-attention of a MODEL. Raises ValueError if the two do not fit."""
         numbers = adapter_numbers(model_map.sites)
         layout = self.layout
-        widths = {number: model_map.widths[site] for site, number in numbers.items()}
-        if layout.text_width != model_map.text_width or dict(layout.widths) != widths:
+        if not fits(layout, model_map):
             fitting = FITTING.get(model_map.name)
             advice = f"Load an adapter for {model_map.name}" + (f", e.g. {fitting}." if fitting else ".")
             raise ValueError(
@@ -62,8 +67,11 @@ class LoadedAdapter:
     def __repr__(self) -> str:
         return f"{self.name}: {self.layout}"
 
-    def _tokens(self, embedding: Tensor) -> Tensor:
-        return self.patcher.model.tokens(embedding.to(self.patcher.load_device)).float().cpu()
+
+def fits(layout: AdapterLayout, model_map: ModelMap) -> bool:
+    """Whether an adapter of this layout has weights for every cross-attention of a MODEL and the width of its text."""
+    widths = {number: model_map.widths[site] for site, number in adapter_numbers(model_map.sites).items()}
+    return layout.text_width == model_map.text_width and dict(layout.widths) == widths
 
 
 def load_adapter(name: str) -> LoadedAdapter:

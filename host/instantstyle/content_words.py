@@ -5,28 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import comfy.sd1_clip
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING
 from ...attention.functional.embeddings import mean_phrase
-from ..files import CLIP_VISION, TEXT_ENCODERS, UnreadableFile, find_file, load_tensors
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextConfig
-REMEDIES = {
-    1024: "Connect an SD 2.x text encoder (OpenCLIP-H), or Load CLIP Text Tower with a full CLIP-ViT-H-14 file",
-    1280: "Connect the CLIP of an SDXL checkpoint",
-}
-TOWER_PUBLISHED = "huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-END_MARK = 49407  # the end token in the vocabulary of all CLIP towers
-LONGEST = 77
-"""Tokens of one text block, including both marks. Pooled embeddings ignore later blocks."""
+from .text_towers import LONGEST, embed_text
 
 
 @dataclass(frozen=True)
@@ -38,15 +23,6 @@ class Phrase:
 
     def __str__(self) -> str:
         return self.words if self.weight == 1.0 else f"({self.words}:{self.weight:g})"
-
-
-@dataclass(frozen=True, eq=False)
-class TextTower:
-    """The text half of a CLIP file in transformers' layout."""
-
-    name: str
-    model: nn.Module
-    width: int
 
 
 def parse_phrases(text: str) -> list[Phrase]:
@@ -66,166 +42,15 @@ def embed_phrases(encoder: Any, phrases: Sequence[Phrase], width: int) -> Tensor
 
     Raises ValueError if the encoder's embeddings are not `width` wide, its file is incomplete or a phrase is too long.
     """
-    embed = _embed_with_tower if isinstance(encoder, TextTower) else _embed_with_clip
-    embeddings = torch.cat([embed(encoder, phrase.words, width) for phrase in phrases])
+    embeddings = torch.cat([_embed(encoder, phrase.words, width) for phrase in phrases])
     return mean_phrase(embeddings, [phrase.weight for phrase in phrases])
 
 
-def load_text_tower(name: str) -> TextTower:
-    """Opens the text half of a CLIP file in transformers' layout, e.g. a full CLIP-ViT-H-14 model.safetensors.
-
-    Raises UnreadableFile if it is missing, damaged, or has no text half with a projection.
-    """
-    from transformers import CLIPTextModelWithProjection  # slow to import, and few need it
-
-    path = find_file(name, CLIP_VISION, TEXT_ENCODERS, published=TOWER_PUBLISHED)
-    tensors = {key: tensor for key, tensor in _text_half(path).items() if not key.endswith("position_ids")}
-    if "text_projection.weight" not in tensors or "text_model.embeddings.token_embedding.weight" not in tensors:
-        raise UnreadableFile(
-            f"'{name}' has no CLIP text tower with a projection (it needs text_model.* and text_projection.weight). "
-            f"Use a full CLIP file in transformers' layout, e.g. model.safetensors of {TOWER_PUBLISHED}."
-        )
-    try:
-        model = CLIPTextModelWithProjection(_config_of(tensors))
-        model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, strict=True)
-    except (KeyError, RuntimeError) as missing:
-        raise UnreadableFile(
-            f"'{name}' is incomplete or of an unknown layout ({str(missing).splitlines()[-1].strip()[:160]}). "
-            "Download the file again."
-        ) from missing
-    width = tensors["text_projection.weight"].shape[0]
-    return TextTower(name, model.eval().requires_grad_(False), width)
-
-
-def _embed_with_tower(tower: TextTower, words: str, width: int) -> Tensor:
-    _check_space(tower.width, width, f"the text tower '{tower.name}'")
-    tokens = comfy.sd1_clip.SD1Tokenizer().tokenize_with_weights(words)["l"]
-    _check_one_block(tokens, words)
-    ids = [token for token, _ in tokens[0]]
-    # The embedding is taken at the first end mark of a causal tower, so the padding after it has no effect.
-    ids = ids[: ids.index(END_MARK) + 1]
-    return tower.model(input_ids=torch.tensor([ids])).text_embeds.float()
-
-
-def _embed_with_clip(clip: Any, words: str, width: int) -> Tensor:
-    name, tower = _pooled_tower(clip)
-    _check_space(tower.transformer.text_projection.out_features, width, f"the text encoder connected ({name})")
-    _check_whole(clip, tower.transformer, name)
-    tokens = clip.tokenize(words)
-    own_tokens = tokens[name.removeprefix("clip_")]
-    _check_one_block(own_tokens, words)
-    clip.cond_stage_model.reset_clip_options()
-    tower.set_clip_options({"projected_pooled": True})
-    clip.load_model(tokens)
-    tower.set_clip_options({"execution_device": clip.patcher.load_device})
-    try:
-        # Of the tower itself: the CLIP of SD 3 returns the concatenated pooled outputs of two towers.
-        return tower.encode_token_weights(own_tokens)[1].float().cpu()
-    finally:
-        clip.cond_stage_model.reset_clip_options()
-
-
-def _pooled_tower(clip: Any) -> tuple[str, Any]:
-    """The tower that gives a CLIP's pooled output: bigG of SDXL, H of SD 2.x, L of SD 1.5."""
-    for name in ("clip_g", "clip_h", "clip_l"):
-        tower = getattr(clip.cond_stage_model, name, None)
-        if tower is not None and hasattr(getattr(tower, "transformer", None), "text_projection"):
-            return name, tower
-    raise ValueError(
-        f"The text encoder connected ({type(clip.cond_stage_model).__name__}) is not a CLIP, so its words cannot be "
-        "compared with a picture. Connect the CLIP of an SDXL checkpoint, or an SD 2.x text encoder."
-    )
-
-
-def _check_space(found: int, width: int, what: str) -> None:
-    if found == width:
-        return
-    remedy = REMEDIES.get(width, "Connect the text encoder that was trained with the adapter's image encoder")
-    raise ValueError(
-        f"The reference was seen by {_tower(width, 'an image encoder')} ({width}-wide), but {what} is "
-        f"{_tower(found, 'another')} ({found}-wide): their words and pictures cannot be compared. {remedy}."
-    )
-
-
-def _tower(width: int, otherwise: str) -> str:
-    """The CLIP model whose projected embeddings are `width` wide."""
-    return ENCODER_OF_EMBEDDING[width].name if width in ENCODER_OF_EMBEDDING else otherwise
-
-
-def _check_one_block(blocks: Sequence[Any], words: str) -> None:
-    if len(blocks) > 1:
+def _embed(encoder: Any, words: str, width: int) -> Tensor:
+    text = embed_text(encoder, words, width)
+    if not text.whole:
         raise ValueError(
             f"The content words '{words[:40]}...' are too long: CLIP reads {LONGEST - 2} tokens. "
             "Name the content briefly."
         )
-
-
-def _check_whole(clip: Any, tower: Any, name: str) -> None:
-    """Refuses an encoder whose file lacks tensors: ComfyUI leaves them as uninitialised memory without an error."""
-    parts = {
-        "projection (text_projection)": (r"text_projection(\.weight)?$", tower.text_projection.weight),
-        "last layer": (
-            rf"(layers|resblocks)\.{tower.num_layers - 1}\.mlp\.(fc2|c_proj)\.weight$",
-            tower.text_model.encoder.layers[-1].mlp.fc2.weight,
-        ),
-    }
-    files = _files_of(clip)
-    legible = bool(files) and all(path.endswith((".safetensors", ".sft")) for path in files)
-    for part, (pattern, weight) in parts.items():
-        if not (any(_contains(path, pattern, weight) for path in files) if legible else _is_trained(weight)):
-            raise ValueError(
-                f"The text encoder's file has no {part} for {name}, so its words cannot be compared with a picture. "
-                "Use a file that has one, e.g. a whole SDXL or SD 2.x checkpoint rather than its diffusers text "
-                "encoder."
-            )
-
-
-def _files_of(clip: Any) -> Sequence[str]:
-    """The files from which ComfyUI's loaders made this CLIP, as far as it records them."""
-    made_by = getattr(clip.patcher, "cached_patcher_init", None)
-    source = made_by[1][0] if made_by and made_by[1] else ()
-    return [source] if isinstance(source, str) else [path for path in source if isinstance(path, str)]
-
-
-def _contains(path: str, pattern: str, weight: Tensor) -> bool:
-    """Whether a safetensors file has a tensor of this name and shape."""
-    with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if re.search(pattern, name)]  # noqa: SIM118
-        return any(tuple(file.get_slice(name).get_shape()) == tuple(weight.shape) for name in names)
-
-
-def _is_trained(weight: Tensor) -> bool:
-    """Whether this can be a trained matrix. Uninitialised memory holds zeros, huge numbers or NaN."""
-    return 1e-4 < float(weight.detach().float().std()) < 10.0
-
-
-def _text_half(path: Path) -> dict[str, Tensor]:
-    prefixes = ("text_model.", "text_projection.")
-    if path.suffix != ".safetensors":
-        return {key: tensor for key, tensor in load_tensors(path).items() if key.startswith(prefixes)}
-    try:
-        with safe_open(str(path), framework="pt") as file:  # a full file is 4 GB; the image half stays on disk
-            return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)}  # noqa: SIM118
-    except Exception as fault:
-        raise UnreadableFile(
-            f"'{path.name}' cannot be read: the file is damaged ({fault}). Download it again."
-        ) from fault
-
-
-def _config_of(tensors: dict[str, Tensor]) -> CLIPTextConfig:
-    from transformers import CLIPTextConfig
-
-    vocabulary, width = tensors["text_model.embeddings.token_embedding.weight"].shape
-    layers = {key.split(".")[3] for key in tensors if key.startswith("text_model.encoder.layers.")}
-    return CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=tensors["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-        projection_dim=tensors["text_projection.weight"].shape[0],
-        num_hidden_layers=len(layers),
-        num_attention_heads=max(width // 64, 1),
-        # OpenAI's ViT-L uses the sigmoid approximation; OpenCLIP's towers the exact function.
-        hidden_act="quick_gelu" if width == 768 else "gelu",
-        bos_token_id=49406,
-        eos_token_id=END_MARK,
-    )
+    return text.embedding

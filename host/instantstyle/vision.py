@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...attention.adapters.checkpoint import AdapterLayout
-from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
+from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES, VIT_H
 from ..binding.carried import KEY
 
 BATCH = 8
@@ -36,17 +37,45 @@ def check_encoder(encoder: Any, layout: AdapterLayout) -> None:
     raise ValueError(f"This adapter needs {layout.encoder}, but the image encoder connected is {given}. {advice}")
 
 
+def embedding_width(encoder: Any) -> int:
+    """The channels of the projected embeddings of `encoder` (a CLIP_VISION).
+
+    Raises ValueError if it is no CLIP or has no projection, and so shares no space with a text encoder.
+    """
+    kind = getattr(encoder, "model_type", "clip_vision_model")
+    if kind != "clip_vision_model" or "projection_dim" not in encoder.config:
+        raise ValueError(
+            f"The image encoder connected is a {kind} without a text half, so its pictures cannot be compared with "
+            f"words. {VIT_H.remedy}"
+        )
+    _check_projection(encoder)
+    return encoder.config["projection_dim"]
+
+
 def encode_crops(encoder: Any, crops: Tensor, is_global: bool) -> Tensor:
     """The encoding of `crops` (crops, size, size, 3) in [0, 1], float32 on the CPU.
 
     If `is_global`, these are projected embeddings (crops, channels), not normalised; else the states of the second-last
     layer (crops, patches, channels). Crops in the encoder's memory are not encoded again.
     """
+    names = [_content((crop * 255).round().to(torch.uint8), is_global) for crop in crops]
+    return _encoded_once(
+        encoder, names, lambda new: encode_pixels(encoder, _normalised(encoder, crops[new]), is_global)
+    )
+
+
+def encode_pixels_once(encoder: Any, pixels: Tensor, is_global: bool) -> Tensor:
+    """Like `encode_crops`, from normalised pixels (crops, 3, size, size)."""
+    names = [_content(picture, is_global) for picture in pixels]
+    return _encoded_once(encoder, names, lambda new: encode_pixels(encoder, pixels[new], is_global))
+
+
+def _encoded_once(encoder: Any, names: Sequence[str], encode: Callable[[list[int]], Tensor]) -> Tensor:
+    """The encodings of pictures by the names of their contents; `encode` makes those that are not remembered."""
     memory: OrderedDict[str, Tensor] = _memory_of(encoder)
-    names = [_content(crop, is_global) for crop in crops]
-    unseen = {name: crop for name, crop in zip(names, crops, strict=True) if name not in memory}
+    unseen = {name: row for row, name in enumerate(names) if name not in memory}
     if unseen:
-        encoded = encode_pixels(encoder, _normalised(encoder, torch.stack(list(unseen.values()))), is_global)
+        encoded = encode(list(unseen.values()))
         # Copies: a view would keep the whole batch in memory.
         memory.update((name, row.clone()) for name, row in zip(unseen, encoded, strict=True))
     found = torch.stack([memory[name] for name in names])
@@ -81,8 +110,8 @@ def _check_projection(encoder: Any) -> None:
     deviation = float(encoder.model.visual_projection.weight.detach().float().std())
     if not 1e-4 < deviation < 10.0:
         raise ValueError(
-            "The image encoder's file has no projection (visual_projection), which this adapter needs. "
-            "Download the image encoder again from where the adapter is published."
+            "The image encoder's file has no projection (visual_projection), which embeddings of whole pictures need. "
+            "Download the image encoder again from where it is published."
         )
 
 
@@ -99,6 +128,7 @@ def _memory_of(encoder: Any) -> OrderedDict[str, Tensor]:
     return encoder.patcher.get_attachment(name)
 
 
-def _content(crop: Tensor, is_global: bool) -> str:
-    pixels = (crop * 255).round().to(torch.uint8).contiguous().cpu().numpy().tobytes()
-    return f"{hashlib.sha256(pixels).hexdigest()} {crop.shape[0]} {is_global}"
+def _content(picture: Tensor, is_global: bool) -> str:
+    pixels = picture.contiguous().cpu()
+    content = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+    return f"{content} {tuple(pixels.shape)} {pixels.dtype} {is_global}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from playwright.sync_api import Page, Route, sync_playwright
 
-from semblance.harness.prompts import Prompt
+from semblance.harness.prompts import History, Prompt, prompt_refusal, raise_for_red_node
 from semblance.harness.server import ComfyUIServer
 
 Workflow = dict[str, Any]
@@ -38,10 +38,12 @@ SETTINGS = {
     "Comfy.RightSidePanel.ShowErrorsTab": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
 }
-START_TIMEOUT_MS = 120_000
+START_TIMEOUT_MS = RUN_TIMEOUT_MS = 120_000
+PAUSE_MS = 200
 MARGIN = 60  # pixels around a graph in its screenshot
 LARGEST_VIEW = (2400, 1600)  # pixels
 
+FOCUS = "app.extensionManager.command.execute('Workspace.ToggleFocusMode')"  # hides or shows all panels
 NEXT_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 GRAPH = """() => ({
     nodes: app.graph.nodes.map(node => ({
@@ -56,6 +58,22 @@ GRAPH = """() => ({
     links: [...app.graph.links.values()].map(
         link => [link.id, String(link.origin_id), link.origin_slot, String(link.target_id), link.target_slot]),
 })"""
+RUN = """async () => {
+    const { api } = await import('/scripts/api.js')
+    const executed = []
+    const note = ({ detail }) => detail && executed.push(String(detail))
+    api.addEventListener('executing', note)
+    try {
+        await new Promise((done, failed) => {
+            api.addEventListener('execution_success', done, { once: true })
+            api.addEventListener('execution_error', ({ detail }) => failed(detail.exception_message), { once: true })
+            app.queuePrompt(0).then(queued => queued === false && failed('The prompt was refused.'))
+        })
+    } finally {
+        api.removeEventListener('executing', note)
+    }
+    return executed
+}"""
 BOUNDS = """() => {
     const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect ?? item._bounding)
     const left = Math.min(...boxes.map(box => box[0]))
@@ -70,6 +88,7 @@ LOOK_AT = """([left, top, scale]) => {
     app.canvas.ds.offset[1] = -top
     app.canvas.setDirty(true, true)
 }"""
+TO_SUBGRAPH = "kinds => app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(node => kinds.includes(node.type))))"
 
 
 class BrowserUnavailable(RuntimeError):
@@ -105,6 +124,24 @@ class Frontend:
         self.page.wait_for_load_state("networkidle")
         self.page.evaluate(NEXT_FRAMES)
 
+    def start(self, address: str) -> None:
+        """Opens the frontend at `address`, anew where it is open already, with nothing over the graph."""
+        self.page.goto(address)
+        self.page.wait_for_function("window.app?.vueAppReady && app.graph", timeout=START_TIMEOUT_MS)
+        self.page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+
+    def run(self) -> list[str]:
+        """Runs the loaded workflow as the Run button does; the numbers of the nodes that were executed, in order.
+
+        Those that ComfyUI took from its cache are not among them.
+        """
+        return self.page.evaluate(RUN)
+
+    def set(self, name: str, value: Any) -> None:
+        """Changes one of the user's settings."""
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+        self.page.evaluate(NEXT_FRAMES)
+
     def faults(self) -> list[str]:
         """What a user would stumble over in the loaded workflow, one sentence each; empty when all is well."""
         graph = self.page.evaluate(GRAPH)
@@ -114,6 +151,49 @@ class Frontend:
     def api_prompt(self) -> Prompt:
         """The loaded workflow in API form, as the Run button sends it."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    @contextmanager
+    def showing_errors(self) -> Iterator[None]:
+        """The page as a person has it, with panels, and with the one that lists what is wrong with a workflow."""
+        self._show_errors(True)
+        try:
+            yield
+        finally:
+            self._show_errors(False)
+
+    def replace_missing_nodes(self) -> None:
+        """Presses Replace All in the panel of errors, as a person does; needs `showing_errors`."""
+        details = self.page.get_by_test_id("error-overlay-see-errors")
+        offer = self.page.get_by_test_id("error-group-swap-nodes")
+        details.or_(offer).first.wait_for()  # the panel may be open already
+        if not offer.is_visible():
+            details.click()
+        offer.get_by_role("button", name="Replace All").click()
+        offer.wait_for(state="detached")
+        self._saved = self.page.evaluate("app.graph.serialize()")  # links have other numbers of sockets now
+
+    def press_run(self, server: ComfyUIServer) -> History:
+        """Presses Run and waits for the end; a refusal or a red node raises PromptFailed."""
+        with self.page.expect_response("**/prompt") as answer:
+            self.page.get_by_test_id("queue-button").click()
+        answered = answer.value.json()
+        if "prompt_id" not in answered:
+            raise prompt_refusal(answered, {})
+        for _ in range(RUN_TIMEOUT_MS // PAUSE_MS):
+            if history := server.get(f"/history/{answered['prompt_id']}"):
+                raise_for_red_node(history[answered["prompt_id"]])
+                return history[answered["prompt_id"]]
+            self.page.wait_for_timeout(PAUSE_MS)
+        raise TimeoutError("The prompt did not end in time.")
+
+    def put_into_subgraph(self, *kinds: str) -> None:
+        """Makes one subgraph of the nodes of these types, as Convert to Subgraph does, and opens the result."""
+        self.page.evaluate(TO_SUBGRAPH, kinds)
+        self.load(self.page.evaluate("app.graph.serialize()"))
+
+    def refresh(self) -> None:
+        """Presses R: the lists of files are read again."""
+        self.page.evaluate("app.refreshComboInNodes()")
 
     def screenshot(self, path: Path) -> Path:
         """Saves a picture of the loaded graph, all of it and nothing but it."""
@@ -126,6 +206,11 @@ class Frontend:
         self.page.evaluate(NEXT_FRAMES)
         self.page.screenshot(path=path)
         return path
+
+    def _show_errors(self, shown: bool) -> None:
+        setting = "async shown => app.extensionManager.setting.set('Comfy.RightSidePanel.ShowErrorsTab', shown)"
+        self.page.evaluate(setting, shown)
+        self.page.evaluate(FOCUS)
 
 
 def faults_of_nodes_lost(saved: Workflow, graph: dict[str, Any]) -> list[str]:
@@ -174,10 +259,9 @@ def open_frontend(server: ComfyUIServer) -> Iterator[Frontend]:
             page = browser.new_page()
             page.route("**/*", lambda route: serve_only(server.url, route))
             page.request.post(f"{server.url}/settings", data=SETTINGS)
-            page.goto(server.url)
-            page.wait_for_function("window.app?.vueAppReady && app.graph", timeout=START_TIMEOUT_MS)
-            page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-            yield Frontend(page)
+            frontend = Frontend(page)
+            frontend.start(server.url)
+            yield frontend
         finally:
             browser.close()
 

@@ -358,6 +358,20 @@ def test_weights_are_managed_by_the_class_we_look_up() -> None:
     assert hasattr(patcher, "is_dynamic"), f"is_dynamic is gone; see manage_adapter in {STYLE}adapter.py"
 
 
+def test_networks_of_other_libraries_are_managed_as_they_are() -> None:
+    """A plain patcher loads layers that are not of `comfy.ops`, and is told what they take besides."""
+    where = "see host/evaluation/networks.py"
+    layer = torch.nn.Conv2d(3, 4, 1)
+    patcher = comfy.model_patcher.ModelPatcher(
+        layer,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    assert "memory_required" in argument_names(comfy.model_management.load_models_gpu), where
+    comfy.model_management.load_models_gpu([patcher], memory_required=1)
+    assert layer.weight.device == torch.device(patcher.load_device), where
+
+
 def test_layers_that_cast_their_weights_to_the_input_are_there() -> None:
     for name in ("Linear", "LayerNorm"):
         assert hasattr(comfy.ops.manual_cast, name), f"comfy.ops.manual_cast.{name} is gone; see {STYLE}adapter.py"
@@ -401,6 +415,9 @@ def test_percentages_turn_into_noise_levels_as_the_window_needs() -> None:
         (folder_paths, "get_full_path", set()),
         (folder_paths, "get_folder_paths", set()),
         (folder_paths, "get_filename_list", set()),
+        (folder_paths, "recursive_search", {"directory"}),
+        (folder_paths, "get_input_directory", set()),
+        (folder_paths, "get_output_directory", set()),
     ],
 )
 def test_files_are_opened_by_the_functions_we_call(module: Any, name: str, arguments: set[str]) -> None:
@@ -416,3 +433,20 @@ def test_folders_for_models_are_registered_where_we_add_ours() -> None:
         "folder_paths.folder_names_and_paths is built otherwise; see register_folders in host/files.py"
     )
     assert ".safetensors" in folder_paths.supported_pt_extensions, "folder_paths.supported_pt_extensions is gone"
+
+
+def test_a_prompt_is_masked_as_the_core_node_masks_it() -> None:
+    from node_helpers import conditioning_set_values
+
+    import nodes
+
+    prompts, mask = make_conditioning(), torch.ones(1, 8, 8)
+    (expected,) = nodes.ConditioningSetMask().append(prompts, mask, "default", 0.7)
+    found = conditioning_set_values(prompts, {"mask": mask, "set_area_to_bounds": False, "mask_strength": 0.7})
+    assert found == expected, "ConditioningSetMask sets other values; see host/ip_adapter/regions.py"
+
+
+def test_an_output_that_was_not_made_can_say_why() -> None:
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    assert ExecutionBlocker("because").message == "because", "ExecutionBlocker changed; see host/blocked.py"

@@ -31,7 +31,7 @@ DOCUMENTS = (
 )
 QUOTING = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").glob("*/*.md")))
 """The documents that a user searches for the words of a red node."""
-SAID = sentences([ROOT / "nodes", ROOT / "attention", ROOT / "host"])
+SAID = sentences([ROOT / "nodes", ROOT / "attention", ROOT / "host", ROOT / "metrics"])
 
 
 def name(path: Path) -> str:

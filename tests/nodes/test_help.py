@@ -167,8 +167,10 @@ def test_host_serves_pages_and_translations(comfyui: ComfyUIServer) -> None:
 @each_node
 def test_a_mask_on_a_model_says_what_passes_by_tiles_cannot_know(schema: io.Schema, language: str) -> None:
     """Such a pass samples each tile as a picture of its own; no node can know which part of the whole it is."""
-    masks_a_model = {"mask", "model"} <= inputs_of(schema).keys()
+    inputs = inputs_of(schema).keys()
+    masks = [name for name in ("mask", "attn_mask") if name in inputs]
+    masks_a_model = "model" in inputs and bool(masks)
     page = (PAGES / schema.node_id / f"{language}.md").read_text(encoding="utf-8")
     locale = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
-    tooltips = locale[schema.node_id]["inputs"].get("mask", {}).get("tooltip", "")
+    tooltips = " ".join(locale[schema.node_id]["inputs"][name]["tooltip"] for name in masks)
     assert ("Ultimate SD Upscale" in page) == ("Ultimate SD Upscale" in tooltips) == masks_a_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from semblance.nodes.parsing import parse_block_weights, parse_keyframes
+from semblance.nodes.parsing import parse_block_weights, parse_keyframes, read_captions
 
 KNOWN = ("input.8", "middle.0", "output.1")
 
@@ -55,3 +55,20 @@ def test_keyframes_are_read_in_any_order() -> None:
 def test_keyframes_that_cannot_be_read_are_refused_in_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         parse_keyframes(text)
+
+
+def test_captions_are_the_lines_of_a_text_or_the_items_of_a_list() -> None:
+    assert read_captions(["a fox\n\n  a hare  \n"]) == ["a fox", "a hare"]
+    assert read_captions(["a fox\nin the snow", " a hare", ""]) == ["a fox\nin the snow", "a hare", ""]
+    assert read_captions([""]) == read_captions([]) == []
+
+
+def test_numbers_as_captions_are_whole_and_without_the_dust_of_floats() -> None:
+    assert read_captions([0.1 + 0.2, 1.0, 42, 1125899906842624, 1e-5]) == [
+        "0.3",
+        "1",
+        "42",
+        "1125899906842624",
+        "1e-05",
+    ]
+    assert read_captions([0.5]) == ["0.5"]

@@ -166,8 +166,8 @@ def test_uncond_tokens_of_a_global_adapter_are_the_projected_zeros_and_not_zero(
     projector = adapter.patcher.model.image_proj
     bias = projector.proj.bias.reshape(4, -1)
     expected = torch.nn.functional.layer_norm(bias, bias.shape[1:], projector.norm.weight, projector.norm.bias)
-    torch.testing.assert_close(tokens.unconditional, expected, atol=1e-6, rtol=1e-5)
-    assert tokens.unconditional.norm() > 0.1
+    torch.testing.assert_close(tokens.unconditional[0], expected, atol=1e-6, rtol=1e-5)
+    assert tokens.unconditional[0].norm() > 0.1
 
 
 @pytest.mark.parametrize("variant", ["base", "plus", "full-face"])

@@ -178,6 +178,21 @@ def instantstyle(variant: str, pictures: int = 1, shares: Sequence[float] = (), 
     return make
 
 
+def swapped_and_scaled(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
+    """Pictures on the unconditional side alone, listened to by their keys."""
+    patch = studio.instantstyle(strength, scope, "plus", pictures=2)
+    nothing = tuple(map(torch.zeros_like, patch.tokens.conditional))
+    tokens = replace(patch.tokens, conditional=nothing, unconditional=patch.tokens.conditional)
+    return replace(patch, tokens=tokens, scaling="K+mean(V) w/ C penalty")
+
+
+def picture_per_image(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
+    """A picture, a weight and a mask for each of the first images."""
+    mask = ImageMask(painted(2, 40, 56).values, straight=True, repeats=True)
+    patch = studio.instantstyle(strength, Scope(scope.blocks, scope.window, mask), "base", pictures=2)
+    return replace(patch, tokens=replace(patch.tokens, by_image=True, weights=(1.5, 0.7)))
+
+
 def visit(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
     visitors = (studio.guest("one", size, seed=1), studio.guest("two", size, rows=2, tokens=154, seed=2))
     return Visit(scope, strength, visitors=visitors)
@@ -226,6 +241,8 @@ PATCHES: dict[str, Maker] = {
     "instantstyle plus": instantstyle("plus", pictures=2, shares=(1.0, 0.5)),
     "instantstyle masked": instantstyle("base", pictures=3, masks=1),
     "instantstyle regions": instantstyle("plus", pictures=2, shares=(1.0, 0.7), masks=2),
+    "ip-adapter swapped": swapped_and_scaled,
+    "ip-adapter per image": picture_per_image,
     "styleid": styleid(),
     "styleid masked": styleid(masks=1),
     "consistory": consistory(),
@@ -234,6 +251,8 @@ PATCHES: dict[str, Maker] = {
 WITH_GUESTS = {name for name in PATCHES if name.startswith(("brings guests", "styleid"))}
 STORIES = {name for name in PATCHES if name.startswith("consistory")}
 """Those that need a batch of two images, sample twice, and act everywhere at all times."""
+TELLS_IMAGES_APART = {"ip-adapter per image"}
+"""Those that give an image of a batch what it would not get alone."""
 OF_EACH_KIND = ("edits inputs", "shares keys", "edits output", "remembers", "brings guests", "consistory")
 """One patch for each thing of the engine that a method may use."""
 

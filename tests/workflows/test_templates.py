@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from semblance.harness.server import ComfyUIServer
+from semblance.host.evaluation.grid import GAP, MARGIN
 from semblance.tests.support.speeds import slow_but
 from semblance.tests.tiny_models import adapter_state_dict, controlnet_state_dict, write_checkpoint, write_clip_vision
 
@@ -23,12 +25,15 @@ TEMPLATES = sorted(path.stem for path in HERE.glob("*.json"))
 SIDE = 64
 QUICK = (
     "adain_latent",
+    "compare_strengths",
     "consistory",
     "consistory_personalise",
     "consistory_reuse",
     "instantstyle_content_subtraction",
     "instantstyle_demo",
     "instantstyle_sd15",
+    "score_and_pick",
+    "one_node_style",
     "styleid",
 )
 """The templates that are run at every change."""
@@ -62,20 +67,25 @@ def stocked(comfyui: ComfyUIServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 PLAIN: dict[str, dict[str, Any]] = {
     "SemblanceInstantStyle": {"strength": 0.0},
+    "PrimitiveFloat": {"value": 0.0},
+    "SemblanceApplyAdapter": {"weight": 0.0},
     "SemblanceStyleID": {"strength": 0.0, "adain": 0.0},
     "SemblanceAdaINLatent": {"strength": 0.0},
     "SemblanceConsiStory": {"sharing": 0.0, "injection": 0.0},
     "SemblanceApplySubject": {"sharing": 0.0, "injection": 0.0},
 }
 """What turns each method off, by the type of its node."""
+GRIDS = ("compare_strengths",)
+"""Templates that save one picture of several, which has a size of its own."""
 PICTURES = {
     "consistory": 4,
     "consistory_controlnet": 3,
     "consistory_personalise": 4,
     "consistory_reuse": 2 + 3,
     "consistory_two_subjects": 4,
+    "score_and_pick": 2,
 }
-"""How many pictures a template saves, where there is more than one: as many as it has scenes."""
+"""How many pictures a template saves, where there is more than one: as many as it has scenes, or picks."""
 
 
 def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -87,6 +97,7 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
         "SemblanceRecordSubject": {"steps": 2},
         "SemblanceInvertImage": {"steps": 4},
         "SemblanceInvertEditFriendly": {"steps": 2},
+        "SemblancePickImages": {"floor": -1.0},
         "Style picture": {"image": "other.png"},
         "Picture 2": {"image": "other.png"},
         "Pose 2": {"image": "other.png"},
@@ -113,6 +124,7 @@ def plain(prompt: dict[str, Any]) -> dict[str, Any]:
     """The template with its methods off; of a story that is recorded, the scenes that its subject is applied to."""
     types = {node["class_type"] for node in prompt.values()}
     kept = {"SemblanceConsiStory"} if "SemblanceRecordSubject" in types else set[str]()
+    kept |= {"SemblanceInstantStyle"} if "CreateList" in types else set()  # its strengths come from the list
     prompt = {number: node for number, node in prompt.items() if node["class_type"] != "SemblanceSubjectMasks"}
     return small(prompt, {kind: inputs for kind, inputs in PLAIN.items() if kind not in kept})
 
@@ -144,7 +156,8 @@ def test_every_node_of_the_pack_is_in_a_template_that_is_run_at_every_change() -
 @pytest.mark.parametrize("name", slow_but(TEMPLATES, QUICK))
 def test_the_template_makes_pictures_that_strength_zero_does_not(stocked: ComfyUIServer, name: str) -> None:
     styled = pictures_of(stocked, small(template(name)))
-    assert styled.shape == (PICTURES.get(name, 1), SIDE, SIDE, 3)
+    assert len(styled) == PICTURES.get(name, 1)
+    assert name in GRIDS or styled.shape[1:] == (SIDE, SIDE, 3)
     assert styled.std() > 0
     assert numpy.abs(styled - pictures_of(stocked, plain(template(name)))).mean() > 0.05
 
@@ -156,3 +169,25 @@ def test_each_pose_guides_the_picture_of_its_own_scene(stocked: ComfyUIServer) -
     changed = pictures_of(stocked, small(template(name), {"Pose 3": {"image": "other.png"}}))
     difference = numpy.abs(given - changed).mean(axis=(1, 2, 3))
     assert difference[:2].max() < 0.05 < difference[2]
+
+
+def test_each_strength_is_a_column_of_the_grid_and_a_line_of_the_table(stocked: ComfyUIServer) -> None:
+    """The first strength is 0: no style picture changes its column."""
+    styles = ("example.png", "other.png")
+    prompts = [small(template("compare_strengths"), {"Style picture": {"image": style}}) for style in styles]
+    for prompt in prompts:
+        grid = next(node for node in prompt.values() if node["class_type"] == "SemblancePictureGrid")
+        del grid["inputs"]["scores"]  # which change with the style picture, also under what it does not change
+    one, other = (pictures_of(stocked, prompt)[0] for prompt in prompts)
+    side = GAP + 256
+    columns = [slice(MARGIN + side * number, MARGIN + side * number + 256) for number in range(4)]
+    assert [int(numpy.abs(one[:, column] - other[:, column]).max()) > 0 for column in columns] == [0, 1, 1, 1]
+
+
+def test_the_scores_of_each_strength_are_in_the_file_under_that_strength(stocked: ComfyUIServer) -> None:
+    history = stocked.run(small(template("compare_strengths")))
+    (saved,) = [file for node in history["outputs"].values() for file in node.get("files", [])]
+    path = stocked.base_directory / "output" / saved["subfolder"] / saved["filename"]
+    lines = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
+    assert [line["scores"] for line in lines if line["what"] == "mean"] == ["0", "0.5", "1", "1.5"]
+    assert len({line["style"] for line in lines if line["what"] == "value"}) == 12

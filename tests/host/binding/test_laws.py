@@ -18,6 +18,7 @@ from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import (
     PATCHES,
     STORIES,
+    TELLS_IMAGES_APART,
     WITH_GUESTS,
     Studio,
     on_both_families,
@@ -29,7 +30,7 @@ from semblance.tests.tiny_models import Family, random_latent, sampler_custom
 every_patch = pytest.mark.parametrize("name", PATCHES)
 # Of the laws that stories cannot be asked by these tests, those that hold are in test_story_laws.py.
 SCOPED = [name for name in PATCHES if name not in STORIES]
-LONE_IMAGES = [name for name in SCOPED if name != "shares keys"]
+LONE_IMAGES = [name for name in SCOPED if name not in {"shares keys", *TELLS_IMAGES_APART}]
 CROPPED = [name for name in SCOPED if name not in WITH_GUESTS]
 
 scoped_patch = pytest.mark.parametrize("name", SCOPED)
@@ -174,7 +175,8 @@ def test_the_description_says_what_each_patch_does_in_order(sd15: Studio, name: 
     first, second = describe(patched).splitlines()[1:3]
     assert first.startswith("1. LookAway, strength 0.25, input.1=1, ")
     assert second == f"2. {patches_on(patched)[1]!r}"
-    assert "strength 0.75" in second and "output.11=1, 0.2 to 0.8" in second
+    strength = {"ip-adapter per image": "strengths 1.125, 0.525"}.get(name, "strength 0.75")
+    assert strength in second and "output.11=1, 0.2 to 0.8" in second
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,10 @@ from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import STORIES, Studio, relative_error, wrap
 
 SECOND = torch.device("cpu", 1)
-STYLES = ("instantstyle", "instantstyle plus", "instantstyle masked", "instantstyle regions")
+STYLES = (
+    *("instantstyle", "instantstyle plus", "instantstyle masked", "instantstyle regions"),
+    *("ip-adapter swapped", "ip-adapter per image"),
+)
 
 
 @pytest.fixture

@@ -70,6 +70,8 @@ CASES = {
     "several references": (of_the_studio("instantstyle plus"), ONE_PASS),
     "a mask": (of_the_studio("instantstyle masked"), ONE_PASS),
     "regions": (of_the_studio("instantstyle regions"), ONE_PASS),
+    "pictures pushed away": (of_the_studio("ip-adapter swapped"), ONE_PASS),
+    "a picture for each image": (of_the_studio("ip-adapter per image"), ONE_PASS),
     "styleid": (of_the_studio("styleid"), [(1, 2)]),
     "styleid with a mask": (of_the_studio("styleid masked"), ONE_PASS),
     "a story with FreeU": (with_free_u, TWO_PASSES),
@@ -91,7 +93,7 @@ def gpu(sd15: Studio) -> PretendGPU:
     return PretendGPU(sd15, SIZE)
 
 
-@pytest.mark.parametrize("case", slow_but(CASES, ("styleid",)))
+@pytest.mark.parametrize("case", slow_but(CASES, ("styleid", "a picture for each image")))
 def test_a_method_meets_no_second_device_and_fetches_nothing_twice(gpu: PretendGPU, case: str) -> None:
     make, calls = CASES[case]
     fetches_nothing_twice(gpu, make(gpu.studio), calls)

@@ -42,8 +42,8 @@ def record_sides(model: ModelPatcher) -> tuple[ModelPatcher, list[list[Tensor | 
 
 def one_sided(patch: InstantStyle, conditional: bool) -> InstantStyle:
     """The patch giving every row the tokens of one side."""
-    tokens = patch.tokens.conditional[0] if conditional else patch.tokens.unconditional
-    return replace(patch, tokens=ImageTokens((tokens,), tokens, (1.0,)))
+    tokens = patch.tokens.conditional[0] if conditional else patch.tokens.unconditional[0]
+    return replace(patch, tokens=ImageTokens((tokens,), (tokens,), (1.0,)))
 
 
 def cfg(studio: Studio, model: ModelPatcher, scale: float = 3.0) -> comfy.samplers.CFGGuider:

@@ -55,7 +55,7 @@ def test_the_nodes_that_fail_on_sd15_without_us_are_known(plain: dict[str, Tenso
     assert {name for name, made in plain.items() if isinstance(made, str)} == FAILING
 
 
-@pytest.mark.parametrize("method", ["instantstyle", "styleid", "consistory"])
+@pytest.mark.parametrize("method", ["instantstyle", "ip-adapter per image", "styleid", "consistory"])
 def test_a_method_acts_before_and_after_every_node_or_names_it(
     sd15: Studio, plain: dict[str, Tensor | str], method: str
 ) -> None:

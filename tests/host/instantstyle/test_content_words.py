@@ -15,7 +15,8 @@ from torch import Tensor
 
 from semblance.attention.functional.embeddings import mean_phrase, subtract_text
 from semblance.host.files import UnreadableFile
-from semblance.host.instantstyle.content_words import Phrase, embed_phrases, load_text_tower, parse_phrases
+from semblance.host.instantstyle.content_words import Phrase, embed_phrases, parse_phrases
+from semblance.host.instantstyle.text_towers import load_text_tower
 from semblance.nodes.reference import SubtractContent
 from semblance.tests.tiny_models import make_clip
 from semblance.tests.tiny_models.encoders import TEXT_WIDTH

@@ -153,7 +153,7 @@ def test_image_tokens_equal_the_official_projectors(kind: str, variant: str) -> 
     torch.testing.assert_close(
         tokens.conditional[0], case[f"mid.tokens_{variant}_cond_image0"][0], atol=1e-5, rtol=1e-5
     )
-    torch.testing.assert_close(tokens.unconditional, case[f"mid.tokens_{variant}_uncond"][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens.unconditional[0], case[f"mid.tokens_{variant}_uncond"][0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -183,7 +183,7 @@ def test_content_subtraction_equals_the_authors_code(path: str) -> None:
     assert len(scales) >= 3
     for scale in scales:
         tokens = adapter.image_tokens(reference.without(words, "content", float(scale)))
-        for side, found in (("cond", tokens.conditional[0]), ("uncond", tokens.unconditional)):
+        for side, found in (("cond", tokens.conditional[0]), ("uncond", tokens.unconditional[0])):
             expected = subtraction[f"{path}.out.tokens_{side}.scale_{scale}"][0]
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         patch = InstantStyle(

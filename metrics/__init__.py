@@ -1,0 +1,1 @@
+"""How pictures are measured: the papers' numbers, in torch alone (networks may be torchvision's)."""

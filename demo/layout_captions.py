@@ -6,38 +6,11 @@
 import random
 from typing import TypeVar
 
-from .captions import EDGE_WORDS, PALETTE_WORDS, PLACE_WORDS, TEXTURE_WORDS
-from .figures import FIGURES
+from .captions import EDGE_WORDS, NOUNS, PALETTE_WORDS, PLACE_WORDS, TEXTURE_WORDS
 from .layouts import ARRANGEMENT_NAMES, Views
+from .shapes import SHAPES
 from .world import EDGES, PALETTE_NAMES, TEXTURES
 
-FIGURE_WORDS: dict[str, tuple[tuple[str, str], ...]] = {
-    "cat": (("cat", "cats"), ("kitten", "kittens")),
-    "dog": (("dog", "dogs"), ("puppy", "puppies")),
-    "fish": (("fish", "fish"), ("goldfish", "goldfish")),
-    "bird": (("bird", "birds"), ("sparrow", "sparrows")),
-    "frog": (("frog", "frogs"), ("toad", "toads")),
-    "hippo": (("hippo", "hippos"), ("hippopotamus", "hippopotamuses")),
-    "kiwi": (("kiwi", "kiwis"), ("kiwi bird", "kiwi birds")),
-    "horse": (("horse", "horses"), ("pony", "ponies")),
-    "rabbit": (("rabbit", "rabbits"), ("bunny", "bunnies")),
-    "ghost": (("ghost", "ghosts"), ("spook", "spooks")),
-    "tree": (("tree", "trees"), ("fir", "firs")),
-    "house": (("house", "houses"), ("cottage", "cottages")),
-    "rocket": (("rocket", "rockets"), ("spaceship", "spaceships")),
-    "boat": (("boat", "boats"), ("sailboat", "sailboats")),
-    "car": (("car", "cars"), ("automobile", "automobiles")),
-    "cactus": (("cactus", "cactuses"), ("desert plant", "desert plants")),
-    "flower": (("flower", "flowers"), ("blossom", "blossoms")),
-    "butterfly": (("butterfly", "butterflies"), ("moth", "moths")),
-    "leaf": (("leaf", "leaves"), ("foliage leaf", "foliage leaves")),
-    "snowman": (("snowman", "snowmen"), ("snow figure", "snow figures")),
-    "moon": (("moon", "moons"), ("crescent", "crescents")),
-    "star": (("star", "stars"), ("asterisk", "asterisks")),
-    "heart": (("heart", "hearts"), ("valentine", "valentines")),
-    "dove": (("dove", "doves"), ("pigeon", "pigeons")),
-}
-"""One and several of each figure, and a synonym."""
 ARRANGEMENT_WORDS = {
     "one": ("a {one} {place}",),
     "two side by side": ("two {many} side by side", "two {many} next to each other"),
@@ -69,7 +42,7 @@ _Style = tuple[str, str, str, str]  # palette or "", coat, texture of the ground
 def _contents(views: Views) -> list[_Content]:
     layouts = views.layouts
     rows = zip(layouts.figure.tolist(), layouts.arrangement.tolist(), layouts.place.tolist(), strict=True)
-    return [(FIGURES[figure], ARRANGEMENT_NAMES[kind], [(x, y) for x, y in places]) for figure, kind, places in rows]
+    return [(SHAPES[figure], ARRANGEMENT_NAMES[kind], [(x, y) for x, y in places]) for figure, kind, places in rows]
 
 
 def _styles(views: Views) -> list[_Style]:
@@ -100,7 +73,7 @@ def _caption(content: _Content, style: _Style, chance: random.Random) -> str:
 def _content_phrase(content: _Content, chance: random.Random | None) -> str:
     """The words for a content; without `chance` the plainest."""
     figure, arrangement, places = content
-    one, many = _pick(FIGURE_WORDS[figure], chance)
+    one, many = _pick(NOUNS[figure], chance)
     first, second, third = (_pick(PLACE_WORDS[place], chance) for place in places)
     words = _pick(ARRANGEMENT_WORDS[arrangement], chance)
     return words.format(one=one, many=many, place=first, second=second, third=third)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .figures import FIGURES, figure_distance
+from .shapes import SHAPES, signed_distance
 from .world import (
     LARGEST_SHIFT,
     PICTURE_SIZE,
@@ -51,7 +51,7 @@ COATED = 0.35  # the share of subjects that wear one of them
 class Layouts(Rows):
     """Which figure stands where; slots not used have radius 0."""
 
-    figure: Tensor  # (pictures,) index into FIGURES
+    figure: Tensor  # (pictures,) index into SHAPES
     arrangement: Tensor  # (pictures,) index into ARRANGEMENT_NAMES
     place: Tensor  # (pictures, 3, 2) -1, 0 or 1 each way: where the figures stand that the caption places
     centre: Tensor  # (pictures, SLOTS, 2) x, y
@@ -96,7 +96,7 @@ def sample_layouts(
     count: int, generator: torch.Generator, shares: tuple[float, ...] = SHARES, cells: Tensor | None = None
 ) -> Layouts:
     """Figures and places at random; `cells` (count, 3, 2) are the told places, else left to chance."""
-    figure = torch.randint(len(FIGURES), (count,), generator=generator)
+    figure = torch.randint(len(SHAPES), (count,), generator=generator)
     arrangement = torch.multinomial(torch.tensor(shares), count, replacement=True, generator=generator)
     place = _told_cells(count, 3, generator) if cells is None else cells
     spots, bounds, used = _arrangements()
@@ -114,7 +114,7 @@ def sample_subjects(figure: Tensor, generator: torch.Generator) -> Style:
     """A coat for each figure (subjects,): free, or one of the figure's recurring ones."""
     count = len(figure)
     free = _sample_coats(count, generator)
-    breeds = _sample_coats(len(FIGURES) * COATS, torch.Generator().manual_seed(20_260_000))
+    breeds = _sample_coats(len(SHAPES) * COATS, torch.Generator().manual_seed(20_260_000))
     breed = breeds.take(figure * COATS + torch.randint(COATS, (count,), generator=generator))
     worn = (torch.rand(count, generator=generator) < COATED).long()
     both = Style.concatenate([free, replace(breed, phase=free.phase)])
@@ -170,7 +170,7 @@ def _place(layouts: Layouts, style: Style, slot: int, x: Tensor, y: Tensor) -> t
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
     phase = style.phase[:, :, None, None]
     ripple = (9.0 * u + phase[:, 0]).sin() * (9.0 * v + phase[:, 1]).sin()
-    return u, v, (figure_distance(layouts.figure, u, v) + style.wobble[:, None, None] * ripple) * radius
+    return u, v, (signed_distance(layouts.figure, u, v) + style.wobble[:, None, None] * ripple) * radius
 
 
 def _sample_coats(count: int, generator: torch.Generator) -> Style:

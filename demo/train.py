@@ -35,7 +35,7 @@ def _decoder(arguments: argparse.Namespace) -> None:
 def _text(arguments: argparse.Namespace) -> None:
     from .training.encoders import TEXT_RUN, train_text
 
-    train_text(Plan(TEXT_RUN, arguments.steps or 800, 2e-3, arguments.seed, weight_decay=0.02))
+    train_text(Plan(TEXT_RUN, arguments.steps or 1600, 2e-3, arguments.seed, weight_decay=0.02))
 
 
 def _vision(arguments: argparse.Namespace) -> None:
@@ -72,20 +72,7 @@ def _words(arguments: argparse.Namespace) -> None:
 def _judge(arguments: argparse.Namespace) -> None:
     from .training.judge import train_judge
 
-    train_judge(Plan("judge", arguments.steps or 1200, 2e-3, arguments.seed + 500_000, weight_decay=0.02))
-
-
-def _view_text(arguments: argparse.Namespace) -> None:
-    from .training.views import TEXT, train_view_text
-
-    train_view_text(Plan(TEXT, arguments.steps or 400, 2e-3, arguments.seed, weight_decay=0.02))
-
-
-def _view_unet(arguments: argparse.Namespace) -> None:
-    from .training.views import UNET, train_view_unet
-
-    steps = arguments.steps or 20_000
-    train_view_unet(Plan(UNET, steps, 1e-3, arguments.seed, average=0.998, muon=10.0))
+    train_judge(Plan("judge", arguments.steps or 2400, 2e-3, arguments.seed + 500_000, weight_decay=0.02))
 
 
 _COMMANDS = {
@@ -97,8 +84,6 @@ _COMMANDS = {
     "adapter": _adapter,
     "words": _words,
     "judge": _judge,
-    "view-text": _view_text,
-    "view-unet": _view_unet,
 }
 
 

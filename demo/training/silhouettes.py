@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..figures import FIGURES, GRID_REACH, SILHOUETTES_FILE
+from ..shapes import GRID_REACH, SHAPES, SILHOUETTES_FILE
 
 PHOSPHOR = "assets/fill/{}-fill.svg"  # MIT
 FONTAWESOME = "svgs/solid/{}.svg"  # CC BY 4.0
@@ -56,11 +56,11 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("fontawesome", type=Path, help="the unpacked package @fortawesome/fontawesome-free")
     folders = parser.parse_args(given)
     grids = []
-    for figure in FIGURES:
+    for figure in SHAPES:
         pattern, name = ICONS[figure]
         folder = folders.phosphor if pattern is PHOSPHOR else folders.fontawesome
         grids.append(distance_grid(solid(folder / pattern.format(name))))
-    save_file({"distance": torch.stack(grids).half()}, SILHOUETTES_FILE, {"figures": " ".join(FIGURES)})
+    save_file({"distance": torch.stack(grids).half()}, SILHOUETTES_FILE, {"shapes": " ".join(SHAPES)})
 
 
 def solid(path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ from harness.library import use_library
 
 from .training.loop import Plan
 
+MUON = 3.0  # times the learning rate: of steps on matrices
 _UNET_STEPS = {"sdxl": 12_000, "sd15": 2_000}  # the second starts from the first
 
 
@@ -48,7 +49,7 @@ def _unet(arguments: argparse.Namespace) -> None:
     from .training.unet import train_unet
 
     steps = arguments.steps or _UNET_STEPS[arguments.topology]
-    plan = Plan(f"unet_{arguments.topology}", steps, 1e-3, arguments.seed, average=0.998)
+    plan = Plan(f"unet_{arguments.topology}", steps, 1e-3, arguments.seed, average=0.998, muon=MUON)
     train_unet(plan, arguments.topology)
 
 

@@ -74,7 +74,7 @@ def train_adapter(plan: Plan, topology: str, variant: Variant, blocks: Collectio
     unet = load_part(build_unet(topology), f"unet_{topology}", device)
     denoiser = Denoiser(unet, topology, device)
     adapter = IPAdapter(unet, topology, variant, blocks).to(device)
-    captioned = CaptionedPool(pool, denoiser.text, write_captions(pool.scenes, plan.seed))
+    captioned = CaptionedPool(pool.latents, write_captions(pool.scenes, plan.seed), denoiser.text)
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)

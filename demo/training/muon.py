@@ -52,11 +52,8 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         average = state.setdefault("average", torch.zeros_like(parameter))
         average.lerp_(gradient, 1 - momentum)
-        matrix = gradient.lerp(average, momentum).flatten(1)
-        used = matrix.any(dim=0).nonzero()[:, 0]  # a kernel that is cut has few taps with a gradient
-        whole = torch.zeros_like(matrix)
-        whole[:, used] = orthogonalised(matrix[:, used])
-        return whole.view_as(parameter) * max(1.0, len(matrix) / max(1, len(used))) ** 0.5
+        matrix = orthogonalised(gradient.lerp(average, momentum).flatten(1))
+        return matrix.view_as(parameter) * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
 
     def _adam(self, parameter: Tensor, first: float, second: float, eps: float = 1e-8) -> Tensor:
         state = self.state[parameter]

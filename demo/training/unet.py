@@ -173,9 +173,10 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
 def denoising_loss(predict, latents: Tensor, generator: torch.Generator, weights: Tensor | None = None) -> Tensor:
     """Squared error of the predicted v in units of its own spread, so that each noise level counts alike.
 
-    `predict` takes noisy latents and timesteps; `weights` (rows, height, width) say how much each latent counts. A share START_SHARE is pure noise, where sampling starts: the last
-    level of the schedule still holds a trace of the picture, and a network that learns to read it there looks for it
-    in noise that has none, and does not listen to the words.
+    `predict` takes noisy latents and timesteps; `weights` (rows, height, width) say how much each latent counts. A
+    share START_SHARE is pure noise, where sampling starts: the last level of the schedule still holds a trace of the
+    picture, and a network that learns to read it there looks for it in noise that has none, and does not listen to the
+    words.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     timesteps = draw_timesteps(len(latents), generator).to(latents.device)

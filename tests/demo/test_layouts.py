@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from semblance.demo.figures import FIGURES, GRID_REACH, figure_distance
-from semblance.demo.layout_captions import FIGURE_WORDS, plain_captions, view_captions
+from semblance.demo.captions import NOUNS
+from semblance.demo.layout_captions import plain_captions, view_captions
 from semblance.demo.layouts import (
     ARRANGEMENT_NAMES,
     ARRANGEMENTS,
@@ -15,17 +15,18 @@ from semblance.demo.layouts import (
     sample_stories,
     sample_views,
 )
+from semblance.demo.shapes import GRID_REACH, SHAPES, signed_distance
 
 
 def distances(figure: str, side: int = 96, reach: float = GRID_REACH) -> torch.Tensor:
     """Signed distances to one figure over the square from -reach to reach: (side, side), first row at the top."""
     line = torch.linspace(-reach, reach, side)
     x, y = line[None, None, :].expand(1, side, side), -line[None, :, None].expand(1, side, side)
-    return figure_distance(torch.tensor([FIGURES.index(figure)]), x, y)[0]
+    return signed_distance(torch.tensor([SHAPES.index(figure)]), x, y)[0]
 
 
 def test_every_figure_fills_its_square_and_is_told_from_every_other() -> None:
-    inside = torch.stack([distances(figure) < 0 for figure in FIGURES])
+    inside = torch.stack([distances(figure) < 0 for figure in SHAPES])
     assert ((inside.float().mean(dim=(1, 2)) > 0.1) & (inside.float().mean(dim=(1, 2)) < 0.6)).all()
     common = (inside[:, None] & inside).sum(dim=(2, 3)) / (inside[:, None] | inside).sum(dim=(2, 3))
     assert common.fill_diagonal_(0).max() < 0.8
@@ -105,7 +106,7 @@ def test_a_board_has_another_ground_in_every_quarter() -> None:
 def test_captions_name_the_figure_its_number_and_its_place() -> None:
     views = sample_views(200, 7)
     for row, caption in enumerate(plain_captions(views)):
-        one, many = FIGURE_WORDS[FIGURES[int(views.layouts.figure[row])]][0]
+        one, many = NOUNS[SHAPES[int(views.layouts.figure[row])]][0]
         arrangement = ARRANGEMENT_NAMES[int(views.layouts.arrangement[row])]
         assert (one if arrangement in ("one", "board") else many) in caption
         first = {"pair": "two", "trio": "three"}.get(arrangement, arrangement.split()[0])
@@ -114,6 +115,6 @@ def test_captions_name_the_figure_its_number_and_its_place() -> None:
 
 
 def test_every_figure_has_two_names_and_no_name_is_given_twice() -> None:
-    names = [one for words in FIGURE_WORDS.values() for one, _ in words]
-    assert tuple(FIGURE_WORDS) == FIGURES
-    assert len(names) == len(set(names)) == 2 * len(FIGURES)
+    names = [one for words in NOUNS.values() for one, _ in words]
+    assert tuple(NOUNS) == SHAPES
+    assert len(names) == len(set(names)) == 2 * len(SHAPES)

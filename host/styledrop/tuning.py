@@ -1,0 +1,251 @@
+"""The tuning of StyleDrop (arXiv:2306.00983): a few new weights beside a frozen model, learnt from one picture or few.
+
+Each step looks at some pictures at random noise levels, takes the gradient of the objective in the adapter's weights
+alone, and moves these by AdamW. All chance of a step comes from the seed and the step's number, so a tuning that goes on
+from its adapter equals one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...attention.adapters.style_adapter import StyleAdapter, TuningState
+from ...attention.engine.scope import Scope
+from ...attention.methods.styledrop import StyleDrop
+from ..binding.model import add_patch, map_model
+from ..identity import check_model, subject_stamp
+from .adapter_layers import adapted_layers, check_start, fresh_tensors, lora_linears
+from .checkpointing import checkpointed
+from .draws import draws_of_step
+from .examples import Example, PreparedExample, check_examples, in_calls, prepare
+from .lora_layers import lora_on
+from .memory import estimate
+from .objective import Objective, objective_of
+from .recipe import BETAS, TuningRecipe
+from .training_copy import check_tunable, training_copy
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What a tuning gives."""
+
+    adapter: StyleAdapter
+    losses: tuple[float, ...]
+    """Of each step of this tuning, in order."""
+    seconds: float
+    """Of one step, on average, without what was done between steps."""
+    peak: int = 0
+    """Bytes taken on the GPU at most, 0 where that is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class TuningStep:
+    """What is told after each step."""
+
+    done: int
+    """Steps of this tuning."""
+    steps: int
+    loss: float
+    model: Any
+    """A MODEL that samples with the adapter as it is now. It is good until the next step."""
+
+
+OnStep = Callable[[TuningStep], None]
+
+
+def tune(
+    model: Any,
+    examples: Sequence[Example],
+    recipe: TuningRecipe,
+    start: StyleAdapter | None = None,
+    on_step: OnStep | None = None,
+    keep: Callable[[StyleAdapter], None] | None = None,
+) -> Tuned:
+    """Tunes an adapter for MODEL on `examples`, from nothing or going on from `start`.
+
+    MODEL and `start` stay as they are. `on_step` is told of every step. If the tuning is interrupted or fails, `keep`
+    is given what was learnt until then. Raises ValueError for what cannot be tuned, and for a loss that is no number.
+    """
+    check_tunable(model)
+    objective, stamp = objective_of(model), subject_stamp(model)
+    layers = adapted_layers(model, recipe)
+    check_examples(model, examples)
+    if start is not None:
+        check_model(start.stamp, stamp, model, "The adapter to continue from was tuned", CONTINUE)
+        check_start(start, layers, recipe)
+    tensors = start.tensors if start else fresh_tensors(layers, recipe.width, recipe.seed)
+    with training_copy(model, estimate(model, examples, recipe).beside_weights) as copy:
+        weights = AdapterWeights.on(copy.load_device, tensors, recipe, start)
+        prepared = prepare(copy, examples, copy.load_device)
+        losses: list[float] = []
+        clock = Clock(copy.load_device)
+        try:
+            with adapted(copy, weights.tensors, recipe) as tuned, _checkpointing(copy, recipe):
+                for _ in range(recipe.steps):
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    with clock:
+                        losses.append(take_step(weights, tuned, prepared, recipe, objective))
+                    if on_step is not None:
+                        on_step(TuningStep(len(losses), recipe.steps, losses[-1], tuned))
+        except BaseException:
+            if keep is not None and losses:
+                keep(weights.adapter(recipe, stamp, start, len(losses)))
+            raise
+        return Tuned(weights.adapter(recipe, stamp, start, len(losses)), tuple(losses), clock.mean, clock.peak)
+
+
+CONTINUE = "Load the model it was tuned on, or tune a new adapter."
+
+
+class AdapterWeights:
+    """The weights of an adapter while it is tuned, and AdamW's moments of them."""
+
+    def __init__(self, tensors: dict[str, Tensor], recipe: TuningRecipe, done: int) -> None:
+        self.tensors = tensors
+        self.done = done
+        self._optimiser = torch.optim.AdamW(
+            tensors.values(), lr=recipe.rate, betas=BETAS, weight_decay=recipe.weight_decay
+        )
+
+    @classmethod
+    def on(
+        cls, device: torch.device, tensors: Any, recipe: TuningRecipe, start: StyleAdapter | None
+    ) -> AdapterWeights:
+        """Copies of `tensors` on `device`, with the moments and the number of steps that `start` has behind it."""
+        own = {name: tensor.detach().clone().float().to(device).requires_grad_() for name, tensor in tensors.items()}
+        state = start.state if start else None
+        made = cls(own, recipe, state.step if state else 0)
+        if state is not None:
+            for name, tensor in own.items():
+                made._optimiser.state[tensor] = {
+                    "step": torch.tensor(float(state.step)),
+                    "exp_avg": state.first_moments[name].detach().clone().to(device),
+                    "exp_avg_sq": state.second_moments[name].detach().clone().to(device),
+                }
+        return made
+
+    def step(self, rate: float) -> None:
+        """Moves the weights by their gradients, and forgets these. Raises ValueError if one is not a number."""
+        norms = torch.stack([tensor.grad.norm() for tensor in self.tensors.values() if tensor.grad is not None])
+        if not torch.isfinite(norms).all():
+            raise not_a_number("gradient", self.done + 1, rate)
+        if not norms.any():
+            raise ValueError(
+                "No gradient comes through this model, so nothing can be learnt: its weights are quantised, or another "
+                "node computes its layers. Load the model in fp16, bf16 or fp32 and connect it straight to Tune Style."
+            )
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+
+    def adapter(self, recipe: TuningRecipe, stamp: Any, start: StyleAdapter | None, steps: int) -> StyleAdapter:
+        """What was learnt so far, on the CPU, after `steps` steps of this tuning."""
+        earlier = dict(start.settings) if start else {}
+        settings = {**earlier, **recipe.settings(), "steps": earlier.get("steps", 0) + steps, "position": POSITION}
+        return StyleAdapter(
+            recipe.form,
+            {name: _kept(tensor) for name, tensor in self.tensors.items()},
+            stamp,
+            start.content_words if start else "",
+            start.style_words if start else "",
+            settings,
+            TuningState(self.done, recipe.seed, self._moments("exp_avg"), self._moments("exp_avg_sq")),
+            start.thumbnail if start else None,
+        )
+
+    def _moments(self, name: str) -> dict[str, Tensor]:
+        state = self._optimiser.state
+        return {key: _kept(state[tensor][name]) for key, tensor in self.tensors.items() if tensor in state}
+
+
+POSITION = "before the output projection"
+"""Of the bottlenecks, as the settings of an adapter say it."""
+
+
+def take_step(
+    weights: AdapterWeights,
+    tuned: Any,
+    examples: Sequence[PreparedExample],
+    recipe: TuningRecipe,
+    objective: Objective,
+) -> float:
+    """One step of tuning on the MODEL `tuned`. Returns its loss. Raises ValueError if that is not a number."""
+    draws = draws_of_step(recipe.seed, weights.done)
+    chosen = torch.randint(len(examples), (recipe.batch,), generator=draws).tolist()
+    mirrored = (torch.rand(recipe.batch, generator=draws) < 0.5).tolist()
+    options = tuned.model_options["transformer_options"]
+    total = 0.0
+    for call in in_calls([(examples[i], recipe.flips and m) for i, m in zip(chosen, mirrored, strict=True)]):
+        loss = objective(tuned.model, call.latents, call.conditioning, options, draws)
+        loss = loss * (len(call.latents) / recipe.batch)
+        if not math.isfinite(value := float(loss.detach())):
+            raise not_a_number("loss", weights.done + 1, recipe.rate)
+        if not loss.requires_grad:
+            raise ValueError(
+                "The model's prediction does not depend on the adapter: another node or pack computes its attention "
+                "layers. Connect the model straight from its loader."
+            )
+        loss.backward()
+        total += value
+    weights.step(recipe.rate)
+    return total
+
+
+def not_a_number(what: str, step: int, rate: float) -> ValueError:
+    """The sentence for a step that was not taken."""
+    return ValueError(
+        f"At step {step} the {what} is not a number (NaN or infinite), at learning rate {rate:g}; the step was not "
+        f"taken. Tune again with a lower rate, such as {rate / 3:.1g}, or with the model in bf16 or fp32."
+    )
+
+
+@contextmanager
+def adapted(copy: Any, tensors: dict[str, Tensor], recipe: TuningRecipe) -> Iterator[Any]:
+    """A MODEL of the copy's modules that computes with these weights until the block ends."""
+    if recipe.form == "bottleneck":
+        yield add_patch(copy, StyleDrop(tensors, Scope(dict.fromkeys(recipe.blocks, 1.0))))
+        return
+    linears = lora_linears(copy.model, map_model(copy), recipe.blocks)
+    with lora_on(linears, tensors):
+        yield copy
+
+
+class Clock:
+    """Seconds that steps take, and the memory they take at most."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._spent: list[float] = []
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    @property
+    def mean(self) -> float:
+        return sum(self._spent) / max(len(self._spent), 1)
+
+    @property
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else 0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: Any) -> None:
+        self._spent.append(time.perf_counter() - self._began)
+
+
+def _checkpointing(copy: Any, recipe: TuningRecipe) -> Any:
+    return checkpointed(copy.model.diffusion_model) if recipe.gradient_checkpointing else nullcontext()
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu().clone()

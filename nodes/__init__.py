@@ -30,6 +30,7 @@ from .replacements import register_replacements
 from .score_table import ScoreTable
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
+from .tune_style import TuneStyle
 
 register_folders()  # before a schema lists what is in them
 
@@ -64,6 +65,7 @@ NODES: list[type[io.ComfyNode]] = [
     ApplySubject,
     SaveSubject,
     LoadSubject,
+    TuneStyle,
     CLIPScore,
     PickImages,
     ScoreTable,

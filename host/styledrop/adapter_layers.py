@@ -48,9 +48,7 @@ def lora_linears(base_model: Any, model_map: ModelMap, blocks: Iterable[str]) ->
     """The host's modules of q, k, v and output projection in `blocks`, by their names in `base_model`."""
     names = {id(module): name for name, module in base_model.named_modules()}
     chosen = frozenset(blocks)
-    layers = (
-        attention_layer(base_model.diffusion_model, site) for site in model_map.sites if site.block in chosen
-    )
+    layers = (attention_layer(base_model.diffusion_model, site) for site in model_map.sites if site.block in chosen)
     linears = (linear for layer in layers for linear in (layer.to_q, layer.to_k, layer.to_v, layer.to_out[0]))
     return {names[id(linear)]: linear for linear in linears}
 

@@ -47,6 +47,17 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
+class Examples:
+    """All that an adapter is tuned on, and what it is to remember of it."""
+
+    each: tuple[Example, ...]
+    content_words: str = ""
+    style_words: str = ""
+    """The two halves of the first caption."""
+    thumbnail: Tensor | None = None  # (height, width, 3) uint8, the first picture
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedExample:
     """An example as the model takes it."""
 
@@ -85,7 +96,7 @@ def check_examples(model: Any, examples: Sequence[Example]) -> None:
                 f"A latent has {found[0]} channels, but the model's have {channels}: it comes from the VAE of another "
                 "kind of model. Encode the pictures with the model's own VAE."
             )
-        if min(found[1:]) < SMALLEST:
+        if min(found[-2:]) < SMALLEST:
             raise ValueError(
                 f"A latent is {found[-1]}x{found[-2]}; expected at least {SMALLEST}x{SMALLEST}, which are 64 pixels a "
                 "side for most models. Choose a larger picture."

@@ -23,13 +23,18 @@ def training_copy(model: Any, memory: float) -> Iterator[Any]:
     with torch.inference_mode(False), torch.enable_grad():
         copy = deep_copy(model)
         try:
-            management.load_models_gpu([copy], memory_required=memory, force_full_load=True)
+            ready(copy, memory)
             management.in_training = True
-            copy.pre_run()
             yield copy
         finally:
             management.in_training = before
             copy.cleanup()
+
+
+def ready(copy: Any, memory: float) -> None:
+    """Puts a copy on its device, all of it: gradients need every weight where it was, until they are taken."""
+    comfy.model_management.load_models_gpu([copy], memory_required=memory, force_full_load=True)
+    copy.pre_run()
 
 
 def check_tunable(model: Any) -> None:
@@ -84,12 +89,22 @@ def _check_weights(network: Any) -> None:
             )
 
 
+def training_dtype(model: Any) -> torch.dtype:
+    """In what a copy of MODEL computes: as MODEL does, but not in fp16, which rounds small gradients to nothing.
+
+    Then it is bf16, or fp32 where the device has none.
+    """
+    given: torch.dtype = model.model.get_dtype_inference()
+    if given != torch.float16:
+        return given
+    return torch.bfloat16 if comfy.model_management.should_use_bf16(model.load_device) else torch.float32
+
+
 def _widen(copy: Any) -> None:
-    """Lets a copy in fp16 compute in bf16, or in fp32 where there is none: fp16 rounds small gradients to nothing."""
-    base = copy.model
-    if base.get_dtype_inference() != torch.float16:
+    """Lets a copy compute in its training_dtype."""
+    base, wide = copy.model, training_dtype(copy)
+    if wide == base.get_dtype_inference():
         return
-    wide = torch.bfloat16 if comfy.model_management.should_use_bf16(copy.load_device) else torch.float32
     if base.manual_cast_dtype is not None:
         base.manual_cast_dtype = wide
         return

@@ -21,17 +21,18 @@ from torch import Tensor
 from ...attention.adapters.style_adapter import StyleAdapter, TuningState
 from ...attention.engine.scope import Scope
 from ...attention.methods.styledrop import StyleDrop
+from ...attention.references.trajectory import ModelStamp
 from ..binding.model import add_patch, map_model
 from ..identity import check_model, subject_stamp
 from .adapter_layers import adapted_layers, check_start, fresh_tensors, lora_linears
 from .checkpointing import checkpointed
 from .draws import draws_of_step
-from .examples import Example, PreparedExample, check_examples, in_calls, prepare
+from .examples import Examples, PreparedExample, check_examples, in_calls, prepare
 from .lora_layers import lora_on
 from .memory import estimate
 from .objective import Objective, objective_of
 from .recipe import BETAS, TuningRecipe
-from .training_copy import check_tunable, training_copy
+from .training_copy import check_tunable, ready, training_copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +60,13 @@ class TuningStep:
     """A MODEL that samples with the adapter as it is now. It is good until the next step."""
 
 
-OnStep = Callable[[TuningStep], None]
+OnStep = Callable[[TuningStep], bool | None]
+"""Returns whether it ran models on the device, among them perhaps this one."""
 
 
 def tune(
     model: Any,
-    examples: Sequence[Example],
+    examples: Examples,
     recipe: TuningRecipe,
     start: StyleAdapter | None = None,
     on_step: OnStep | None = None,
@@ -78,14 +80,15 @@ def tune(
     check_tunable(model)
     objective, stamp = objective_of(model), subject_stamp(model)
     layers = adapted_layers(model, recipe)
-    check_examples(model, examples)
+    check_examples(model, examples.each)
     if start is not None:
         check_model(start.stamp, stamp, model, "The adapter to continue from was tuned", CONTINUE)
         check_start(start, layers, recipe)
     tensors = start.tensors if start else fresh_tensors(layers, recipe.width, recipe.seed)
-    with training_copy(model, estimate(model, examples, recipe).beside_weights) as copy:
+    memory = estimate(model, examples.each, recipe).beside_weights
+    with training_copy(model, memory) as copy:
         weights = AdapterWeights.on(copy.load_device, tensors, recipe, start)
-        prepared = prepare(copy, examples, copy.load_device)
+        prepared = prepare(copy, examples.each, copy.load_device)
         losses: list[float] = []
         clock = Clock(copy.load_device)
         try:
@@ -94,13 +97,14 @@ def tune(
                     comfy.model_management.throw_exception_if_processing_interrupted()
                     with clock:
                         losses.append(take_step(weights, tuned, prepared, recipe, objective))
-                    if on_step is not None:
-                        on_step(TuningStep(len(losses), recipe.steps, losses[-1], tuned))
+                    if on_step is not None and on_step(TuningStep(len(losses), recipe.steps, losses[-1], tuned)):
+                        ready(copy, memory)
         except BaseException:
             if keep is not None and losses:
-                keep(weights.adapter(recipe, stamp, start, len(losses)))
+                keep(weights.adapter(recipe, stamp, start, examples, len(losses)))
             raise
-        return Tuned(weights.adapter(recipe, stamp, start, len(losses)), tuple(losses), clock.mean, clock.peak)
+        adapter = weights.adapter(recipe, stamp, start, examples, len(losses))
+        return Tuned(adapter, tuple(losses), clock.mean, clock.peak)
 
 
 CONTINUE = "Load the model it was tuned on, or tune a new adapter."
@@ -117,9 +121,7 @@ class AdapterWeights:
         )
 
     @classmethod
-    def on(
-        cls, device: torch.device, tensors: Any, recipe: TuningRecipe, start: StyleAdapter | None
-    ) -> AdapterWeights:
+    def on(cls, device: torch.device, tensors: Any, recipe: TuningRecipe, start: StyleAdapter | None) -> AdapterWeights:
         """Copies of `tensors` on `device`, with the moments and the number of steps that `start` has behind it."""
         own = {name: tensor.detach().clone().float().to(device).requires_grad_() for name, tensor in tensors.items()}
         state = start.state if start else None
@@ -147,28 +149,25 @@ class AdapterWeights:
         self._optimiser.zero_grad(set_to_none=True)
         self.done += 1
 
-    def adapter(self, recipe: TuningRecipe, stamp: Any, start: StyleAdapter | None, steps: int) -> StyleAdapter:
+    def adapter(
+        self, recipe: TuningRecipe, stamp: ModelStamp, start: StyleAdapter | None, examples: Examples, steps: int
+    ) -> StyleAdapter:
         """What was learnt so far, on the CPU, after `steps` steps of this tuning."""
         earlier = dict(start.settings) if start else {}
-        settings = {**earlier, **recipe.settings(), "steps": earlier.get("steps", 0) + steps, "position": POSITION}
         return StyleAdapter(
             recipe.form,
             {name: _kept(tensor) for name, tensor in self.tensors.items()},
             stamp,
-            start.content_words if start else "",
-            start.style_words if start else "",
-            settings,
+            examples.content_words,
+            examples.style_words,
+            {**earlier, **recipe.settings(), "steps": earlier.get("steps", 0) + steps},
             TuningState(self.done, recipe.seed, self._moments("exp_avg"), self._moments("exp_avg_sq")),
-            start.thumbnail if start else None,
+            examples.thumbnail,
         )
 
     def _moments(self, name: str) -> dict[str, Tensor]:
         state = self._optimiser.state
         return {key: _kept(state[tensor][name]) for key, tensor in self.tensors.items() if tensor in state}
-
-
-POSITION = "before the output projection"
-"""Of the bottlenecks, as the settings of an adapter say it."""
 
 
 def take_step(

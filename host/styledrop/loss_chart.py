@@ -1,0 +1,76 @@
+"""The losses of a tuning as a picture, and as ComfyUI's own charts take them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from ..evaluation.drawing import INKS, Look, height_of, write
+from ..evaluation.figures import shown
+from ..evaluation.fonts import typeface_for
+
+WIDTH, HEIGHT, MARGIN = 800, 480, 24  # pixels
+LEFT, BOTTOM = 84, 48
+"""Room for the numbers of the axes."""
+FONT, LARGE = 20, 26
+SMOOTHING = 0.06
+"""The part of all steps that the smooth line averages over."""
+MOST_TICKS = 6
+
+
+def loss_map(losses: Sequence[float]) -> dict[str, list[float]]:
+    """A LOSS_MAP. Plot Loss Graph divides by the difference of its ends, so a flat one gets a last place of difference."""
+    listed = list(losses)
+    return {"loss": listed if len(set(listed)) > 1 else [*listed, math.nextafter(listed[-1], math.inf)]}
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """The average of each step and those shortly before it."""
+    reach = max(1, round(len(losses) * SMOOTHING))
+    return [sum(part) / len(part) for end in range(1, len(losses) + 1) if (part := losses[max(0, end - reach) : end])]
+
+
+def draw_losses(losses: Sequence[float], first: int = 1, look: Look = "light") -> Image.Image:
+    """Each step's loss as a dot, and their running average as a line; `first` is the number of the first step."""
+    ink = INKS[look]
+    image = Image.new("RGB", (WIDTH, HEIGHT), ink.paper)
+    draw, typeface = ImageDraw.Draw(image), typeface_for(["Loss step"])
+    top = MARGIN + height_of(1, LARGE)
+    right, bottom = WIDTH - MARGIN, HEIGHT - BOTTOM
+    write(draw, (MARGIN, MARGIN / 2), ["Loss"], typeface, LARGE, ink.text)
+    mean = smoothed(losses)
+    note = f"each step, and the average of {max(1, round(len(losses) * SMOOTHING))}: {shown(mean[-1])} at the end"
+    write(draw, (right, MARGIN / 2 + 4), [note], typeface, FONT, ink.pale, "right")
+    low, high = min(losses), max(losses)
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    last = max(len(losses) - 1, 1)
+
+    def place(index: int, value: float) -> tuple[float, float]:
+        return LEFT + index / last * (right - LEFT), bottom - (value - low) / (high - low) * (bottom - top)
+
+    for tick in ticks(low, high):
+        y = place(0, tick)[1]
+        draw.line((LEFT, y, right, y), fill=ink.rule, width=1)
+        write(draw, (LEFT - 8, y - height_of(1, FONT) / 2), [shown(tick)], typeface, FONT, ink.pale, "right")
+    for tick in ticks(first, first + last):
+        if float(tick).is_integer():
+            x = place(round(tick) - first, low)[0]
+            draw.line((x, bottom, x, bottom + 6), fill=ink.pale, width=1)
+            write(draw, (x, bottom + 8), [f"{tick:g}"], typeface, FONT, ink.pale, "middle")
+    for index, loss in enumerate(losses):
+        x, y = place(index, loss)
+        draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=ink.pale)
+    if len(mean) > 1:
+        draw.line([place(index, value) for index, value in enumerate(mean)], fill=ink.bar, width=4, joint="curve")
+    return image
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two others."""
+    rough = (high - low) / MOST_TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]

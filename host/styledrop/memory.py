@@ -27,7 +27,7 @@ OTHER_MODELS = {True: 2.0, False: 6.0}
 """With and without checkpointing, how often the host's own figure for sampling, for models that are no UNet."""
 ADAPTER_BYTES = 16
 """Of each parameter: itself, its gradient and two moments, in float32."""
-GB = 2**30
+GB, MB = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,14 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         return (
-            f"about {self.total / GB:.1f} GB: {self.weights / GB:.1f} for the model, {self.activations / GB:.1f} for "
-            f"activations and {self.adapter / GB:.1f} for the adapter"
+            f"about {size_of(self.total)}: {size_of(self.weights)} for the model, {size_of(self.activations)} for "
+            f"activations and {size_of(self.adapter)} for the adapter"
         )
+
+
+def size_of(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"
 
 
 def estimate(model: Any, examples: Sequence[Example], recipe: TuningRecipe) -> MemoryEstimate:
@@ -99,7 +104,7 @@ def said_before(memory: MemoryEstimate, device: torch.device) -> str:
     total = comfy.model_management.get_total_memory(device)
     if memory.total > total:
         text += (
-            f" That is more than the device has ({total / GB:.1f} GB): turn gradient_checkpointing on, set batch to 1, "
+            f" That is more than the device has ({size_of(total)}): turn gradient_checkpointing on, set batch to 1, "
             "or take smaller pictures."
         )
     return text

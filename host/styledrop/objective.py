@@ -61,9 +61,12 @@ def diffusion_loss(
 
 
 def noise_levels(sampling: Any, rows: int, generator: torch.Generator) -> Tensor:
-    """Random noise levels (rows,), float32: evenly spread over the timesteps, as models are trained."""
+    """Random noise levels (rows,), float32: evenly spread over the timesteps, as models are trained.
+
+    Each row's comes from a share of the timesteps of its own, so that several rows disagree less by chance.
+    """
     least, most = float(sampling.sigma_min), float(sampling.sigma_max)
-    places = torch.rand(rows, generator=generator).tolist()
+    places = ((torch.arange(rows) + torch.rand(rows, generator=generator)) / rows).tolist()
     # Beyond its ends the host's schedule answers with 0 and with a number that stands for infinity.
     return torch.tensor([min(max(float(sampling.percent_to_sigma(place)), least), most) for place in places])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .loss_chart import smoothed
-from .memory import GB, MemoryEstimate
+from .memory import MemoryEstimate, size_of
 from .tuning import Tuned, TuningStep
 
 
@@ -15,7 +15,7 @@ def report_of(tuned: Tuned, model: Any, memory: MemoryEstimate) -> str:
     parameters = sum(weight.numel() for weight in model.model.diffusion_model.parameters())
     mean = smoothed(tuned.losses)
     done = adapter.state.step if adapter.state else len(tuned.losses)
-    peak = f"; {tuned.peak / GB:.1f} GB were taken at most" if tuned.peak else ""
+    peak = f"; {size_of(tuned.peak)} were taken at most" if tuned.peak else ""
     return "\n".join(
         (
             f"{adapter.form} of width {adapter.width} at {len(adapter.modules)} layers: {adapter.parameters:,} "

@@ -28,6 +28,8 @@ from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
 from .replacements import register_replacements
 from .score_table import ScoreTable
+from .style_adapter import ApplyStyleAdapter, StyleDropGuider
+from .style_adapter_files import LoadStyleAdapter, SaveStyleAdapter
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 
@@ -64,6 +66,10 @@ NODES: list[type[io.ComfyNode]] = [
     ApplySubject,
     SaveSubject,
     LoadSubject,
+    ApplyStyleAdapter,
+    StyleDropGuider,
+    SaveStyleAdapter,
+    LoadStyleAdapter,
     CLIPScore,
     PickImages,
     ScoreTable,

@@ -58,7 +58,7 @@ def check_model(stamp: ModelStamp, here: ModelStamp, model: Any, made: str, reme
     if stamp.prediction != here.prediction:
         found = f"a model that predicts {stamp.prediction}, but this one predicts {here.prediction}"
         raise _other_model(made, found, remedy)
-    if not _same_weights(stamp, here, model):
+    if not same_weights(stamp, here, model):
         raise _other_model(made, f"another {stamp.family} model, whose weights are not those of this one", remedy)
 
 
@@ -86,7 +86,8 @@ def _prediction(model_sampling: Any) -> str:
     )
 
 
-def _same_weights(stamp: ModelStamp, here: ModelStamp, model: Any) -> bool:
+def same_weights(stamp: ModelStamp, here: ModelStamp, model: Any) -> bool:
+    """Whether MODEL, whose stamp is `here`, has the weights that `stamp` was read from."""
     recorded, present = (WeightSamples.read(each.weights) for each in (stamp, here))
     if recorded is not None and present is not None:
         return recorded.is_same(present)

@@ -28,6 +28,8 @@ from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
 from .replacements import register_replacements
 from .score_table import ScoreTable
+from .style_adapter import ApplyStyleAdapter, StyleDropGuider
+from .style_adapter_files import LoadStyleAdapter, SaveStyleAdapter
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
 from .tune_style import TuneStyle
@@ -66,6 +68,10 @@ NODES: list[type[io.ComfyNode]] = [
     SaveSubject,
     LoadSubject,
     TuneStyle,
+    ApplyStyleAdapter,
+    StyleDropGuider,
+    SaveStyleAdapter,
+    LoadStyleAdapter,
     CLIPScore,
     PickImages,
     ScoreTable,

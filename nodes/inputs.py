@@ -41,6 +41,24 @@ def blocks_input() -> io.DynamicCombo.Input:
     )
 
 
+def adapter_blocks_input() -> io.DynamicCombo.Input:
+    """Which of the blocks that it was tuned in an adapter acts in: all of them, unless the user says otherwise."""
+    weights = io.String.Input(
+        "weights",
+        default="",
+        tooltip="Blocks with their weights, e.g. output.1=1.0, input.8=0.4. A block with a higher weight shows more of "
+        "the style. Empty: the blocks of 'style' in this model. If a name is wrong, the error lists the right ones.",
+    )
+    presets = ("all", *(preset for preset in PRESETS if preset != "all"))
+    options = [io.DynamicCombo.Option(preset, []) for preset in presets]
+    return io.DynamicCombo.Input(
+        "blocks",
+        options=[*options, io.DynamicCombo.Option(CUSTOM, [weights])],
+        tooltip="The blocks that the adapter acts in, of those it was tuned in. 'all' takes every one; 'style', "
+        "'layout' and 'style + layout' are the model's blocks for these; 'custom' sets a weight for each block.",
+    )
+
+
 def curve_input() -> io.DynamicCombo.Input:
     """How a method's weight runs between start and end."""
     points = io.String.Input(

@@ -12,3 +12,11 @@ def two_scale_guidance(tuned: Tensor, base: Tensor, unconditional: Tensor, style
     guidance of scale 1 + `text`.
     """
     return tuned + style * (tuned - base) + text * (base - unconditional)
+
+
+def with_style(guided: Tensor, tuned: Tensor, base: Tensor, style: float) -> Tensor:
+    """The same, from `guided` = `base` + `text` (`base` - `unconditional`), on which others may have acted besides.
+
+    Without a tuning (`tuned` is `base`) it is `guided` to the bit.
+    """
+    return guided + (1 + style) * (tuned - base)

@@ -49,10 +49,12 @@ class StyleDrop(AttentionPatch, Advises):
 
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
         layout = call.layout
-        rows = list(output.split([layout.images] * len(layout.chunks) + [guest.rows for guest in layout.guests]))
+        rows = [output[layout.chunk_rows(number)] for number in range(len(layout.chunks))]
         for number, chunk in enumerate(layout.chunks):
             if is_tuned(chunk):
                 rows[number] = self._styled(number, rows[number], call, bank)
+        if layout.guests:
+            rows.append(output[layout.host_rows :])
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def advice(self, plan: RunPlan) -> Sequence[str]:

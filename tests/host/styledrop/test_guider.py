@@ -1,0 +1,300 @@
+"""StyleDrop Guider: its identities, what goes to the model, and other packs' functions around guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_apg import APG
+from comfy_extras.nodes_cfg import CFGNorm
+from comfy_extras.nodes_model_advanced import RescaleCFG
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from torch import Tensor
+
+from semblance.attention.adapters.style_adapter import AdapterForm, StyleAdapter
+from semblance.attention.engine.scope import ScheduleWindow, Scope
+from semblance.attention.functional.two_scales import two_scale_guidance
+from semblance.host.binding.model import patches_on
+from semblance.host.binding.plan import cfg_of, guides
+from semblance.host.styledrop.applying import apply_adapter
+from semblance.host.styledrop.guider import Scales, TwoScaleGuider, styledrop_guider
+from semblance.tests.support.studio import (
+    Studio,
+    guider_of,
+    painted,
+    record_calls,
+    relative_error,
+    rows_of_calls,
+    run_guider,
+)
+from semblance.tests.support.style_adapters import style_adapter
+
+each_form = pytest.mark.parametrize("form", ["bottleneck", "lora"])
+SIGMAS = torch.tensor([6.0, 2.0, 0.5, 0.0])
+ONE_STEP = torch.tensor([2.0, 0.0])
+"""Of Euler: it gives the prediction itself."""
+CFG = 5.0
+
+
+def guider(
+    studio: Studio,
+    adapter: StyleAdapter,
+    scales: Scales,
+    model: ModelPatcher | None = None,
+    strength: float = 1.0,
+    **scoped: Any,
+) -> TwoScaleGuider:
+    def everywhere(known: Any) -> Scope:
+        return Scope(known.family.preset("all"), **scoped)
+
+    given = (model or studio.model, adapter, strength, everywhere, scales)
+    return styledrop_guider(*given, studio.positive, studio.negative)
+
+
+def plain(studio: Studio, model: ModelPatcher | None = None, cfg: float = CFG) -> Tensor:
+    return run_guider(guider_of(studio, model or studio.model, cfg), SIGMAS)
+
+
+@each_form
+@pytest.mark.parametrize("style", [0.0, 2.0])
+def test_a_fresh_adapter_guides_as_cfg_does(
+    studio: Studio, form: AdapterForm, style: float, request: pytest.FixtureRequest
+) -> None:
+    fresh = style_adapter(studio.model, form, size=0.0)
+    made, cfg = guider(studio, fresh, Scales(style, CFG - 1)), guider_of(studio, studio.model, CFG)
+    # Matrix products round differently in calls of three rows and of two.
+    assert relative_error(run_guider(made, SIGMAS, images=1), run_guider(cfg, SIGMAS, images=1)) <= 1e-4
+    request.getfixturevalue("one_conditioning_a_call")
+    assert relative_error(run_guider(made, SIGMAS, images=1), run_guider(cfg, SIGMAS, images=1)) <= 1e-6
+
+
+@each_form
+def test_it_equals_three_predictions_made_by_hand(studio: Studio, form: AdapterForm) -> None:
+    adapter, scales = style_adapter(studio.model, form), Scales(1.5, 4.0)
+    tuned_model = apply_adapter(studio.model, adapter, 1.0, lambda known: Scope(known.family.preset("all")))
+
+    def alone(model: ModelPatcher, prompt: Any) -> Tensor:
+        one = comfy.samplers.CFGGuider(model)
+        one.set_conds(prompt, studio.negative)
+        return run_guider(one, ONE_STEP)
+
+    tuned, base = (alone(model, studio.positive) for model in (tuned_model, studio.model))
+    expected = two_scale_guidance(tuned, base, alone(studio.model, studio.negative), scales.style, scales.text)
+    assert relative_error(tuned, base) > 1e-3
+    assert relative_error(run_guider(guider(studio, adapter, scales), ONE_STEP), expected) < 1e-5
+
+
+def test_style_and_text_pull_in_proportion_to_their_scales(sd15: Studio) -> None:
+    adapter = style_adapter(sd15.model)
+
+    def made(style: float, text: float) -> Tensor:
+        return run_guider(guider(sd15, adapter, Scales(style, text)), ONE_STEP)
+
+    assert relative_error(made(3.0, 4.0) - made(1.0, 4.0), 2 * (made(2.0, 4.0) - made(1.0, 4.0))) < 1e-3
+    assert relative_error(made(1.0, 6.0) - made(1.0, 2.0), 2 * (made(1.0, 4.0) - made(1.0, 2.0))) < 1e-3
+
+
+def test_the_three_sides_go_to_the_model_in_one_call(sd15: Studio) -> None:
+    model, calls = record_calls(sd15.model)
+    run_guider(guider(sd15, style_adapter(sd15.model), Scales(1.0, 4.0), model), SIGMAS)
+    assert [sorted(call["numbers"]) for call in calls] == [[0, 1, 2]] * 3
+
+
+def test_sides_sent_apart_give_the_same(sd15: Studio, request: pytest.FixtureRequest) -> None:
+    adapter, scales = style_adapter(sd15.model), Scales(1.0, 4.0)
+    together = run_guider(guider(sd15, adapter, scales), SIGMAS)
+    request.getfixturevalue("one_conditioning_a_call")
+    model, calls = record_calls(sd15.model)
+    assert relative_error(run_guider(guider(sd15, adapter, scales, model), SIGMAS), together) < 1e-4
+    assert len(calls) == 9 and all(len(call["numbers"]) == 1 for call in calls)
+
+
+def test_a_negative_of_another_length_goes_apart_and_gives_the_same(sd15: Studio) -> None:
+    adapter, scales = style_adapter(sd15.model), Scales(1.0, 4.0)
+    made = guider(sd15, adapter, scales)
+    made.set_sides(sd15.positive, sd15.positive, sd15.text(2, tokens=154))
+    found = run_guider(made, SIGMAS)
+    assert torch.isfinite(found).all()
+    made.set_sides(sd15.text(1, tokens=231), sd15.text(1, tokens=231), sd15.text(2, tokens=100))
+    assert torch.isfinite(run_guider(made, SIGMAS)).all()
+
+
+@pytest.mark.parametrize(
+    ("scales", "rows"),
+    [(Scales(1.0, 4.0), 3), (Scales(1.0, 0.0), 2), (Scales(0.0, 4.0), 3), (Scales(0.0, 0.0), 1)],
+)
+def test_a_side_that_no_scale_needs_is_not_computed(sd15: Studio, scales: Scales, rows: int) -> None:
+    model, counted = rows_of_calls(sd15.model)
+    run_guider(guider(sd15, style_adapter(sd15.model), scales, model), SIGMAS, images=1)
+    assert counted == [rows] * 3
+
+
+def test_without_scales_it_samples_the_tuned_model(sd15: Studio) -> None:
+    adapter = style_adapter(sd15.model)
+    applied = apply_adapter(sd15.model, adapter, 1.0, lambda known: Scope(known.family.preset("all")))
+    made = run_guider(guider(sd15, adapter, Scales(0.0, 0.0)), SIGMAS)
+    assert relative_error(made, plain(sd15, applied, cfg=1.0)) < 1e-5
+
+
+def test_the_first_step_can_go_without_scales(sd15: Studio) -> None:
+    model, counted = rows_of_calls(sd15.model)
+    made = guider(sd15, style_adapter(sd15.model), Scales(1.0, 4.0, first_step=False), model)
+    assert torch.isfinite(run_guider(made, SIGMAS, images=1)).all()
+    assert counted == [1, 3, 3]
+
+
+@each_form
+def test_strength_zero_guides_as_cfg_does(sd15: Studio, form: AdapterForm) -> None:
+    made = guider(sd15, style_adapter(sd15.model, form), Scales(2.0, CFG - 1), strength=0.0)
+    assert relative_error(run_guider(made, SIGMAS), plain(sd15)) < 1e-5
+
+
+@each_form
+def test_outside_its_window_the_adapter_does_nothing(sd15: Studio, form: AdapterForm) -> None:
+    adapter, scales = style_adapter(sd15.model, form), Scales(2.0, CFG - 1)
+    early, whole = ScheduleWindow(0.0, 0.01), ScheduleWindow(0.0, 1.0)
+    made = [run_guider(guider(sd15, adapter, scales, window=window), SIGMAS) for window in (early, whole)]
+    assert relative_error(made[0], plain(sd15)) < 1e-5
+    assert relative_error(made[1], plain(sd15)) > 1e-3
+
+
+@each_form
+def test_a_window_acts_on_the_steps_inside_it(sd15: Studio, form: AdapterForm) -> None:
+    """Both forms keep to the same steps, and both go on from run to run in the same way."""
+    scheduled = sd15.model.get_model_object("model_sampling")
+    start = 0.5 * (scheduled.timestep(torch.tensor(6.0)) + scheduled.timestep(torch.tensor(2.0))).item()
+    window = ScheduleWindow(1 - start / 999, 1.0)
+    adapter = style_adapter(sd15.model, form)
+    made = guider(sd15, adapter, Scales(1.0, CFG - 1), window=window)
+    first, second = run_guider(made, SIGMAS), run_guider(made, SIGMAS)
+    assert torch.equal(first, second)
+    # What goes on from where plain guidance is at the second level is what the whole run makes.
+    whole = guider(sd15, adapter, Scales(1.0, CFG - 1))
+    after = run_from(guider_of(sd15, sd15.model, CFG), whole)
+    assert relative_error(first, after) < 1e-5
+
+
+def run_from(before: comfy.samplers.CFGGuider, after: comfy.samplers.CFGGuider) -> Tensor:
+    """One step of SIGMAS by one guider, and the others by another."""
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    zeros, euler = torch.zeros_like(noise), comfy.samplers.sampler_object("euler")
+    begun = before.sample(noise, zeros, euler, SIGMAS[:2], disable_pbar=True, seed=0)
+    return after.sample(torch.zeros_like(noise), begun, euler, SIGMAS[1:], disable_pbar=True, seed=0)
+
+
+OTHERS: dict[str, Any] = {
+    "PAG": lambda model: PerturbedAttentionGuidance.execute(model, 3.0)[0],
+    "RescaleCFG": lambda model: RescaleCFG().patch(model, 0.7)[0],
+    "APG": lambda model: APG.execute(model, 0.5, 2.0, 0.0)[0],
+    "CFGNorm": lambda model: CFGNorm.execute(model, 1.0)[0],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_packs_functions_act_as_on_the_base_model(sd15: Studio, name: str) -> None:
+    """With a fresh adapter they give what they give under CFG, and a tuned one adds its style to that."""
+    other, size = OTHERS[name](sd15.model), {"images": 1, "size": (16, 16)}
+
+    def cfg(model: ModelPatcher) -> Tensor:
+        return run_guider(guider_of(sd15, model, CFG), ONE_STEP, **size)
+
+    def guided(model: ModelPatcher, adapter: StyleAdapter) -> Tensor:
+        return run_guider(guider(sd15, adapter, Scales(2.0, CFG - 1), model), ONE_STEP, **size)
+
+    assert relative_error(cfg(other), cfg(sd15.model)) > 1e-4
+    assert relative_error(guided(other, style_adapter(sd15.model, size=0.0)), cfg(other)) < 1e-5
+    tuned = style_adapter(sd15.model)
+    added, expected = (guided(model, tuned) - cfg(model) for model in (other, sd15.model))
+    assert relative_error(added, expected) < 1e-3
+
+
+def test_a_function_that_asks_the_model_itself_gets_the_two_sides_of_cfg(sd15: Studio) -> None:
+    asked: list[int] = []
+
+    def ask(given: dict[str, Any]) -> list[Tensor]:
+        asked.append(len(given["conds"]))
+        return comfy.samplers.calc_cond_batch(
+            given["model"], given["conds"], given["input"], given["sigma"], given["model_options"]
+        )
+
+    model = sd15.model.clone()
+    model.set_model_sampler_calc_cond_batch_function(ask)
+    adapter, scales = style_adapter(sd15.model), Scales(1.0, 4.0)
+    expected = run_guider(guider(sd15, adapter, scales), SIGMAS)
+    assert relative_error(run_guider(guider(sd15, adapter, scales, model), SIGMAS), expected) < 1e-5
+    assert asked == [2, 2, 2]
+
+
+def test_samplers_that_need_the_unconditional_side_get_it_at_text_scale_zero(sd15: Studio) -> None:
+    model, counted = rows_of_calls(sd15.model)
+    made = guider(sd15, style_adapter(sd15.model), Scales(1.0, 0.0), model)
+    assert torch.isfinite(run_guider(made, SIGMAS, images=1, sampler="euler_cfg_pp")).all()
+    assert counted == [3] * 3
+
+
+@pytest.mark.parametrize("name", ["instantstyle", "edits output", "brings guests"])
+def test_other_methods_act_on_tuned_and_base_alike(sd15: Studio, name: str) -> None:
+    fresh = style_adapter(sd15.model, size=0.0)
+    other = sd15.with_patch(name)
+    made = run_guider(guider(sd15, fresh, Scales(2.0, CFG - 1), other), SIGMAS)
+    assert relative_error(made, plain(sd15, other)) < 1e-5
+
+
+def test_an_adapter_on_the_model_counts_to_the_tuned_side(sd15: Studio) -> None:
+    """Two adapters: one applied before, one in the guider; the base has neither."""
+    adapter, fresh = style_adapter(sd15.model), style_adapter(sd15.model, size=0.0)
+    applied = apply_adapter(sd15.model, adapter, 1.0, lambda known: Scope(known.family.preset("all")))
+    scales = Scales(1.0, CFG - 1)
+    made = run_guider(guider(sd15, fresh, scales, applied), SIGMAS)
+    assert relative_error(made, run_guider(guider(sd15, adapter, scales), SIGMAS)) < 1e-5
+
+
+def test_a_masked_adapter_keeps_to_its_area(sd15: Studio) -> None:
+    adapter, scales = style_adapter(sd15.model), Scales(1.0, CFG - 1)
+    made = [run_guider(guider(sd15, adapter, scales, mask=mask), SIGMAS) for mask in (None, painted(2, 40, 56))]
+    assert relative_error(made[1], made[0]) > 1e-4
+
+
+def test_the_given_model_stays_as_it_was_and_nothing_is_left(sd15: Studio) -> None:
+    for form in ("bottleneck", "lora"):
+        run_guider(guider(sd15, style_adapter(sd15.model, form), Scales(1.0, 4.0)), SIGMAS)
+    assert patches_on(sd15.model) == () and not sd15.model.patches
+    assert torch.equal(plain(sd15), plain(sd15)) and torch.equal(sd15.sample(), sd15.plain)
+
+
+def test_the_users_interrupt_ends_it_and_the_next_run_is_whole(sd15: Studio) -> None:
+    adapter, scales = style_adapter(sd15.model), Scales(1.0, 4.0)
+    expected = run_guider(guider(sd15, adapter, scales), SIGMAS)
+    made = guider(sd15, adapter, scales)
+
+    def stop(step: int, *rest: Any) -> None:
+        if step == 1:
+            raise comfy.model_management.InterruptProcessingException
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run_guider(made, SIGMAS, callback=stop)
+    assert torch.equal(run_guider(made, SIGMAS), expected)
+
+
+def test_a_text_scale_without_a_negative_is_refused(sd15: Studio) -> None:
+    def everywhere(known: Any) -> Scope:
+        return Scope(known.family.preset("all"))
+
+    given = (sd15.model, style_adapter(sd15.model), 1.0, everywhere)
+    with pytest.raises(ValueError, match=r"The text scale is 6.5, .* none is connected. Connect the negative prompt"):
+        styledrop_guider(*given, Scales(1.0, 6.5), sd15.positive, None)
+    alone = styledrop_guider(*given, Scales(1.0, 0.0), sd15.positive, None)
+    assert torch.equal(run_guider(alone, SIGMAS), run_guider(guider(sd15, given[1], Scales(1.0, 0.0)), SIGMAS))
+
+
+def test_the_plan_knows_that_the_run_is_guided(sd15: Studio) -> None:
+    """StyleID, for one, says so if it is."""
+    adapter = style_adapter(sd15.model)
+    made, unguided = (guider(sd15, adapter, Scales(1.0, text)) for text in (4.0, 0.0))
+    for one in (made, unguided):
+        one.conds = one.original_conds
+    assert guides(made) and not guides(unguided) and cfg_of(made) is None

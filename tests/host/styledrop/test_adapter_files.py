@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import comfy.utils
+import comfy.utils  # noqa: F401  (puts ComfyUI on the path)
 import folder_paths
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nodes import LoraLoaderModelOnly
 from semblance.attention.adapters.style_adapter import AdapterForm, StyleAdapter, TuningState
 from semblance.attention.engine.scope import Scope
 from semblance.host.files import LORAS, STYLE_ADAPTERS, UnreadableFile, UnwritableFile
-from semblance.host.styledrop.adapter_files import described, load_adapter, save_adapter, save_lora
+from semblance.host.styledrop.adapter_files import CONTENTS, described, load_adapter, save_adapter, save_lora
 from semblance.host.styledrop.applying import apply_adapter
 from semblance.tests.support.studio import Studio, relative_error
 from semblance.tests.support.style_adapters import style_adapter
@@ -49,7 +51,7 @@ def test_an_adapter_is_read_back_bit_for_bit_with_all_that_a_tuning_needs(
     folders: Path, sd15: Studio, form: AdapterForm
 ) -> None:
     saved = tuned(sd15, form)
-    loaded = load_adapter(save_adapter(saved, "inks/chalk", "1.2.3", keep_state=True).name)
+    loaded = load_adapter(save_adapter(saved, "inks/chalk", "1.2.3", "adapter and tuning state").name)
     assert loaded.tensors.keys() == saved.tensors.keys()
     assert all(torch.equal(loaded.tensors[key], tensor) for key, tensor in saved.tensors.items())
     assert (loaded.form, loaded.stamp, loaded.settings) == (form, saved.stamp, saved.settings)
@@ -65,19 +67,21 @@ def test_an_adapter_is_read_back_bit_for_bit_with_all_that_a_tuning_needs(
     assert (loaded.thumbnail.int() - 128).abs().max() <= 2
 
 
-def test_the_optimisers_state_may_be_left_out(folders: Path, sd15: Studio) -> None:
-    saved = [save_adapter(tuned(sd15), "chalk", "1", keep_state=kept) for kept in (True, False)]
-    assert [one.name for one in saved] == ["chalk.safetensors", "chalk 2.safetensors"]
-    assert saved[0].bytes == 3 * saved[1].bytes
-    bare = load_adapter(saved[1].name)
+def test_a_file_for_sharing_is_smaller(folders: Path, sd15: Studio) -> None:
+    saved = [save_adapter(tuned(sd15), "chalk", "1", contents) for contents in CONTENTS]
+    assert [one.name for one in saved] == [f"chalk{number}.safetensors" for number in ("", " 2", " 3")]
+    assert saved[0].bytes == 3 * saved[1].bytes == 6 * saved[2].bytes
+    whole, bare, half = (load_adapter(one.name) for one in saved)
     assert bare.state is None and "cannot be tuned on" in described(bare)
-    assert "can be tuned on from step 250" in described(load_adapter(saved[0].name))
+    assert "can be tuned on from step 250" in described(whole)
+    assert {tensor.dtype for tensor in half.tensors.values()} == {torch.float32}
+    assert all(relative_error(half.tensors[key], tensor) < 1e-3 for key, tensor in bare.tensors.items())
 
 
 @pytest.mark.parametrize("name", ["../chalk", "/tmp/chalk", "", "a/../../chalk"])
 def test_an_adapter_is_not_saved_elsewhere(folders: Path, sd15: Studio, name: str) -> None:
     with pytest.raises(UnwritableFile, match="is not a name for a style adapter"):
-        save_adapter(tuned(sd15), name, "1", keep_state=False)
+        save_adapter(tuned(sd15), name, "1", "adapter")
     with pytest.raises(UnwritableFile, match="is not a name for a LoRA"):
         save_lora(tuned(sd15, "lora"), name, "1")
     assert list(folders.parent.rglob("*.safetensors")) == []
@@ -97,7 +101,7 @@ def test_a_lora_is_loaded_whole_by_the_hosts_loader_and_does_the_same(
 
 def test_a_lora_has_kohyas_keys_and_says_what_it_is(folders: Path, sd15: Studio) -> None:
     saved = save_lora(tuned(sd15, "lora"), "chalk", "1")
-    tensors, metadata = comfy.utils.load_torch_file(str(folders / LORAS / saved.name), return_metadata=True)
+    tensors, metadata = contents_of(folders / LORAS / saved.name)
     name = "lora_unet_up_blocks_1_attentions_2_transformer_blocks_0_attn2_to_out_0"
     assert {f"{name}.lora_down.weight", f"{name}.lora_up.weight", f"{name}.alpha"} <= set(tensors)
     assert float(tensors[f"{name}.alpha"]) == len(tensors[f"{name}.lora_down.weight"])
@@ -142,11 +146,16 @@ def test_a_file_of_another_kind_is_named_with_the_node_that_takes_it(folders: Pa
         load_adapter("other.safetensors")
 
 
+def contents_of(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
 def rewritten(folders: Path, name: str, tensors: Any = None, **entries: str | None) -> None:
     path = folders / STYLE_ADAPTERS / name
-    held, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
+    held, metadata = contents_of(path)
     changed = {key: value for key, value in {**metadata, **entries}.items() if value is not None}
-    save_file({key: tensor.clone() for key, tensor in (tensors or held).items()}, path, changed)
+    save_file(dict(tensors or held), path, changed)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +170,7 @@ def rewritten(folders: Path, name: str, tensors: Any = None, **entries: str | No
     ],
 )
 def test_a_damaged_file_says_so(folders: Path, sd15: Studio, entries: dict[str, str | None], why: str) -> None:
-    name = save_adapter(tuned(sd15), "chalk", "1", keep_state=True).name
+    name = save_adapter(tuned(sd15), "chalk", "1", "adapter and tuning state").name
     rewritten(folders, name, **entries)
     with pytest.raises(UnreadableFile, match=f"{why}.*Save the style adapter again"):
         load_adapter(name)
@@ -169,7 +178,7 @@ def test_a_damaged_file_says_so(folders: Path, sd15: Studio, entries: dict[str, 
 
 def test_tensors_that_do_not_belong_together_say_so(folders: Path, sd15: Studio) -> None:
     saved = tuned(sd15)
-    name = save_adapter(saved, "chalk", "1", keep_state=False).name
+    name = save_adapter(saved, "chalk", "1", "adapter").name
     some = next(iter(saved.tensors))
     rewritten(folders, name, {**saved.tensors, some: torch.full_like(saved.tensors[some], float("nan"))})
     with pytest.raises(UnreadableFile, match="hold values that are not numbers"):
@@ -180,7 +189,7 @@ def test_tensors_that_do_not_belong_together_say_so(folders: Path, sd15: Studio)
 
 
 def test_a_truncated_file_says_so(folders: Path, sd15: Studio) -> None:
-    path = folders / STYLE_ADAPTERS / save_adapter(tuned(sd15), "chalk", "1", keep_state=False).name
+    path = folders / STYLE_ADAPTERS / save_adapter(tuned(sd15), "chalk", "1", "adapter").name
     path.write_bytes(path.read_bytes()[:-64])
     with pytest.raises(UnreadableFile, match="cannot be read: the file is damaged"):
         load_adapter(path.name)

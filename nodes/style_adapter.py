@@ -83,8 +83,8 @@ class ApplyStyleAdapter(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="The area where the style applies, in white. One mask, or one for each image of the batch; "
-                    "any size. Not for a LoRA. Passes by tiles (Ultimate SD Upscale, detailers) take each tile for a whole "
-                    "picture: bypass the mask there.",
+                    "any size. Not for a LoRA. Passes by tiles (Ultimate SD Upscale, detailers) take each tile for a "
+                    "whole picture: bypass the mask there.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with the style on it, for any sampler.")],

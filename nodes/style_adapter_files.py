@@ -6,7 +6,15 @@ from comfy_api.latest import io
 
 from ..attention.adapters.style_adapter import StyleAdapter
 from ..host.files import STYLE_ADAPTERS
-from ..host.styledrop.adapter_files import described, load_adapter, save_adapter, save_lora, thumbnail_on
+from ..host.styledrop.adapter_files import (
+    CONTENTS,
+    Contents,
+    described,
+    load_adapter,
+    save_adapter,
+    save_lora,
+    thumbnail_on,
+)
 from ..version import VERSION
 from . import sockets
 from .inputs import CATEGORY, file_fingerprint, file_options, missing_file
@@ -29,11 +37,12 @@ class SaveStyleAdapter(io.ComfyNode):
             inputs=[
                 sockets.StyleAdapter.Input("style_adapter", tooltip="From Tune Style."),
                 io.String.Input("name", default="my style", tooltip="Name of the file. A slash makes a folder."),
-                io.Boolean.Input(
-                    "keep_state",
-                    default=True,
-                    tooltip="Keeps what Tune Style needs to go on as if it had never stopped. Off makes the file a "
-                    "third of the size, for sharing.",
+                io.Combo.Input(
+                    "contents",
+                    options=list(CONTENTS),
+                    tooltip="'adapter and tuning state' keeps what Tune Style needs to go on as if it had never "
+                    "stopped. 'adapter' takes a third of the size, for sharing. 'adapter in float16' halves that once "
+                    "more.",
                 ),
                 io.Boolean.Input(
                     "lora_file",
@@ -51,11 +60,11 @@ class SaveStyleAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, style_adapter: StyleAdapter, name: str, keep_state: bool, lora_file: bool) -> io.NodeOutput:
-        saved = save_adapter(style_adapter, name, VERSION, keep_state)
+    def execute(cls, style_adapter: StyleAdapter, name: str, contents: Contents, lora_file: bool) -> io.NodeOutput:
+        saved = save_adapter(style_adapter, name, VERSION, contents)
         lines = [f"{saved.name}: {style_adapter.form}, {saved.bytes / 2**20:.2f} MB"]
         if lora_file and style_adapter.form == "lora":
-            lora = save_lora(style_adapter, name, VERSION)
+            lora = save_lora(style_adapter, name, VERSION, contents)
             lines.append(f"{lora.name} in models/loras: {lora.bytes / 2**20:.2f} MB")
         report = "\n".join(lines)
         return reported(cls, report, saved.name, report, thumbnail=thumbnail_on(style_adapter))

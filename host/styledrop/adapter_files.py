@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,9 @@ from .lora import lora_file
 FORMAT = "semblance.style_adapter.1"
 POSITION = "before the output projection"
 """Where a bottleneck stands in an attention. The paper's stands after the projection, and would not fit here."""
+Contents = Literal["adapter and tuning state", "adapter", "adapter in float16"]
+CONTENTS: tuple[Contents, ...] = get_args(Contents)
+"""What a file holds. The tuning state is needed to go on as if the tuning had never stopped."""
 FIRST, SECOND = "first_moment.", "second_moment."
 OTHERS: Mapping[str, tuple[str, str]] = {
     "semblance style 1": ("a style", "Load Style"),
@@ -60,13 +63,12 @@ class SavedAdapter:
     bytes: int
 
 
-def save_adapter(adapter: StyleAdapter, name: str, version: str, keep_state: bool) -> SavedAdapter:
+def save_adapter(adapter: StyleAdapter, name: str, version: str, contents: Contents) -> SavedAdapter:
     """Writes a style adapter as one safetensors file in models/semblance/adapters.
 
-    `keep_state` keeps the optimiser's state too, which a tuning needs to go on as if it had never stopped. Raises
-    UnwritableFile for a name or a folder that cannot be written.
+    Raises UnwritableFile for a name or a folder that cannot be written.
     """
-    state = adapter.state if keep_state else None
+    state = adapter.state if contents == CONTENTS[0] else None
     entries: dict[str, Any] = {
         "format": FORMAT,
         "semblance": version,
@@ -79,17 +81,17 @@ def save_adapter(adapter: StyleAdapter, name: str, version: str, keep_state: boo
     }
     if adapter.form == "bottleneck":
         entries["position"] = POSITION
-    tensors = dict(adapter.tensors)
+    tensors = _as_stored(adapter.tensors, contents)
     if state is not None:
         entries["state"] = {"step": state.step, "seed": state.seed}
-        tensors |= {f"{FIRST}{key}": moment for key, moment in state.first_moments.items()}
-        tensors |= {f"{SECOND}{key}": moment for key, moment in state.second_moments.items()}
+        for mark, moments in ((FIRST, state.first_moments), (SECOND, state.second_moments)):
+            tensors |= {f"{mark}{key}": moment.contiguous() for key, moment in moments.items()}
     path = free_path(STYLE_ADAPTERS, name)
-    save_tensors(path, {key: tensor.contiguous() for key, tensor in tensors.items()}, _as_texts(entries))
+    save_tensors(path, tensors, _as_texts(entries))
     return SavedAdapter(saved_name(STYLE_ADAPTERS, path), _bytes(tensors.values()))
 
 
-def save_lora(adapter: StyleAdapter, name: str, version: str) -> SavedAdapter:
+def save_lora(adapter: StyleAdapter, name: str, version: str, contents: Contents = "adapter") -> SavedAdapter:
     """Writes an adapter of the form *lora* as an ordinary LoRA file into the folder of LoRAs.
 
     Raises ValueError for a bottleneck or for layers that no loader of LoRAs knows, and UnwritableFile like
@@ -97,7 +99,7 @@ def save_lora(adapter: StyleAdapter, name: str, version: str) -> SavedAdapter:
     """
     if adapter.form != "lora":
         raise ValueError("A bottleneck is no change of weights, so there is no LoRA of it. Save it as a style adapter.")
-    tensors = lora_file(adapter)
+    tensors = _as_stored(lora_file(adapter), contents)
     kohya, specified = LORA_BASES.get(adapter.stamp.family, ("", ""))
     entries: dict[str, Any] = {
         "semblance": version,
@@ -174,6 +176,11 @@ def _refuse_others(path: Path, name: str) -> None:
             f"'{name}' is {kind[0]} and not a style adapter. Move it to the folder of its kind and open it by "
             f"{kind[1]}; Load Style Adapter opens what Save Style Adapter wrote."
         )
+
+
+def _as_stored(tensors: Mapping[str, Tensor], contents: Contents) -> dict[str, Tensor]:
+    dtype = torch.float16 if contents == "adapter in float16" else torch.float32
+    return {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

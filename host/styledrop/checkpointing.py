@@ -38,5 +38,5 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
 def _checkpoint(forward: Any, *args: Any, **named: Any) -> Any:
     # The host writes the number of the block at work into one dictionary that all blocks share.
     own = [dict(value) if isinstance(value, dict) else value for value in args]
-    own_named = {name: dict(value) if isinstance(value, dict) else value for name, value in named.items()}
+    own_named: Any = {name: dict(value) if isinstance(value, dict) else value for name, value in named.items()}
     return checkpoint(forward, *own, use_reentrant=False, preserve_rng_state=False, **own_named)

@@ -87,8 +87,8 @@ def lora_file(adapter: StyleAdapter) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for module in adapter.modules:
         name = f"lora_unet_{Layer.read(module).diffusers.replace('.', '_')}"
-        found[f"{name}.lora_down.weight"] = adapter.tensors[f"{module}.down"].contiguous()
-        found[f"{name}.lora_up.weight"] = adapter.tensors[f"{module}.up"].contiguous()
+        found[f"{name}.lora_down.weight"] = adapter.tensors[f"{module}.down"]
+        found[f"{name}.lora_up.weight"] = adapter.tensors[f"{module}.up"]
         # Loaders scale by alpha / rank.
         found[f"{name}.alpha"] = torch.tensor(float(adapter.tensors[f"{module}.down"].shape[0]))
     return found

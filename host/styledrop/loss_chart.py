@@ -21,7 +21,7 @@ MOST_TICKS = 6
 
 
 def loss_map(losses: Sequence[float]) -> dict[str, list[float]]:
-    """A LOSS_MAP. Plot Loss Graph divides by the difference of its ends, so a flat one gets a last place of difference."""
+    """A LOSS_MAP. Plot Loss Graph divides by the difference of its ends, so a flat one gets one in the last digit."""
     listed = list(losses)
     return {"loss": listed if len(set(listed)) > 1 else [*listed, math.nextafter(listed[-1], math.inf)]}
 

@@ -101,7 +101,7 @@ def said_before(memory: MemoryEstimate, device: torch.device) -> str:
     text = f"Tuning takes {memory}."
     if device.type == "cpu":
         return text
-    total = comfy.model_management.get_total_memory(device)
+    total: Any = comfy.model_management.get_total_memory(device)
     if memory.total > total:
         text += (
             f" That is more than the device has ({size_of(total)}): turn gradient_checkpointing on, set batch to 1, "

@@ -77,7 +77,7 @@ def prediction_weight(sampling: Any, sigma: Tensor) -> Tensor:
     Every `calculate_denoised` of the host is linear in the prediction; this is the inverse square of its factor. Raises
     ValueError for a kind that is not known.
     """
-    kinds = comfy.model_sampling
+    kinds: Any = comfy.model_sampling
     squared = sigma.square()
     if isinstance(sampling, (kinds.IMG_TO_IMG, kinds.IMG_TO_IMG_FLOW)):
         raise _unknown(sampling)

@@ -33,7 +33,7 @@ def training_copy(model: Any, memory: float) -> Iterator[Any]:
 
 def ready(copy: Any, memory: float) -> None:
     """Puts a copy on its device, all of it: gradients need every weight where it was, until they are taken."""
-    comfy.model_management.load_models_gpu([copy], memory_required=memory, force_full_load=True)
+    comfy.model_management.load_models_gpu([copy], memory_required=round(memory), force_full_load=True)
     copy.pre_run()
 
 

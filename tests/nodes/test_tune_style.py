@@ -111,7 +111,7 @@ def test_what_a_cancelled_tuning_has_learnt_is_a_file_to_go_on_from(
         return False
 
     with monkeypatch.context() as patched:
-        patched.setattr("semblance.nodes.tune_style.Watch.after", cancel)
+        patched.setattr("semblance.host.styledrop.watch.Watch.after", cancel)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             tune_style(steps=5)
     assert "stopped after 2 steps" in caplog.text and "'unfinished.safetensors'" in caplog.text
@@ -219,7 +219,7 @@ def test_quantised_weights_are_refused() -> None:
     model = MODEL.clone()
 
     def quantised(disable_dynamic: bool = False) -> Any:
-        loaded = MODEL.cached_patcher_init[0]()
+        loaded = make_unet("sd15")
         layer = loaded.model.diffusion_model.output_blocks[3][0].in_layers[2]
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
         return loaded

@@ -165,7 +165,7 @@ def test_outside_its_window_the_adapter_does_nothing(sd15: Studio, form: Adapter
 @each_form
 def test_a_window_acts_on_the_steps_inside_it(sd15: Studio, form: AdapterForm) -> None:
     """Both forms keep to the same steps, and both go on from run to run in the same way."""
-    scheduled = sd15.model.get_model_object("model_sampling")
+    scheduled: Any = sd15.model.get_model_object("model_sampling")
     start = 0.5 * (scheduled.timestep(torch.tensor(6.0)) + scheduled.timestep(torch.tensor(2.0))).item()
     window = ScheduleWindow(1 - start / 999, 1.0)
     adapter = style_adapter(sd15.model, form)

@@ -1,0 +1,85 @@
+"""The weights of an adapter while they are tuned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.adapters.style_adapter import StyleAdapter, TuningState
+from ...attention.references.trajectory import ModelStamp
+from .examples import Examples
+from .recipe import BETAS, TuningRecipe
+
+
+class AdapterWeights:
+    """The weights of an adapter while it is tuned, and AdamW's moments of them."""
+
+    def __init__(self, tensors: dict[str, Tensor], recipe: TuningRecipe, done: int) -> None:
+        self.tensors = tensors
+        self.done = done
+        self._optimiser = torch.optim.AdamW(
+            tensors.values(), lr=recipe.rate, betas=BETAS, weight_decay=recipe.weight_decay
+        )
+
+    @classmethod
+    def on(cls, device: torch.device, tensors: Any, recipe: TuningRecipe, start: StyleAdapter | None) -> AdapterWeights:
+        """Copies of `tensors` on `device`, with the moments and the number of steps that `start` has behind it."""
+        own = {name: tensor.detach().clone().float().to(device).requires_grad_() for name, tensor in tensors.items()}
+        state = start.state if start else None
+        made = cls(own, recipe, state.step if state else 0)
+        if state is not None:
+            for name, tensor in own.items():
+                made._optimiser.state[tensor] = {
+                    "step": torch.tensor(float(state.step)),
+                    "exp_avg": state.first_moments[name].detach().clone().to(device),
+                    "exp_avg_sq": state.second_moments[name].detach().clone().to(device),
+                }
+        return made
+
+    def step(self, rate: float) -> None:
+        """Moves the weights by their gradients, and forgets these. Raises ValueError if one is not a number."""
+        norms = torch.stack([tensor.grad.norm() for tensor in self.tensors.values() if tensor.grad is not None])
+        if not torch.isfinite(norms).all():
+            raise not_a_number("gradient", self.done + 1, rate)
+        if not norms.any():
+            raise ValueError(
+                "No gradient comes through this model, so nothing can be learnt: its weights are quantised, or another "
+                "node computes its layers. Load the model in fp16, bf16 or fp32 and connect it straight to Tune Style."
+            )
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+
+    def adapter(
+        self, recipe: TuningRecipe, stamp: ModelStamp, start: StyleAdapter | None, examples: Examples, steps: int
+    ) -> StyleAdapter:
+        """What was learnt so far, on the CPU, after `steps` steps of this tuning."""
+        earlier = dict(start.settings) if start else {}
+        return StyleAdapter(
+            recipe.form,
+            {name: _kept(tensor) for name, tensor in self.tensors.items()},
+            stamp,
+            examples.content_words,
+            examples.style_words,
+            {**earlier, **recipe.settings(), "steps": earlier.get("steps", 0) + steps},
+            TuningState(self.done, recipe.seed, self._moments("exp_avg"), self._moments("exp_avg_sq")),
+            examples.thumbnail,
+        )
+
+    def _moments(self, name: str) -> dict[str, Tensor]:
+        state = self._optimiser.state
+        return {key: _kept(state[tensor][name]) for key, tensor in self.tensors.items() if tensor in state}
+
+
+def not_a_number(what: str, step: int, rate: float) -> ValueError:
+    """The sentence for a step that was not taken."""
+    return ValueError(
+        f"At step {step} the {what} is not a number (NaN or infinite), at learning rate {rate:g}; the step was not "
+        f"taken. Tune again with a lower rate, such as {rate / 3:.1g}, or with the model in bf16 or fp32."
+    )
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu().clone()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import comfy.clip_vision
@@ -20,10 +21,13 @@ import comfy.utils
 import torch
 
 from .files import DEMO_MODELS, UnreadableFile
+from .styledrop.objective import diffusion_loss
 
 Topology = Literal["SDXL", "SD 1.5"]
 TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
+STARTS = 1 / 4
+"""The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
 _UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
 
 
@@ -70,6 +74,7 @@ def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: b
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=offload_device)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    model.tuning_objective = partial(diffusion_loss, starts=STARTS)
     return patcher
 
 

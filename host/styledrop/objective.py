@@ -48,12 +48,22 @@ def diffusion_loss(
     conditioning: Mapping[str, Any],
     transformer_options: Mapping[str, Any],
     generator: torch.Generator,
+    starts: float = 0.0,
 ) -> Tensor:
-    """The squared error of what the model predicts (noise, v or flow), at a noise level of its own for each row."""
+    """The squared error of what the model predicts (noise, v or flow), at a noise level of its own for each row.
+
+    A share `starts` of the rows is noise alone, as sampling begins with. The schedule's last level still holds a trace
+    of the picture, from which a model learns nothing about colours that it must settle without one.
+    """
     sampling = base_model.model_sampling
     sigma = noise_levels(sampling, len(latents), generator).to(latents)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     noisy = sampling.noise_scaling(sigma, noise, latents)
+    if starts:
+        begins = (torch.rand(len(latents), generator=generator) < starts).to(latents.device)
+        sigma = torch.where(begins, sigma.new_tensor(float(sampling.sigma_max)), sigma)
+        alone = sampling.noise_scaling(sigma, noise, torch.zeros_like(latents), max_denoise=True)
+        noisy = torch.where(begins.reshape(-1, *[1] * (latents.ndim - 1)), alone, noisy)
     options = {**transformer_options, "sigmas": sigma, "cond_or_uncond": [0]}
     denoised = base_model.apply_model(noisy, sigma, transformer_options=options, **conditioning)
     error = (denoised.float() - latents).square().flatten(1).mean(1)  # (rows,)

@@ -141,3 +141,17 @@ def test_a_model_that_is_sampled_in_an_unknown_way_is_refused(model_of: Callable
     with pytest.raises(ValueError, match="knows no way to tune"):
         objective_of(model)
     assert isinstance(Flow(), comfy.model_sampling.CONST)
+
+
+def test_rows_of_noise_alone_show_the_network_nothing_of_the_picture(model_of: Callable[..., ModelPatcher]) -> None:
+    """And their loss is still that of the picture, which only what is tuned can tell."""
+    copy, _, rows = trained(model_of("sd15", "v"), "sd15")
+    seen: list[Tensor] = []
+    handle = copy.model.diffusion_model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    losses = [
+        diffusion_loss(copy.model, latents, rows.conditioning, {}, draws_of_step(1, 0), starts=1.0)
+        for latents in (rows.latents, rows.latents + 100)
+    ]
+    handle.remove()
+    assert torch.equal(*seen)
+    assert losses[1] > 100 * losses[0]

@@ -28,12 +28,12 @@ def tokens_of(latent: Tensor, mask_token: int) -> Tensor:
     return latent.argmax(dim=1).where(latent.any(dim=1), mask_token)
 
 
-def mask_ratios(steps: int) -> Tensor:
+def mask_ratios(steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Which part of the tokens is masked before each of `steps` steps and after the last: a cosine from 1 to 0.
 
-    In float32, as the published code counts: 16 cos(pi / 3) is 7 there and 8 in float64.
+    aMUSEd counts in float32 and the port of MUSE in float64: 16 cos(pi / 3) is 7 in the one and 8 in the other.
     """
-    ratios = torch.cos(torch.arange(steps + 1) / steps * math.pi / 2)
+    ratios = torch.cos(torch.arange(steps + 1, dtype=dtype) / steps * math.pi / 2)
     ratios[0], ratios[-1] = 1.0, 0.0
     return ratios
 
@@ -100,12 +100,12 @@ def remask_muse(
 def mask_for_tuning(tokens: Tensor, share: Tensor, order: Tensor, mask_token: int) -> tuple[Tensor, Tensor]:
     """`tokens` (rows, tokens) with some masked, and which, by draws of 0 to 1.
 
-    `share` (rows,) is drawn from 0 to 1, and cos(pi share / 2) of a row's tokens are masked, at least one: those of
-    the smallest draws of `order` (rows, tokens).
+    `share` (rows,) is drawn from 0 to 1, and cos(pi share / 2) of a row's tokens are masked, at least one; which, is
+    drawn by `order` (rows, tokens).
     """
     length = tokens.shape[1]
     count = (length * torch.cos(share * math.pi / 2)).round().clamp(min=1)
-    masked = order.argsort(dim=1).argsort(dim=1) < count[:, None]
+    masked = order.argsort(dim=1) < count[:, None]
     return tokens.masked_fill(masked, mask_token), masked
 
 

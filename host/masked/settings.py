@@ -91,11 +91,11 @@ def transformer_settings(shapes: Shapes, config: Mapping[str, Any] | None = None
     channels = shapes["embed.conv.weight"][0]
     return TransformerSettings(
         hidden=hidden,
-        layers=_count(shapes, "transformer_layers"),
+        layers=count(shapes, "transformer_layers"),
         heads=known.get("num_attention_heads", max(hidden // HEAD, 1)),
         feed_forward=shapes["transformer_layers.0.ff.net.2.weight"][1],
         channels=channels,
-        blocks=_count(shapes, "down_block.res_blocks"),
+        blocks=count(shapes, "down_block.res_blocks"),
         block_heads=known.get("block_num_heads", max(channels // HEAD, 1)),
         embedding=embedding,
         vocabulary=vocabulary,
@@ -113,10 +113,10 @@ def vq_settings(shapes: Shapes, config: Mapping[str, Any] | None = None) -> VQSe
     """Reads the sizes of a VQ model. Raises KeyError if a tensor is missing."""
     known = config or {}
     codebook, code = shapes["quantize.embedding.weight"]
-    levels = range(_count(shapes, "encoder.down_blocks"))
+    levels = range(count(shapes, "encoder.down_blocks"))
     return VQSettings(
         channels=tuple(shapes[f"encoder.down_blocks.{level}.resnets.0.conv2.weight"][0] for level in levels),
-        blocks=_count(shapes, "encoder.down_blocks.0.resnets"),
+        blocks=count(shapes, "encoder.down_blocks.0.resnets"),
         latent=shapes["encoder.conv_out.weight"][0],
         code=code,
         codebook=codebook,
@@ -126,7 +126,7 @@ def vq_settings(shapes: Shapes, config: Mapping[str, Any] | None = None) -> VQSe
     )
 
 
-def _count(names: Iterable[str], prefix: str) -> int:
+def count(names: Iterable[str], prefix: str) -> int:
     """How many numbered modules there are under a name."""
     found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in names)
     return len({match[1] for match in found if match})

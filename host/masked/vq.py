@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.ops
 import torch
 from comfy.ldm.modules.diffusionmodules.model import vae_attention

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from semblance.attention.functional.masked_tokens import one_hot
 from semblance.host.masked.settings import transformer_settings, vq_settings
 from semblance.host.masked.transformer import MaskedTransformer
 from semblance.host.masked.vq import VQModel
 from semblance.tests.support.amused import CODEBOOK, SIZES, TEXT, VOCABULARY, Amused, Size, weights_of
 from semblance.tests.support.frozen_cases import furthest
-from torch import Tensor
 
 
 def ours(amused: Amused) -> MaskedTransformer:

@@ -15,13 +15,10 @@ from comfy.patcher_extension import WrappersMP
 from .files import PartFile, check_fit, check_whole, read_part, transformer_of, vq_of
 from .model import MaskedConfig
 from .preview import ColourOfTokens
-from .sampler import only_masked_sampler
+from .sampler import GUARD, only_masked_sampler
 from .text import load_clip
 from .vae import TokenVAE
 from .vq import VQModel
-
-GUARD = "semblance_masked"
-"""The name of our wrapper that keeps other samplers away."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from .sampling import MaskedSampling
 
 Decoder = Literal["aMUSEd", "MUSE"]
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
+GUARD = "semblance_masked"
+"""The name of the wrapper that keeps other samplers away."""
 NEAR = 1e-5
 """How near to a share of the schedule a noise level is taken for it."""
 MASKED = 0.5

@@ -88,5 +88,7 @@ class MaskedTransformer(nn.Module):
         return self.mlm_layer(hidden)[..., : x.shape[-2], : x.shape[-1]]
 
     def _vector(self, pooled: Tensor, micro: Tensor) -> Tensor:
+        if len(micro) != len(pooled):  # a patch's own rows show a picture of the same size
+            micro = micro[:1].expand(len(pooled), -1)
         numbers = timestep_embedding(micro.flatten().float(), self.settings.micro)
         return self.cond_embed(torch.cat([pooled, numbers.reshape(len(micro), -1).to(pooled)], dim=1))

@@ -74,8 +74,8 @@ def map_unet(model: Any) -> ModelMap:
     known = map_model(model)
     if known.family.name == AMUSED:
         raise ValueError(
-            f"This model is a masked transformer ({AMUSED}), and this method acts on the UNet of SD 1.5 or SDXL. Load an "
-            "SD 1.5 or SDXL checkpoint; on this model Semblance has StyleDrop: Tune Style and Apply Style Adapter."
+            f"This model is a masked transformer ({AMUSED}), and this method acts on the UNet of SD 1.5 or SDXL. Load "
+            "an SD 1.5 or SDXL checkpoint; on this model Semblance has StyleDrop: Tune Style and Apply Style Adapter."
         )
     return known
 

@@ -26,18 +26,19 @@ PUBLISHED: Mapping[Part, str] = {
     "VQ model": f"vqvae/diffusion_pytorch_model.fp16.safetensors (293 MB) of {WHERE}, licence {LICENCE}",
     "text encoder": f"text_encoder/model.fp16.safetensors (247 MB) of {WHERE}, licence {LICENCE}",
 }
-MARKS: Mapping[str, tuple[str, ...]] = {
-    "the transformer of aMUSEd": ("embed.embeddings.weight", "mlm_layer.conv2.weight", "encoder_proj.weight"),
-    "the VQ model of aMUSEd": ("quantize.embedding.weight", "encoder.down_blocks.0.resnets.0.conv1.weight"),
-    "a CLIP text encoder": ("text_model.encoder.layers.0.mlp.fc1.weight", "text_projection.weight"),
-    "a CLIP text encoder without its projection": ("text_model.encoder.layers.0.mlp.fc1.weight",),
-    "a VAE without a codebook": ("decoder.conv_in.weight",),
-    "a whole checkpoint": ("model.diffusion_model.input_blocks.0.0.weight",),
-    "a UNet": ("input_blocks.0.0.weight",),
-    "a UNet in diffusers' layout": ("conv_in.weight",),
-    "an image encoder": ("vision_model.embeddings.class_embedding",),
-    "a T5 text encoder": ("encoder.block.0.layer.0.SelfAttention.q.weight",),
-}
+MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("the transformer of aMUSEd", ("embed.embeddings.weight", "mlm_layer.conv2.weight", "encoder_proj.weight")),
+    ("the VQ model of aMUSEd", ("quantize.embedding.weight", "encoder.down_blocks.0.resnets.0.conv1.weight")),
+    ("a CLIP text encoder", ("text_model.encoder.layers.0.mlp.fc1.weight", "text_projection.weight")),
+    ("a CLIP text encoder without its projection", ("text_model.encoder.layers.0.mlp.fc1.weight",)),
+    ("a VAE without a codebook", ("decoder.conv_in.weight",)),
+    ("a whole checkpoint", ("model.diffusion_model.input_blocks.0.0.weight",)),
+    ("a UNet", ("input_blocks.0.0.weight",)),
+    ("a UNet in diffusers' layout", ("conv_in.weight",)),
+    ("an image encoder", ("vision_model.embeddings.class_embedding",)),
+    ("a T5 text encoder", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
+    ("a VAE without a codebook", ("taesd_decoder.1.weight",)),
+)
 """What a file is, by tensors that it has; the first that fits."""
 KINDS: Mapping[Part, str] = {
     "transformer": "the transformer of aMUSEd",
@@ -75,7 +76,7 @@ def read_part(path: Path, part: Part) -> PartFile:
 
 def kind_of(weights: Mapping[str, Any]) -> str:
     """What a file is, in words."""
-    known = (kind for kind, names in MARKS.items() if all(name in weights for name in names))
+    known = (kind for kind, names in MARKS if all(name in weights for name in names))
     lora = any(".lora_" in name or name.startswith("lora_") for name in weights)
     return next(known, "a LoRA" if lora else "a file of another kind")
 

@@ -175,11 +175,10 @@ def _start(x: Tensor, sigma: float, denoise_mask: Tensor | None, draws: Draws) -
 
 def _check_sigmas(levels: list[float]) -> None:
     falling = all(before >= after for before, after in zip(levels, levels[1:], strict=False))
-    if not falling or not levels or levels[0] > 1 + NEAR or levels[-1] < 0:
+    if not falling or levels[0] > 1 + NEAR or levels[-1] < 0:
         raise ValueError(
-            f"Masked Sampler was given sigmas from {levels[0] if levels else 0:.4g} to {levels[-1] if levels else 0:.4g}"
-            ", but its own are shares of masked tokens that fall from 1 to 0. Connect its output sigmas to the sampler's "
-            "input sigmas."
+            f"Masked Sampler was given sigmas from {levels[0]:.4g} to {levels[-1]:.4g}, but its own are shares of "
+            "masked tokens that fall from 1 to 0. Connect its output sigmas to the input sigmas of the sampler node."
         )
 
 

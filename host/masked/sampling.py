@@ -1,4 +1,4 @@
-"""The noise of a masked transformer: how many of the tokens are masked. Its noise level (sigma) is that share, 1 to 0."""
+"""The noise of a masked transformer: its noise level (sigma) is the share of tokens that are masked, from 1 to 0."""
 
 from __future__ import annotations
 

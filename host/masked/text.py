@@ -1,4 +1,4 @@
-"""aMUSEd's text encoder: CLIP, of which the layer before the last is read without the final norm, and the pooled text."""
+"""aMUSEd's text encoder: CLIP, read at the layer before the last without the final norm, and the pooled text."""
 
 from __future__ import annotations
 

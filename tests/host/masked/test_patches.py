@@ -10,6 +10,8 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from torch import Tensor
+
 from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionCall, AttentionSite
 from semblance.attention.engine.moment import Moment
@@ -21,7 +23,6 @@ from semblance.host.binding.run import Run
 from semblance.host.identity import subject_stamp
 from semblance.host.masked.sampler import MaskSchedule, masked_sampler
 from semblance.tests.support.amused import CODEBOOK, TRANSFORMER
-from torch import Tensor
 
 from .conftest import Pair
 from .test_pipelines import NEGATIVE, POSITIVE, sampled

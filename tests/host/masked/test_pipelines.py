@@ -1,4 +1,4 @@
-"""On the same random numbers, ComfyUI with our model and sampler gives the tokens and pictures of diffusers' pipelines."""
+"""On the same random numbers ComfyUI, with our model and sampler, makes the pictures of diffusers' pipelines."""
 
 from __future__ import annotations
 

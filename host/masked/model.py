@@ -59,7 +59,8 @@ class MaskedModel(comfy.model_base.BaseModel):
     """Logits (rows, codebook, height, width) from one-hot tokens of that shape."""
 
     def __init__(self, model_config: MaskedConfig, device: Any = None) -> None:
-        super().__init__(model_config, ModelType.FLOW, device=device, unet_model=MaskedTransformer)
+        network: Any = MaskedTransformer  # ComfyUI declares its UNet's class, and only calls what it is given
+        super().__init__(model_config, ModelType.FLOW, device=device, unet_model=network)
         self.settings: TransformerSettings = model_config.unet_config["settings"]
         self.model_sampling = MaskedSampling()
         self.tuning_objective = MaskedTuning()

@@ -31,7 +31,8 @@ class PenultimateCLIP(comfy.sd1_clip.SDClipModel):
 
 class AmusedCLIP(comfy.sd1_clip.SD1ClipModel):
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=PenultimateCLIP)
+        encoder: Any = PenultimateCLIP
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=encoder)
 
 
 def load_clip(weights: Mapping[str, Tensor], config: Mapping[str, Any], disable_dynamic: bool = False) -> Any:

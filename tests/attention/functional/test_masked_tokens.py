@@ -152,11 +152,13 @@ def test_rows_counted_on_give_other_logits(case: Case) -> None:
 
 def test_guidance_is_the_ports(case: Case) -> None:
     frozen, known = case
-    sides = tuple(frozen[f"out.logits_{side}"] for side in ("adapter", "base", "uncond"))
+    tuned, base, unconditional = (frozen[f"out.logits_{side}"] for side in ("adapter", "base", "uncond"))
     scales = known["config"]["lA"], known["config"]["lB"]
-    assert furthest(two_scale_guidance(*sides, *scales), frozen["out.guidance_two_scale"]) <= 1e-4
-    assert furthest(two_scale_guidance(*sides, 0.0, 0.0), frozen["out.guidance_zero_lambdas"]) <= 1e-6
-    plain = two_scale_guidance(sides[1], sides[1], sides[2], 0.0, 3.0)
+    both = two_scale_guidance(tuned, base, unconditional, *scales)
+    assert furthest(both, frozen["out.guidance_two_scale"]) <= 1e-4
+    none = two_scale_guidance(tuned, base, unconditional, 0.0, 0.0)
+    assert furthest(none, frozen["out.guidance_zero_lambdas"]) <= 1e-6
+    plain = two_scale_guidance(base, base, unconditional, 0.0, 3.0)
     assert furthest(plain, frozen["out.guidance_plain_cfg_scale3"]) <= 1e-4
 
 

@@ -18,7 +18,7 @@ import comfy.model_sampling
 from ..attention.functional.inversion import TRAINING_STEPS
 from ..attention.references.trajectory import ModelStamp
 from ..attention.references.weight_samples import WeightSamples
-from .binding.model import map_model
+from .binding.model import map_model, map_unet
 from .weight_values import is_merged, sample_weights
 
 INVERT_AGAIN = "Invert the picture with the model you sample with; a LoRA may be added afterwards."
@@ -30,7 +30,7 @@ def stamp_of(model: Any) -> ModelStamp:
 
     Raises ValueError for an unknown family, a prediction other than noise or v, and another noise schedule.
     """
-    known = map_model(model)
+    known = map_unet(model)
     model_sampling = model.get_model_object("model_sampling")
     prediction = _prediction(model_sampling)
     schedule = model_sampling.sigmas

@@ -17,6 +17,7 @@ from .inspect import ShowPatches
 from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
+from .masked import LoadMaskedTransformer, MaskedSampler
 from .masks import SubjectMasks
 from .pick_images import PickImages
 from .picture_grid import PictureGrid
@@ -80,6 +81,8 @@ NODES: list[type[io.ComfyNode]] = [
     FID,
     ArtFID,
     CFSD,
+    LoadMaskedTransformer,
+    MaskedSampler,
     LoadDemo,
     ShowPatches,
 ]

@@ -64,9 +64,9 @@ class ModelFamily:
         """The choice under `key`. Raises ValueError if the family has none."""
         if key not in self.choices:
             known = ", ".join(other.name for other in self.choices)
+            only = f", only for {known}" if known else ""
             raise ValueError(
-                f"Semblance knows no blocks for {key.name} in {self.name} models, only for {known}. Load a model of "
-                "another family."
+                f"Semblance knows no blocks for {key.name} in {self.name} models{only}. Load a model of another family."
             )
         found = self.choices[key]
         assert isinstance(found, key.form)

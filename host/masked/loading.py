@@ -1,0 +1,101 @@
+"""A masked transformer from its three files, as MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from .files import PartFile, check_fit, check_whole, read_part, transformer_of, vq_of
+from .model import MaskedConfig
+from .preview import ColourOfTokens
+from .sampler import GUARD, only_masked_sampler
+from .text import load_clip
+from .vae import TokenVAE
+from .vq import VQModel
+
+
+@dataclass(frozen=True)
+class MaskedFiles:
+    """Where the three files are, and in which type the transformer's weights are kept (None: as ComfyUI chooses)."""
+
+    transformer: Path
+    vq: Path
+    text: Path
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedParts:
+    """The outputs of Load Masked Transformer."""
+
+    model: Any
+    clip: Any
+    vae: Any
+
+
+def load_masked(files: MaskedFiles) -> MaskedParts:
+    """Opens the three files. Raises UnreadableFile for a wrong, damaged or foreign one."""
+    transformer = read_part(files.transformer, "transformer")
+    vq = read_part(files.vq, "VQ model")
+    text = read_part(files.text, "text encoder")
+    check_fit(transformer, vq, text)
+    vae = _vae(vq)
+    model = _model(transformer, vq_of(vq).pixels, files.dtype)
+    model.model.latent_format.colours = ColourOfTokens(vae)
+    clip = load_clip(text.weights, text.config)
+    # By these ComfyUI loads them anew, for training, compiling and further devices.
+    model.cached_patcher_init = (_load_model, (files,))
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (files,))
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, (files,))
+    return MaskedParts(model, clip, vae)
+
+
+def _load_model(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
+    pixels = vq_of(read_part(files.vq, "VQ model")).pixels
+    return _model(read_part(files.transformer, "transformer"), pixels, files.dtype, disable_dynamic)
+
+
+def _model(file: PartFile, pixels: int, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
+    """The transformer, loaded as ComfyUI's own loader does, which does not know its kind."""
+    management = comfy.model_management
+    config = MaskedConfig(transformer_of(file), pixels)
+    device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    weights, dtypes = dict(file.weights), list(config.supported_inference_dtypes)
+    dtype = dtype or management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=dtypes,
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes), device=device)
+    model = config.get_model(weights)
+    check_whole(file, model.diffusion_model.state_dict())
+    # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=device, offload_device=offload_device)
+    model.load_model_weights(weights, assign=patcher.is_dynamic())
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, GUARD, only_masked_sampler)
+    return patcher
+
+
+def _vae(file: PartFile) -> TokenVAE:
+    settings = vq_of(file)
+    with torch.device("meta"):
+        check_whole(file, VQModel(settings).state_dict())
+    return TokenVAE(file.weights, settings)
+
+
+def _load_vae_patcher(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
+    """As ComfyUI's own, which takes the request and leaves it to its VAE class."""
+    return _vae(read_part(files.vq, "VQ model")).patcher
+
+
+def _load_clip_patcher(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
+    text = read_part(files.text, "text encoder")
+    return load_clip(text.weights, text.config, disable_dynamic).patcher

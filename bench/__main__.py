@@ -28,8 +28,10 @@ def main() -> None:
     if asked.what == "sizes":
         use_library(cpu=True)
         from .sizes import report_sizes
+        from .styledrop import report_adapters
 
         report_sizes()
+        report_adapters()
         return
     on_gpu = torch.cuda.is_available()
     use_library(cpu=not on_gpu)

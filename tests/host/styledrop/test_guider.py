@@ -140,6 +140,13 @@ def test_without_scales_it_samples_the_tuned_model(sd15: Studio) -> None:
     assert relative_error(made, plain(sd15, applied, cfg=1.0)) < 1e-5
 
 
+def test_equal_scales_give_what_apply_gives_under_cfg(sd15: Studio) -> None:
+    adapter = style_adapter(sd15.model)
+    applied = apply_adapter(sd15.model, adapter, 1.0, lambda known: Scope(known.family.preset("all")))
+    made = run_guider(guider(sd15, adapter, Scales(CFG - 1, CFG - 1)), ONE_STEP)
+    assert relative_error(made, run_guider(guider_of(sd15, applied, CFG), ONE_STEP)) < 1e-5
+
+
 def test_the_first_step_can_go_without_scales(sd15: Studio) -> None:
     model, counted = rows_of_calls(sd15.model)
     made = guider(sd15, style_adapter(sd15.model), Scales(1.0, 4.0, first_step=False), model)

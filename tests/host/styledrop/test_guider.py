@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import comfy.hooks
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -11,10 +13,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_cfg import CFGNorm
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from torch import Tensor
 
+import nodes
 from semblance.attention.adapters.style_adapter import AdapterForm, StyleAdapter
 from semblance.attention.engine.scope import ScheduleWindow, Scope
 from semblance.attention.functional.two_scales import two_scale_guidance
@@ -22,6 +26,7 @@ from semblance.host.binding.model import patches_on
 from semblance.host.binding.plan import cfg_of, guides
 from semblance.host.styledrop.applying import apply_adapter
 from semblance.host.styledrop.guider import Scales, TwoScaleGuider, styledrop_guider
+from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import (
     Studio,
     guider_of,
@@ -32,6 +37,7 @@ from semblance.tests.support.studio import (
     run_guider,
 )
 from semblance.tests.support.style_adapters import style_adapter
+from semblance.tests.tiny_models import make_controlnet
 
 each_form = pytest.mark.parametrize("form", ["bottleneck", "lora"])
 SIGMAS = torch.tensor([6.0, 2.0, 0.5, 0.0])
@@ -60,7 +66,7 @@ def plain(studio: Studio, model: ModelPatcher | None = None, cfg: float = CFG) -
 
 
 @each_form
-@pytest.mark.parametrize("style", [0.0, 2.0])
+@pytest.mark.parametrize("style", [slow(0.0), 2.0])
 def test_a_fresh_adapter_guides_as_cfg_does(
     studio: Studio, form: AdapterForm, style: float, request: pytest.FixtureRequest
 ) -> None:
@@ -264,6 +270,51 @@ def test_a_masked_adapter_keeps_to_its_area(sd15: Studio) -> None:
     adapter, scales = style_adapter(sd15.model), Scales(1.0, CFG - 1)
     made = [run_guider(guider(sd15, adapter, scales, mask=mask), SIGMAS) for mask in (None, painted(2, 40, 56))]
     assert relative_error(made[1], made[0]) > 1e-4
+
+
+@each_form
+def test_in_context_windows_each_side_is_known(sd15: Studio, form: AdapterForm) -> None:
+    """The windows hand over copies of the conditionings. Windows of one image show each image alone."""
+    adapter, scales = style_adapter(sd15.model, form), Scales(1.0, CFG - 1)
+    chosen = {"context_length": 1, "context_overlap": 0, "context_schedule": "standard_static", "context_stride": 1}
+    chosen |= {"closed_loop": False, "fuse_method": "pyramid", "dim": 0, "freenoise": False, "causal_window_fix": False}
+    made: Any = ContextWindowsManualNode.execute(sd15.model, **chosen)
+    windows: ModelPatcher = made[0]
+    expected = run_guider(guider(sd15, adapter, scales), SIGMAS)
+    assert relative_error(run_guider(guider(sd15, adapter, scales, windows), SIGMAS), expected) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_prompt_with_hooks_of_its_own_keeps_them_on_both_sides(sd15: Studio) -> None:
+    other = {
+        key.replace(".up", ".lora_up.weight").replace(".down", ".lora_down.weight"): tensor
+        for key, tensor in style_adapter(sd15.model, "lora", seed=4).tensors.items()
+    }
+    hooks = comfy.hooks.create_hook_lora(other, 1.0, 0.0)
+    prompt = comfy.hooks.set_hooks_for_conditioning(sd15.positive, hooks)
+    hooked = replace(sd15, positive=prompt)
+    expected = run_guider(guider_of(hooked, sd15.model, CFG), SIGMAS)
+    assert relative_error(expected, plain(sd15)) > 1e-3
+    for form in ("bottleneck", "lora"):
+        fresh = style_adapter(sd15.model, form, size=0.0)
+        assert relative_error(run_guider(guider(hooked, fresh, Scales(2.0, CFG - 1)), SIGMAS), expected) < 1e-4
+
+
+@pytest.mark.parametrize("both", [True, slow(False)], ids=["advanced", "old"])
+def test_a_controlnet_acts_on_every_side_that_it_acts_on_under_cfg(sd15: Studio, both: bool) -> None:
+    size, seen = {"images": 1, "size": (8, 8)}, torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(2))
+    if both:
+        given = (sd15.positive, sd15.negative, make_controlnet("sd15"), seen, 1.0, 0.0, 1.0)
+        positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(*given)
+    else:
+        (positive,) = nodes.ControlNetApply().apply_controlnet(sd15.positive, make_controlnet("sd15"), seen, 1.0)
+        negative = sd15.negative
+    guided = replace(sd15, positive=positive, negative=negative)
+    expected = run_guider(guider_of(guided, sd15.model, CFG), SIGMAS, **size)
+    assert relative_error(expected, run_guider(guider_of(sd15, sd15.model, CFG), SIGMAS, **size)) > 1e-3
+    fresh = style_adapter(sd15.model, size=0.0)
+    made = guider(guided, fresh, Scales(2.0, CFG - 1))
+    assert relative_error(run_guider(made, SIGMAS, **size), expected) < 1e-4
 
 
 def test_the_given_model_stays_as_it_was_and_nothing_is_left(sd15: Studio) -> None:

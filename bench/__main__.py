@@ -28,9 +28,11 @@ def main() -> None:
     if asked.what == "sizes":
         use_library(cpu=True)
         from .sizes import report_sizes
+        from .styledrop import report_adapters
         from .tuning import report_tuning_sizes
 
         report_sizes()
+        report_adapters()
         report_tuning_sizes()
         return
     on_gpu = torch.cuda.is_available()

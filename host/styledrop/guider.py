@@ -126,10 +126,9 @@ class TwoScaleGuider(comfy.samplers.CFGGuider):
         return tuned, [base, negative]
 
     def _scales_at(self, timestep: Tensor, options: Mapping[str, Any]) -> Scales:
-        if self.scales.first_step:
-            return self.scales
-        levels = options["transformer_options"]["sample_sigmas"]
-        return Scales(0.0, 0.0) if bool(timestep[0] == levels[0]) else self.scales
+        levels = None if self.scales.first_step else options.get("transformer_options", {}).get("sample_sigmas")
+        begins = levels is not None and bool(timestep[0] == levels[0])
+        return Scales(0.0, 0.0) if begins else self.scales
 
 
 def _hooked(adapter: StyleAdapter, strength: float, scope: Scope, positive: Conditioning) -> Conditioning:

@@ -15,10 +15,12 @@ from torch import Tensor
 from ...attention.adapters.style_adapter import StyleAdapter
 from ...attention.engine.scope import ScheduleWindow
 
-LAYER = re.compile(
-    r"diffusion_model\.(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:\d+\.)?(transformer_blocks\..+)"
+IN_UNET = re.compile(
+    r"diffusion_model\.(?:(input|output)_blocks\.(\d+)\.\d+|middle_block\.\d+)\.(transformer_blocks\..+)"
 )
-"""A layer's name in ComfyUI's model: the part, the number of the block, and the rest."""
+"""A layer's name in ComfyUI's UNet: the part, the number of the block, and the rest."""
+IN_TRANSFORMER = re.compile(r"diffusion_model\.(transformer_layers\.(\d+)\..+)")
+"""The same in a masked transformer, every layer of which is a block."""
 LEVEL = 3
 """Blocks on each level of a UNet: two with attention, and one that changes the size or, going up, a third."""
 
@@ -27,31 +29,27 @@ LEVEL = 3
 class Layer:
     """A linear layer of an attention, read from its name."""
 
-    part: str
-    number: int
-    rest: str
+    block: str
+    """The name that users write, such as `output.4`."""
+    diffusers: str
+    """The layer's name in diffusers' model."""
 
     @classmethod
     def read(cls, module: str) -> Layer:
-        """Raises ValueError for a layer outside a UNet's transformers."""
-        found = LAYER.fullmatch(module)
-        if found is None:
-            raise ValueError(f"it changes '{module}', which is no layer of an attention in SD 1.5 or SDXL")
-        return cls(found[1].partition("_")[0], 0 if found[1] == "middle_block" else int(found[2]), found[3])
-
-    @property
-    def block(self) -> str:
-        """The name that users write, such as `output.4`."""
-        return f"{self.part}.{self.number}"
-
-    @property
-    def diffusers(self) -> str:
-        """The layer's name in diffusers' UNet."""
-        if self.part == "middle":
-            return f"mid_block.attentions.0.{self.rest}"
-        down = self.part == "input"
-        level, index = divmod(self.number - 1 if down else self.number, LEVEL)
-        return f"{'down' if down else 'up'}_blocks.{level}.attentions.{index}.{self.rest}"
+        """Raises ValueError for a layer outside the transformers of a UNet or a masked transformer."""
+        if (found := IN_UNET.fullmatch(module)) is not None:
+            part, number, rest = found.groups()
+            if part is None:
+                return cls("middle.0", f"mid_block.attentions.0.{rest}")
+            level, index = divmod(int(number) - 1 if part == "input" else int(number), LEVEL)
+            there = "down" if part == "input" else "up"
+            return cls(f"{part}.{number}", f"{there}_blocks.{level}.attentions.{index}.{rest}")
+        if (found := IN_TRANSFORMER.fullmatch(module)) is not None:
+            return cls(f"middle.{found[2]}", found[1])
+        raise ValueError(
+            f"'{module}' is no layer of an attention as SD 1.5, SDXL and aMUSEd have them, so a LoRA cannot change it "
+            "here. Tune a bottleneck instead."
+        )
 
 
 def add_lora(model: Any, adapter: StyleAdapter, strength: float, blocks: Mapping[str, float]) -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from semblance.attention.adapters.style_adapter import AdapterForm, StyleAdapter
+from semblance.attention.engine.scope import Scope
 from semblance.host.binding.model import map_model
 from semblance.host.identity import subject_stamp
+from semblance.host.styledrop.guider import Scales, TwoScaleGuider, styledrop_guider
 
 WIDTH = 4
 
@@ -41,3 +44,20 @@ def style_adapter(model: Any, form: AdapterForm = "bottleneck", seed: int = 0, s
     widths = {site.name: channels for site, channels in map_model(model).widths.items()}
     tensors = bottleneck_tensors(widths, seed, size) if form == "bottleneck" else lora_tensors(model, seed, size)
     return StyleAdapter(form, tensors, subject_stamp(model), "a cat", "in the style of chalk")
+
+
+def guider(
+    studio: Any,
+    adapter: StyleAdapter,
+    scales: Scales,
+    model: ModelPatcher | None = None,
+    strength: float = 1.0,
+    **scoped: Any,
+) -> TwoScaleGuider:
+    """StyleDrop Guider of a studio's texts, with an adapter in all blocks."""
+
+    def everywhere(known: Any) -> Scope:
+        return Scope(known.family.preset("all"), **scoped)
+
+    given = (model or studio.model, adapter, strength, everywhere, scales)
+    return styledrop_guider(*given, studio.positive, studio.negative)

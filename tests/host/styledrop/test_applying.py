@@ -147,6 +147,13 @@ def test_layers_have_the_names_that_diffusers_gives_them(kind: Family) -> None:
     assert len(read) > 100 and read == named
 
 
+def test_layers_of_a_masked_transformer_are_blocks_each() -> None:
+    layer = Layer.read("diffusion_model.transformer_layers.12.attn1.to_out.0")
+    assert layer == Layer("middle.12", "transformer_layers.12.attn1.to_out.0")
+    with pytest.raises(ValueError, match="'diffusion_model.time_embed.0' is no layer of an attention"):
+        Layer.read("diffusion_model.time_embed.0")
+
+
 def test_a_window_a_curve_or_a_mask_is_refused_for_a_lora(sd15: Studio) -> None:
     adapter = style_adapter(sd15.model, "lora")
     with pytest.raises(ValueError, match=r"start 0.2 and end 1 cannot hold .*tune a bottleneck, or take StyleDrop"):

@@ -12,7 +12,6 @@ from ...attention.references.trajectory import ModelStamp
 from .examples import Examples
 from .recipe import BETAS, TuningRecipe
 
-
 LARGEST_GRADIENT = 1.0
 """The norm to which the gradient of a step, over all of the adapter, is shortened."""
 

@@ -1,13 +1,12 @@
 """StyleDrop on the demo model: adapters tuned on one drawing each, what the two scales do, and a round of feedback.
 
-`python -m demo.styledrop` prints the table; `harness.library.use_library` comes first elsewhere.
+`python -m demo.tune` prints the table.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from .captions import SHAPE_WORDS, content_captions, shape_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
-from .page import Table, text_table
+from .page import Table
 from .probe import style_gained
 from .run import Shot
 from .study import GUIDANCE, NOISE_SEED, STEPS, Pairs, Setting, Study
@@ -30,18 +29,19 @@ if TYPE_CHECKING:
 TOPOLOGY = "SD 1.5"  # the other's colours come by convolutions, which no adapter of attention reaches
 TEXT_SCALE = GUIDANCE - 1
 STYLE_SCALES = (0.0, 1.0, 2.0)
-ROUND_SCALE = 2.0
-"""The style scale of rounds: equal to TEXT_SCALE, the two are CFG between the tuned side and the negative."""
+ROUND_SCALE = 1.0
+"""The style scale at which rounds are sampled and compared."""
 RECIPE: dict[str, Any] = {
     "form": "bottleneck",
     "width": 16,
-    "steps": 120,
-    "learning_rate": 0.05,
-    "batch": 4,
+    "batch": 2,
+    "flips": False,
     "gradient_checkpointing": False,
 }
-"""Of a TuningRecipe, in the blocks of the style."""
-ROUND_STEPS = 60
+"""Of a TuningRecipe, in the blocks of the style. Captions say where the figure is, which a flip would make wrong."""
+STAGES = ((160, 0.05), (80, 0.01))
+"""Steps and learning rates, one after the other: a high rate finds the style, a low one calms what that left."""
+ROUND_STAGES = ((60, 0.01),)
 """Of the second round, which goes on from the first."""
 CANDIDATE_SEED = 71
 PICKED = 4
@@ -64,9 +64,17 @@ class Adapters:
     """The adapters of a study's references, tuned when they are first asked for."""
 
     study: Study
-    recipe: dict[str, Any] = field(default_factory=lambda: RECIPE)
+    stages: Sequence[tuple[int, float]] = STAGES
     _first: dict[int, StyleAdapter] = field(default_factory=dict[int, Any])
     _second: dict[int, StyleAdapter] = field(default_factory=dict[int, Any])
+
+    @classmethod
+    def over(cls, references: int) -> Adapters:
+        """For the first references of `Pairs.draw`."""
+        pairs = Pairs.draw()
+        few = pairs.take(torch.arange(references * pairs.per_reference))
+        pairs = Pairs(few.asked, few.references, pairs.per_reference)
+        return cls(Study.open(TOPOLOGY, torch.float32, pairs))
 
     def reference(self, row: int) -> Scenes:
         """The reference of a row of the pairs."""
@@ -75,18 +83,20 @@ class Adapters:
     def first(self, row: int) -> StyleAdapter:
         """Tuned on the reference alone."""
         if row not in self._first:
-            self._first[row] = self._tune(Pictures.of(self.reference(row)), self.recipe)
+            self._first[row] = self._tune(Pictures.of(self.reference(row)), self.stages)
         return self._first[row]
 
     def second(self, row: int) -> StyleAdapter:
-        """The first, tuned on by a round of feedback: on the best by text among those whose style is above the middle."""
+        """The first, after a round of feedback."""
         if row not in self._second:
-            recipe = self.recipe | {"steps": ROUND_STEPS}
-            self._second[row] = self._tune(self.picks(row), recipe, self.first(row))
+            self._second[row] = self._tune(self.picks(row), ROUND_STAGES, self.first(row))
         return self._second[row]
 
     def picks(self, row: int) -> Pictures:
-        """Of two pictures of every shape, made with the first adapter, the PICKED that CLIP prefers."""
+        """Of two pictures of every shape, made with the first adapter, the best by text of the half with more style.
+
+        By text alone those that took up least of the style would be the best.
+        """
         from semblance.host.evaluation.clip_scores import STYLE, TEXT, score_pictures
         from semblance.metrics.picks import best
 
@@ -98,7 +108,7 @@ class Adapters:
         chosen = best(scores, PICKED, TEXT, {STYLE: middle})
         return Pictures(made[chosen], [captions[place] for place in chosen])
 
-    def _tune(self, on: Pictures, recipe: dict[str, Any], start: StyleAdapter | None = None) -> StyleAdapter:
+    def _tune(self, on: Pictures, stages: Sequence[tuple[int, float]], start: Any = None) -> StyleAdapter:
         from semblance.host.binding.model import map_model
         from semblance.host.styledrop.encoding import encode_examples
         from semblance.host.styledrop.recipe import TuningRecipe
@@ -106,8 +116,11 @@ class Adapters:
 
         demo = self.study.demo
         blocks = tuple(map_model(demo.model).family.preset("style"))
-        examples = encode_examples([on.pictures], on.captions, "", demo.clip, demo.vae, flips=True)
-        return tune(demo.model, examples, TuningRecipe(blocks, **recipe), start).adapter
+        examples = encode_examples([on.pictures], on.captions, "", demo.clip, demo.vae, flips=False)
+        for steps, rate in stages:
+            recipe = TuningRecipe(blocks, steps=steps, learning_rate=rate, **RECIPE)
+            start = tune(demo.model, examples, recipe, start).adapter
+        return start
 
 
 @torch.inference_mode()
@@ -116,7 +129,7 @@ def sample(study: Study, adapter: StyleAdapter, captions: Sequence[str], seed: i
     import comfy.sample
     import comfy.samplers
 
-    from semblance.attention.engine.scope import Scope, ScheduleWindow
+    from semblance.attention.engine.scope import ScheduleWindow, Scope
     from semblance.host.styledrop.guider import Scales, styledrop_guider
 
     model, latent = study.demo.model, torch.zeros(len(captions), 4, 16, 16)
@@ -195,23 +208,3 @@ TABLE_CAPTION = (
     f"means with 95 % intervals, resampled by reference. The text scale is {TEXT_SCALE:g}, so that a style scale of "
     f"{TEXT_SCALE:g} is CFG {GUIDANCE:g} with the adapter on the prompt's side, as InstantStyle is sampled."
 )
-
-
-def main() -> None:
-    from harness.library import ROOT, use_library
-
-    parser = argparse.ArgumentParser(prog="python -m demo.styledrop", description=__doc__)
-    parser.add_argument("--references", type=int, default=16, help="how many references, a tuning each")
-    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "output", help="folder for the sheet")
-    arguments = parser.parse_args()
-    use_library()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    study = Study.open(TOPOLOGY, torch.float32)
-    rows = torch.arange(arguments.references * study.pairs.per_reference)
-    adapters = Adapters(replace(study, pairs=replace(study.pairs.take(rows), per_reference=study.pairs.per_reference)))
-    print(text_table(table(adapters)))
-    print(f"The contact sheet is {sheet(adapters, arguments.output)}.")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,9 @@ from ...attention.references.trajectory import ModelStamp
 from .examples import Examples
 from .recipe import BETAS, TuningRecipe
 
+LARGEST_GRADIENT = 1.0
+"""The norm to which the gradient of a step, over all of the adapter, is shortened."""
+
 
 class AdapterWeights:
     """The weights of an adapter while it is tuned, and AdamW's moments of them."""
@@ -48,6 +51,8 @@ class AdapterWeights:
                 "No gradient comes through this model, so nothing can be learnt: its weights are quantised, or another "
                 "node computes its layers. Load the model in fp16, bf16 or fp32 and connect it straight to Tune Style."
             )
+        # Gradients at much noise are many times those of others, and AdamW would slow all steps down for them.
+        torch.nn.utils.clip_grad_norm_(self.tensors.values(), LARGEST_GRADIENT)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.done += 1

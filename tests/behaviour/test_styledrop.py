@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-import torch
 
 from semblance.demo.metrics import Measures, estimate
 from semblance.demo.probe import style_gained
-from semblance.demo.study import PER_REFERENCE, Pairs, Study
-from semblance.demo.styledrop import ROUND_SCALE, STYLE_SCALES, TOPOLOGY, Adapters, with_adapters
+from semblance.demo.study import PER_REFERENCE
+from semblance.demo.styledrop import ROUND_SCALE, STYLE_SCALES, Adapters, with_adapters
 
 pytestmark = pytest.mark.behaviour
 REFERENCES = 4
@@ -22,10 +21,8 @@ class Results:
     """Settings measured once each, over the first references of the demo."""
 
     def __init__(self) -> None:
-        few = Pairs.draw().take(torch.arange(REFERENCES * PER_REFERENCE))
-        study = Study.open(TOPOLOGY, torch.float32, Pairs(few.asked, few.references, PER_REFERENCE))
-        adapters = Adapters(study)
-        self.plain = study.plain()
+        adapters = Adapters.over(REFERENCES)
+        self.plain = adapters.study.plain()
         self.first = cache(lambda scale: with_adapters(adapters, scale)[1])
         self.second = cache(lambda: with_adapters(adapters, ROUND_SCALE, second=True)[1])
 

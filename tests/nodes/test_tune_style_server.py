@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from semblance.harness.server import ComfyUIServer, Prompt
+from semblance.harness.server import ComfyUIServer, History, Progress, Prompt
+from semblance.host.styledrop.adapter_files import CONTENTS
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -63,15 +64,35 @@ def tuning(**more: Any) -> Prompt:
     }
 
 
+def pictures_of(history: History, node_id: str) -> list[str]:
+    return [image["filename"] for image in history["outputs"][node_id]["images"]]
+
+
 def test_a_graph_tunes_and_shows_chart_previews_and_losses(comfyui: ComfyUIServer) -> None:
-    seen = []
-    import os
+    seen: list[Progress] = []
+    history = comfyui.run(tuning(), on_progress=seen.append)
+    assert len(pictures_of(history, "tune")) == len(pictures_of(history, "chart")) == 1
+    assert len(pictures_of(history, "previews")) == 4 and pictures_of(history, "graph")
+    (report,) = history["outputs"]["tune"]["text"]
+    assert "bottleneck of width 8 at 32 layers" in report and "4 steps, 4 in all" in report
+    assert max(at.maximum for at in seen if at.node_id == "tune") == 4
+    assert "Tuning takes about " in comfyui.log_tail
 
-    more = eval(os.environ.get("TUNE", "{}"))
-    history = comfyui.run(tuning(**more), on_progress=seen.append)
-    print(seen[-3:])
-    print(history)
-    import shutil
 
-    shutil.copytree(comfyui.base_directory / "output", "/tmp/tuned", dirs_exist_ok=True)
-    print(comfyui.log_tail)
+def test_a_tuned_lora_is_saved_opened_and_gone_on_with(comfyui: ComfyUIServer) -> None:
+    settings = {"form": "lora", "blocks": "custom", "blocks.names": "output.9, output.10", "preview_every": 0}
+    first = tuning(**settings)
+    for name in ("chart", "previews", "graph"):
+        del first[name]
+    first["save"] = node(
+        "SemblanceSaveStyleAdapter", style_adapter=["tune", 0], name="half", contents=CONTENTS[0], lora_file=True
+    )
+    comfyui.run(first)
+    second = {name: part for name, part in first.items() if name != "save"}
+    second["load"] = node("SemblanceLoadStyleAdapter", file="half.safetensors")
+    second["tune"]["inputs"]["continue_from"] = ["load", 0]
+    second["lora"] = node("LoraLoaderModelOnly", model=["demo", 0], lora_name="half.safetensors", strength_model=1.0)
+    second["sample"]["inputs"]["model"] = ["lora", 0]
+    second["chart"] = node("SaveImage", images=["tune", 2], filename_prefix="chart")
+    (report,) = comfyui.run(second)["outputs"]["tune"]["text"]
+    assert "lora of width 8 at 16 layers" in report and "4 steps, 8 in all" in report

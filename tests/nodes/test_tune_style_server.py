@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
-from semblance.harness.server import ComfyUIServer, History, Progress, Prompt
+import pytest
+
+from semblance.harness.server import ComfyUIServer, History, Progress, Prompt, PromptInterrupted
 from semblance.host.styledrop.adapter_files import CONTENTS
 
 
@@ -96,3 +99,14 @@ def test_a_tuned_lora_is_saved_opened_and_gone_on_with(comfyui: ComfyUIServer) -
     second["chart"] = node("SaveImage", images=["tune", 2], filename_prefix="chart")
     (report,) = comfyui.run(second)["outputs"]["tune"]["text"]
     assert "lora of width 8 at 16 layers" in report and "4 steps, 8 in all" in report
+
+
+def test_cancel_keeps_what_was_learnt(comfyui: ComfyUIServer) -> None:
+    def cancel(at: Progress) -> None:
+        if at.node_id == "tune" and at.value >= 2:
+            threading.Thread(target=comfyui.interrupt).start()
+
+    with pytest.raises(PromptInterrupted):
+        comfyui.run(tuning(steps=1000, preview_every=0), on_progress=cancel)
+    kept = comfyui.base_directory / "models" / "semblance" / "adapters" / "unfinished.safetensors"
+    assert kept.is_file() and "What was learnt is kept as 'unfinished.safetensors'" in comfyui.log_tail

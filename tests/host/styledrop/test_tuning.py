@@ -12,6 +12,8 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 
 from semblance.attention.adapters.style_adapter import FORMS, StyleAdapter
 from semblance.host.binding.model import add_patch, patches_on
@@ -258,3 +260,32 @@ def test_a_lora_on_the_model_is_part_of_what_is_tuned_against(model_of: Models) 
     model = with_lora(model_of())
     result: Tuned = tune(model, examples(), recipe(model))
     assert result.losses[0] != tune(model_of(), examples(), recipe(model)).losses[0]
+
+
+def as_the_node_compiles(model: ModelPatcher) -> ModelPatcher:
+    return TorchCompileModel.execute(model, "eager")[0]
+
+
+def as_an_object(model: ModelPatcher) -> ModelPatcher:
+    exchanged = model.clone()
+    exchanged.add_object_patch("diffusion_model", torch.compile(model.model.diffusion_model, backend="eager"))
+    return exchanged
+
+
+@pytest.mark.parametrize("compiling", [as_the_node_compiles, as_an_object])
+@each_form
+def test_a_compiled_model_is_tuned_as_it_was_written_and_stays_compiled(
+    model_of: Models, form: Any, compiling: Callable[[ModelPatcher], ModelPatcher]
+) -> None:
+    """What is compiled are the modules of the model itself, on which nothing may be tuned."""
+    model, pictures = model_of(), []
+
+    def look(step: TuningStep) -> bool:
+        pictures.append(sampled(step.model))
+        return True
+
+    settings = recipe(model, form=form, steps=2, learning_rate=0.1)
+    compiled = compiling(model)
+    found, plain = (tune(each, examples(), settings, on_step=look) for each in (compiled, model))
+    assert same(found.adapter, plain.adapter) and torch.equal(pictures[1], pictures[3])
+    assert compiled.get_all_wrappers(WrappersMP.APPLY_MODEL) or compiled.object_patches

@@ -40,9 +40,8 @@ class TuneStyle(io.ComfyNode):
             node_id="SemblanceTuneStyle",
             display_name="Tune Style",
             category=CATEGORY,
-            description="Learns a style from one picture or few: it tunes a small adapter, less than 1 % of the "
-            "model's weights, and leaves the model as it is. It shows the loss and preview pictures while it runs. "
-            "Cancel keeps what was learnt.",
+            description="Learns a style from one picture or few: it tunes a small adapter beside the frozen model, "
+            "which stays as it is. It shows the loss and preview pictures while it runs. Cancel keeps what was learnt.",
             search_aliases=[
                 "styledrop",
                 "train lora",

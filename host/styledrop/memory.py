@@ -65,9 +65,14 @@ def estimate(model: Any, examples: Sequence[Example], recipe: TuningRecipe) -> M
     layers = adapted_layers(model, recipe).values()
     parameters = sum(recipe.width * (layer.channels_in + layer.channels_out) for layer in layers)
     dtype = training_dtype(model)
-    widened = torch.empty((), dtype=dtype).element_size() / model.model.get_dtype().itemsize
-    weights = model.model_size() * max(widened, 1.0 if model.model.manual_cast_dtype is None else 0.0)
-    return MemoryEstimate(weights, parameters * ADAPTER_BYTES, activations(model, largest, recipe, dtype))
+    weights = model.model_size()
+    widened = weights * dtype.itemsize / model.model.get_dtype().itemsize
+    held = activations(model, largest, recipe, dtype)
+    if model.model.manual_cast_dtype is None:
+        weights = widened
+    elif not recipe.gradient_checkpointing:
+        held += widened  # weights as they are computed with wait for the gradients too
+    return MemoryEstimate(weights, parameters * ADAPTER_BYTES, held)
 
 
 def activations(model: Any, latent: torch.Tensor, recipe: TuningRecipe, dtype: torch.dtype) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from ..binding.model import patches_on
 
@@ -62,6 +64,7 @@ def deep_copy(model: Any) -> Any:
     """
     _check_copied(model)
     copy = model.clone(force_deepcopy=True)
+    _uncompile(copy)
     network = copy.model.diffusion_model
     network.requires_grad_(False).eval()
     _check_weights(network)
@@ -76,6 +79,14 @@ def _check_copied(model: Any) -> None:
             "Load it with a loader of ComfyUI (Load Checkpoint, Load Diffusion Model) instead of another pack's, such "
             "as GGUF."
         )
+
+
+def _uncompile(copy: Any) -> None:
+    """Takes off what stands for the modules of the model that was copied: they are compiled around those."""
+    copy.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    for name, replaced in list(copy.object_patches.items()):
+        if hasattr(replaced, "_orig_mod"):
+            del copy.object_patches[name]
 
 
 def _check_weights(network: Any) -> None:

@@ -8,7 +8,7 @@ from ...attention.adapters.style_adapter import StyleAdapter
 from ...version import VERSION
 from ..display import tell
 from ..files import UnwritableFile
-from .adapter_files import save_adapter
+from .adapter_files import CONTENTS, save_adapter
 
 NAME = "unfinished"
 
@@ -16,7 +16,7 @@ NAME = "unfinished"
 def keep_unfinished(adapter: StyleAdapter) -> None:
     """Writes an adapter beside those that were saved, and tells its name. It never hides why the tuning ended."""
     try:
-        file = save_adapter(adapter, NAME, VERSION, keep_state=True).name
+        file = save_adapter(adapter, NAME, VERSION, CONTENTS[0]).name
     except (UnwritableFile, OSError) as fault:
         logging.warning("Semblance: what was learnt until now could not be kept: %s", fault)
         return

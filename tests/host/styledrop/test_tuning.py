@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,18 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 
 from semblance.attention.adapters.style_adapter import FORMS, StyleAdapter
 from semblance.host.binding.model import add_patch, patches_on
+from semblance.host.styledrop.memory import estimate
 from semblance.host.styledrop.tuning import Tuned, TuningStep, tune
 from semblance.tests.support.endings import Fault, raise_fault, raise_interrupt
-from semblance.tests.support.speeds import slow
+from semblance.tests.support.speeds import slow, slow_but
 from semblance.tests.support.studio import relative_error
 from semblance.tests.tiny_models import Family, ksampler, make_conditioning, random_latent
+from semblance.tests.tiny_models.unets import base_model, patcher_around, unet_config
 
 from .conftest import examples, recipe
 
@@ -46,15 +51,16 @@ def sampled(model: Any, kind: Family = "sd15") -> torch.Tensor:
         return ksampler(model, positive, negative, random_latent(1, 8, 8), steps=2)
 
 
-@pytest.mark.parametrize("prediction", ["eps", slow("v"), slow("flow")])
-@each_form
+@pytest.mark.parametrize(
+    ("form", "prediction"), slow_but(itertools.product(FORMS, ("eps", "v", "flow")), [("bottleneck", "eps")])
+)
 def test_the_loss_falls_below_that_of_the_frozen_model(model_of: Models, form: Any, prediction: str) -> None:
     model = model_of("sd15", prediction)
-    settings = {"form": form, "blocks": "all", "width": 8, "steps": 24, "batch": 2}
+    settings = {"form": form, "blocks": "all", "width": 8, "steps": 16}
     frozen = tune(model, examples(), recipe(model, **settings | {"learning_rate": 1e-12})).losses
     tuned = tune(model, examples(), recipe(model, **settings | {"learning_rate": 2e-2})).losses
     assert tuned[0] == frozen[0]
-    assert sum(tuned[-8:]) < 0.9 * sum(frozen[-8:])
+    assert sum(tuned[-6:]) < 0.9 * sum(frozen[-6:])
 
 
 @pytest.mark.parametrize("kind", ["sd15", slow("sdxl")])
@@ -201,10 +207,9 @@ def test_flips_look_at_the_mirror_image_half_of_the_time(model_of: Models) -> No
     model, given = model_of(), examples()
     (example,) = given.each
     with_flips, without = (tune(model, given, recipe(model, flips=flips, steps=4)) for flips in (True, False))
-    same_steps = [a == b for a, b in zip(with_flips.losses[:1], without.losses[:1], strict=True)]
     none = replace(given, each=(replace(example, mirrored=None),))
     assert tune(model, none, recipe(model, steps=4)).losses == without.losses
-    assert with_flips.losses != without.losses and len(same_steps) == 1
+    assert with_flips.losses != without.losses
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -218,6 +223,24 @@ def test_a_model_in_half_precision_is_tuned_by_an_adapter_in_float32(
     assert {tensor.dtype for tensor in result.adapter.tensors.values()} == {torch.float32}
     assert result.losses == pytest.approx(single.losses, rel=0.05)
     assert model.model.get_dtype() == dtype
+
+
+@each_form
+def test_a_model_in_fp8_is_tuned_as_the_host_casts_it(model_of: Models, form: Any) -> None:
+    def build(disable_dynamic: bool = False) -> ModelPatcher:
+        model = base_model("sd15", unet_config("sd15"), torch.float8_e4m3fn, cast=torch.float32)
+        weights = model_of().model.diffusion_model.state_dict()
+        with torch.no_grad():
+            for name, weight in model.diffusion_model.named_parameters():
+                weight.copy_(weights[name].to(weight.dtype))
+        return patcher_around(model)
+
+    model = build()
+    model.cached_patcher_init = (build, ())
+    losses = tune(model, examples(), recipe(model, form=form)).losses
+    assert losses == pytest.approx(tune(model_of(), examples(), recipe(model, form=form)).losses, rel=0.05)
+    kept, twice = (estimate(model, examples().each, recipe(model, gradient_checkpointing=on)) for on in (False, True))
+    assert kept.activations - twice.activations > 4 * model.model_size() and kept.weights == model.model_size()
 
 
 def test_it_runs_where_comfyui_runs_nodes(model_of: Models) -> None:
@@ -237,3 +260,32 @@ def test_a_lora_on_the_model_is_part_of_what_is_tuned_against(model_of: Models) 
     model = with_lora(model_of())
     result: Tuned = tune(model, examples(), recipe(model))
     assert result.losses[0] != tune(model_of(), examples(), recipe(model)).losses[0]
+
+
+def as_the_node_compiles(model: ModelPatcher) -> ModelPatcher:
+    return TorchCompileModel.execute(model, "eager")[0]
+
+
+def as_an_object(model: ModelPatcher) -> ModelPatcher:
+    exchanged = model.clone()
+    exchanged.add_object_patch("diffusion_model", torch.compile(model.model.diffusion_model, backend="eager"))
+    return exchanged
+
+
+@pytest.mark.parametrize("compiling", [as_the_node_compiles, as_an_object])
+@each_form
+def test_a_compiled_model_is_tuned_as_it_was_written_and_stays_compiled(
+    model_of: Models, form: Any, compiling: Callable[[ModelPatcher], ModelPatcher]
+) -> None:
+    """What is compiled are the modules of the model itself, on which nothing may be tuned."""
+    model, pictures = model_of(), []
+
+    def look(step: TuningStep) -> bool:
+        pictures.append(sampled(step.model))
+        return True
+
+    settings = recipe(model, form=form, steps=2, learning_rate=0.1)
+    compiled = compiling(model)
+    found, plain = (tune(each, examples(), settings, on_step=look) for each in (compiled, model))
+    assert same(found.adapter, plain.adapter) and torch.equal(pictures[1], pictures[3])
+    assert compiled.get_all_wrappers(WrappersMP.APPLY_MODEL) or compiled.object_patches

@@ -26,11 +26,11 @@ from semblance.host.files import UnreadableFile
 from semblance.host.masked.loading import MaskedFiles, MaskedParts, load_masked
 from semblance.host.masked.sampler import MaskSchedule, masked_sampler
 from semblance.tests.support.amused import CODEBOOK, PIXELS, Amused
+from semblance.tests.support.amused_runs import NEGATIVE, POSITIVE, sampled
 from semblance.tests.support.frozen_cases import furthest
 from semblance.tests.tiny_models import make_unet, make_vae
 
 from .conftest import Pair
-from .test_pipelines import NEGATIVE, POSITIVE, sampled
 
 Change = Callable[[dict[str, Tensor]], Any]
 

@@ -23,9 +23,9 @@ from semblance.host.binding.run import Run
 from semblance.host.identity import subject_stamp
 from semblance.host.masked.sampler import MaskSchedule, masked_sampler
 from semblance.tests.support.amused import CODEBOOK, TRANSFORMER
+from semblance.tests.support.amused_runs import NEGATIVE, POSITIVE, sampled
 
 from .conftest import Pair
-from .test_pipelines import NEGATIVE, POSITIVE, sampled
 
 LAYERS: int = TRANSFORMER["num_hidden_layers"]
 CHANNELS: int = TRANSFORMER["hidden_size"]

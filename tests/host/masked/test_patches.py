@@ -216,8 +216,8 @@ class ThreeSides(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:
         sides = [self.conds[name] for name in ("positive", "base", "negative")]
-        predicted = comfy.samplers.calc_cond_batch(self.inner_model, sides, x, timestep, model_options)
-        return two_scale_guidance(*predicted, *self.scales)
+        tuned, base, other = comfy.samplers.calc_cond_batch(self.inner_model, sides, x, timestep, model_options)
+        return two_scale_guidance(tuned, base, other, *self.scales)
 
 
 def three_sides(model: Any) -> Tensor:

@@ -23,7 +23,7 @@ class MaskedTuning:
         model: Any,
         latents: Tensor,
         conditioning: Mapping[str, Any],
-        transformer_options: dict[str, Any],
+        transformer_options: Mapping[str, Any],
         generator: torch.Generator,
     ) -> Tensor:
         """The loss of `model` on one-hot `latents` (rows, codebook, height, width), a scalar with its gradient.
@@ -39,5 +39,6 @@ class MaskedTuning:
         shown, masked = mask_for_tuning(tokens, share, order, codebook)
         one = one_hot(shown.reshape(rows, height, width), codebook, latents.dtype)
         level = masked.to(latents.dtype).mean(dim=1)
-        logits = model.apply_model(one, level, transformer_options=transformer_options, **conditioning)
+        options = {**transformer_options, "sigmas": level, "cond_or_uncond": [0]}
+        logits = model.apply_model(one, level, transformer_options=options, **conditioning)
         return masked_cross_entropy(logits.flatten(2).mT, tokens, masked, self.smoothing)

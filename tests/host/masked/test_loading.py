@@ -7,8 +7,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import comfy.utils
 import latent_preview
 import pytest
@@ -25,12 +27,12 @@ from semblance.host.binding.model import map_unet
 from semblance.host.files import UnreadableFile
 from semblance.host.masked.loading import MaskedFiles, MaskedParts, load_masked
 from semblance.host.masked.sampler import MaskSchedule, masked_sampler
-from semblance.tests.support.amused import CODEBOOK, PIXELS, Amused
+from semblance.tests.support.amused import CODEBOOK, PIXELS, TRANSFORMER, Amused
+from semblance.tests.support.amused_runs import NEGATIVE, POSITIVE, sampled
 from semblance.tests.support.frozen_cases import furthest
 from semblance.tests.tiny_models import make_unet, make_vae
 
 from .conftest import Pair
-from .test_pipelines import NEGATIVE, POSITIVE, sampled
 
 Change = Callable[[dict[str, Tensor]], Any]
 
@@ -259,3 +261,53 @@ def test_a_run_that_is_cut_in_two_ends_with_every_token(pair: Pair) -> None:
 def test_the_decoder_of_muse_finds_every_token(pair: Pair, cfg: float) -> None:
     made = sampled(pair[1], cfg, MaskSchedule(6, (4.5, 0.0), "MUSE"), 6)
     assert torch.equal(made.sum(dim=1), torch.ones(2, 8, 4))
+
+
+# What other nodes do
+
+
+def test_guidance_and_its_hooks_see_logits_as_they_are(pair: Pair) -> None:
+    model = pair[1].model.clone()
+    seen: list[dict[str, Any]] = []
+    model.set_model_sampler_post_cfg_function(lambda told: (seen.append(told), told["denoised"])[1])
+    sample(model, SCHEDULE.sigmas())
+    first = seen[0]
+    sides = first["cond_denoised"], first["uncond_denoised"]
+    assert torch.allclose(first["denoised"], sides[1] + (sides[0] - sides[1]) * 1.0, atol=1e-5)
+    amused = pair[0]
+    micro = torch.tensor([[16, 16, 0, 0, 6]])
+    with torch.no_grad():
+        masked = torch.full((1, 4, 4), CODEBOOK + 3)
+        expected = amused.transformer(masked, POSITIVE.context, POSITIVE.pooled, micro)
+    assert furthest(sides[0], expected) <= 1e-4
+
+
+def test_a_lora_by_comfyuis_names_acts(pair: Pair) -> None:
+    model = pair[1].model
+    name, width = "diffusion_model.transformer_layers.2.ff.net.2", TRANSFORMER["intermediate_size"]
+    generator = torch.Generator().manual_seed(1)
+    down, up = torch.randn(2, width, generator=generator), torch.randn(48, 2, generator=generator)
+    lora = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    changed, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+    assert len(changed.patches) == 1
+    latent = torch.zeros(2, CODEBOOK, 8, 4)
+    guiders = [guider_of(each) for each in (model, changed)]
+    sigmas, sampler = SCHEDULE.sigmas(), masked_sampler(SCHEDULE)
+    pictures = [guider.sample(latent, latent, sampler, sigmas, disable_pbar=True, seed=1) for guider in guiders]
+    assert not torch.equal(*pictures)
+    again = guider_of(model).sample(latent, latent, sampler, sigmas, disable_pbar=True, seed=1)
+    assert torch.equal(again, pictures[0])
+
+
+def test_an_interrupt_stops_it(pair: Pair) -> None:
+    steps: list[int] = []
+
+    def stopping(step: int, *_: Any) -> None:
+        steps.append(step)
+        comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        guider_of(pair[1].model).sample(
+            LATENT, LATENT, masked_sampler(SCHEDULE), SCHEDULE.sigmas(), callback=stopping, disable_pbar=True, seed=1
+        )
+    assert steps == [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -17,15 +18,17 @@ from semblance.attention.engine.call import AttentionCall, AttentionSite
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.patch import Attend, AttentionPatch
 from semblance.attention.functional.bottleneck import bottleneck
+from semblance.attention.functional.two_scales import two_scale_guidance
 from semblance.host.binding.describe import describe
 from semblance.host.binding.model import add_patch, map_model
 from semblance.host.binding.run import Run
 from semblance.host.identity import subject_stamp
+from semblance.host.masked.loading import MaskedFiles, load_masked
 from semblance.host.masked.sampler import MaskSchedule, masked_sampler
-from semblance.tests.support.amused import CODEBOOK, TRANSFORMER
+from semblance.tests.support.amused import CODEBOOK, TRANSFORMER, Amused
+from semblance.tests.support.amused_runs import NEGATIVE, POSITIVE, sampled
 
 from .conftest import Pair
-from .test_pipelines import NEGATIVE, POSITIVE, sampled
 
 LAYERS: int = TRANSFORMER["num_hidden_layers"]
 CHANNELS: int = TRANSFORMER["hidden_size"]
@@ -58,11 +61,10 @@ def with_bottlenecks(model: Any, strength: float = 1.0, sites: Sequence[Attentio
     return add_patch(model, patch), patch.met
 
 
-def run(model: Any, cfg: float = 4.0, roles: Sequence[str] = ("positive", "negative")) -> Tensor:
+def run(model: Any, cfg: float = 4.0) -> Tensor:
     """The logits of the first step and the latent at the end."""
     guider = comfy.samplers.CFGGuider(model)
-    texts = {"positive": POSITIVE.conditioning, "negative": NEGATIVE.conditioning}
-    guider.inner_set_conds({role: texts[role] for role in roles})
+    guider.set_conds(POSITIVE.conditioning, NEGATIVE.conditioning)
     guider.set_cfg(cfg)
     first: list[Tensor] = []
     predict = guider.predict_noise
@@ -205,6 +207,43 @@ def test_show_patches_and_the_stamp_know_the_family(pair: Pair) -> None:
     assert "Another node" not in told
     stamp = subject_stamp(model)
     assert stamp.family == "aMUSEd" and stamp == subject_stamp(model.clone())
+
+
+class ThreeSides(comfy.samplers.CFGGuider):
+    """StyleDrop's guidance of the tuned, the base and the unconditional side, asked for in one call."""
+
+    scales = 0.0, 3.0
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:
+        sides = [self.conds[name] for name in ("positive", "base", "negative")]
+        tuned, base, other = comfy.samplers.calc_cond_batch(self.inner_model, sides, x, timestep, model_options)
+        return two_scale_guidance(tuned, base, other, *self.scales)
+
+
+def three_sides(model: Any) -> Tensor:
+    guider = ThreeSides(model)
+    texts = {"positive": POSITIVE.conditioning, "base": POSITIVE.conditioning, "negative": NEGATIVE.conditioning}
+    guider.inner_set_conds(texts)
+    latent = torch.zeros(2, CODEBOOK, 6, 4)
+    return guider.sample(latent, latent, masked_sampler(SCHEDULE), SCHEDULE.sigmas(), disable_pbar=True, seed=1)
+
+
+def test_two_scales_without_a_tuning_are_cfg(pair: Pair) -> None:
+    """At a style scale of 0, the text scale w - 1 is CFG w; patches see which side each row is of."""
+    model = pair[1].model
+    assert torch.equal(three_sides(model).flatten(), run(model, cfg=4.0)[-2 * CODEBOOK * 24 :])
+    patched, met = with_bottlenecks(model)
+    three_sides(patched)
+    assert {frozenset(roles) for _, roles, *_ in met} == {frozenset({"positive", "base", "negative"})}
+
+
+def test_a_patch_keeps_half_precision(tmp_path: Path) -> None:
+    files = Amused.of("512").files(tmp_path)
+    named = MaskedFiles(files["diffusion_models"], files["vae"], files["text_encoders"], torch.float16)
+    model = load_masked(named).model
+    patched, _ = with_bottlenecks(model)
+    half, plain = run(patched), run(model)
+    assert torch.isfinite(half).all() and not torch.equal(half, plain)
 
 
 def test_the_same_seed_gives_the_same_picture(pair: Pair) -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from semblance.attention.functional.masked_tokens import mask_for_tuning, masked_cross_entropy, one_hot
 from semblance.tests.support.amused import CODEBOOK, PIXELS, VOCABULARY
+from semblance.tests.support.amused_runs import HEIGHT, POSITIVE, WIDTH
 
 from .conftest import Pair
-from .test_pipelines import HEIGHT, POSITIVE, WIDTH
 
 ROWS = 2
 

@@ -21,13 +21,10 @@ import comfy.utils
 import torch
 
 from .files import DEMO_MODELS, UnreadableFile
-from .masked.loading import MaskedFiles, load_masked
 from .styledrop.objective import diffusion_loss
 
 Topology = Literal["SDXL", "SD 1.5"]
 TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
-MASKED = "masked transformer"
-"""The choice of Load Demo Model beside the topologies of UNets."""
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
 STARTS = 1 / 4
 """The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
@@ -55,17 +52,6 @@ def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
     vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
     return DemoModel(model, clip, vae, load_demo_encoder())
-
-
-def load_masked_demo() -> DemoModel:
-    """The masked transformer with its VQ model, and the encoders of the other demo models. Raises like `load_demo`."""
-    files = [DEMO_MODELS / f"{name}.safetensors" for name in ("masked_transformer", "vq", "text_encoder")]
-    try:
-        parts = load_masked(MaskedFiles(*files))
-    except (UnreadableFile, OSError) as fault:
-        name = next((file.stem for file in files if not file.exists() or file.name in str(fault)), files[0].stem)
-        raise _damaged(name) from fault
-    return DemoModel(parts.model, parts.clip, parts.vae, load_demo_encoder())
 
 
 def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.demo_models import MASKED, TOPOLOGIES, load_demo, load_masked_demo
+from ..host.demo_models import TOPOLOGIES, load_demo
 from .inputs import CATEGORY
 
 
@@ -26,10 +26,9 @@ class LoadDemo(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "topology",
-                    options=[*TOPOLOGIES, MASKED],
+                    options=list(TOPOLOGIES),
                     tooltip="The family whose blocks the model has, at small widths. Each has its own IP-Adapters in "
-                    "Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15. The masked transformer has aMUSEd's "
-                    "layout: it finds tokens, takes Masked Sampler in place of KSampler, and is there for StyleDrop.",
+                    "Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15.",
                 )
             ],
             outputs=[
@@ -46,5 +45,5 @@ class LoadDemo(io.ComfyNode):
 
     @classmethod
     def execute(cls, topology: Any) -> io.NodeOutput:
-        demo = load_masked_demo() if topology == MASKED else load_demo(topology)
+        demo = load_demo(topology)
         return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)

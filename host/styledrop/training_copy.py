@@ -9,9 +9,11 @@ from typing import Any
 import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 from ..binding.model import patches_on
+
+COMPILED = "torch.compile"
+"""By this name ComfyUI keeps what Torch Compile puts around the modules of a model."""
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def _check_copied(model: Any) -> None:
 
 def _uncompile(copy: Any) -> None:
     """Takes off what stands for the modules of the model that was copied: they are compiled around those."""
-    copy.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    copy.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILED)
     for name, replaced in list(copy.object_patches.items()):
         if hasattr(replaced, "_orig_mod"):
             del copy.object_patches[name]

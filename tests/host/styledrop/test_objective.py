@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_those_of_a_page_of_plain_torch(
 
 def test_every_noise_level_of_the_schedule_is_drawn_and_none_beyond_it(model_of: Callable[..., ModelPatcher]) -> None:
     for prediction in ("eps", "flow"):
-        sampling = model_of("sd15", prediction).get_model_object("model_sampling")
+        sampling: Any = model_of("sd15", prediction).get_model_object("model_sampling")
         levels = noise_levels(sampling, 4000, torch.Generator().manual_seed(0))
         assert float(sampling.sigma_min) <= levels.min() and levels.max() <= float(sampling.sigma_max) * (1 + 1e-6)
         timesteps = sampling.timestep(levels)

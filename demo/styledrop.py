@@ -83,13 +83,13 @@ class Adapters:
     def first(self, row: int) -> StyleAdapter:
         """Tuned on the reference alone."""
         if row not in self._first:
-            self._first[row] = self._tune(Pictures.of(self.reference(row)), self.stages)
+            self._first[row] = self._tune(row, Pictures.of(self.reference(row)), self.stages)
         return self._first[row]
 
     def second(self, row: int) -> StyleAdapter:
         """The first, after a round of feedback."""
         if row not in self._second:
-            self._second[row] = self._tune(self.picks(row), ROUND_STAGES, self.first(row))
+            self._second[row] = self._tune(row, self.picks(row), ROUND_STAGES, self.first(row))
         return self._second[row]
 
     def picks(self, row: int) -> Pictures:
@@ -108,7 +108,8 @@ class Adapters:
         chosen = best(scores, PICKED, TEXT, {STYLE: middle})
         return Pictures(made[chosen], [captions[place] for place in chosen])
 
-    def _tune(self, on: Pictures, stages: Sequence[tuple[int, float]], start: Any = None) -> StyleAdapter:
+    def _tune(self, row: int, on: Pictures, stages: Sequence[tuple[int, float]], start: Any = None) -> StyleAdapter:
+        """Each row with a seed of its own: what an adapter is like depends on its draws, too."""
         from semblance.host.binding.model import map_model
         from semblance.host.styledrop.encoding import encode_examples
         from semblance.host.styledrop.recipe import TuningRecipe
@@ -118,7 +119,7 @@ class Adapters:
         blocks = tuple(map_model(demo.model).family.preset("style"))
         examples = encode_examples([on.pictures], on.captions, "", demo.clip, demo.vae, flips=False)
         for steps, rate in stages:
-            recipe = TuningRecipe(blocks, steps=steps, learning_rate=rate, **RECIPE)
+            recipe = TuningRecipe(blocks, steps=steps, learning_rate=rate, seed=1 + row, **RECIPE)
             start = tune(demo.model, examples, recipe, start).adapter
         return start
 

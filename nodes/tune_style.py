@@ -11,7 +11,6 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..attention.adapters.style_adapter import StyleAdapter
-from ..attention.families.family import STYLE
 from ..host.binding.model import ModelMap, map_model
 from ..host.conditioning import text_for
 from ..host.display import show_text
@@ -26,9 +25,16 @@ from ..host.styledrop.tuning import tune
 from ..host.styledrop.unfinished import keep_unfinished
 from ..host.styledrop.watch import Watch, report_of
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, custom_blocks, missing_choice
+from .inputs import CATEGORY, missing_choice
 from .parsing import read_captions
-from .tuning_inputs import BLOCKS, picture_inputs, preview_inputs, training_inputs, tuned_layers_inputs
+from .tuning_inputs import (
+    BLOCKS,
+    picture_inputs,
+    preview_inputs,
+    read_tuned_blocks,
+    training_inputs,
+    tuned_layers_inputs,
+)
 
 
 class TuneStyle(io.ComfyNode):
@@ -59,7 +65,8 @@ class TuneStyle(io.ComfyNode):
                 io.Custom("LOSS_MAP").Output("losses", tooltip="The loss of every step, for Plot Loss Graph."),
                 io.Image.Output("chart", tooltip="The losses as a chart. Also on the node."),
                 io.Image.Output(
-                    "previews", tooltip="The pictures sampled on the way, in order; the last ones are best."
+                    "previews",
+                    tooltip="The pictures sampled on the way, in order; the last ones are of the finished adapter.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -134,11 +141,8 @@ class Asked:
         return cls(blocks=blocks, content_words=read_captions(listed("content_words")), **lists, **singles)
 
     def recipe(self, model_map: ModelMap) -> TuningRecipe:
-        chosen = self.blocks["blocks"]
-        names = self.blocks.get("names") or ""
-        weights = custom_blocks(names, model_map, STYLE) if chosen == CUSTOM else model_map.family.preset(chosen)
         return TuningRecipe(
-            blocks=tuple(block for block in model_map.family.blocks if weights.get(block)),
+            blocks=read_tuned_blocks(self.blocks, model_map),
             form=self.form,
             width=self.width,
             steps=self.steps,

@@ -15,38 +15,10 @@ from semblance.host.binding.model import add_patch, map_model
 from semblance.host.styledrop.adapter_files import load_adapter
 from semblance.host.styledrop.loss_chart import draw_losses, loss_map
 from semblance.host.styledrop.training_copy import deep_copy
-from semblance.nodes.tune_style import TuneStyle
-from semblance.tests.support.graphs import picture, run
+from semblance.tests.support.graphs import picture
+from semblance.tests.support.style_tunings import MODEL, tune_style
 from semblance.tests.support.toy_patches import Sharpen
-from semblance.tests.tiny_models import make_clip, make_conditioning, make_unet, make_vae, random_latent
-
-MODEL, CLIP, VAE = make_unet("sd15"), make_clip("sd15"), make_vae()
-DEFAULTS: dict[str, Any] = {
-    "content_words": "a fox",
-    "style_words": "in pencil",
-    "form": "bottleneck",
-    "width": 4,
-    "blocks": {"blocks": "style"},
-    "steps": 2,
-    "learning_rate": 0.01,
-    "batch": 1,
-    "seed": 0,
-    "flips": True,
-    "gradient_checkpointing": False,
-    "weight_decay": 0.0,
-    "preview_every": 0,
-    "preview_prompt": "",
-    "preview_cfg": 4.0,
-}
-
-
-def tune_style(model: Any = MODEL, **inputs: Any) -> Any:
-    """The NodeOutput, by the node as ComfyUI calls it: with every input as a list."""
-    lists = {"pictures", "latents", "conditioning"}
-    given = {"pictures": [picture(height=64, width=64)], "clip": CLIP, "vae": VAE, **DEFAULTS, **inputs}
-    listed = {name: value if name in lists else [value] for name, value in given.items() if value is not None}
-    listed["blocks"] = {name: [value] for name, value in given["blocks"].items()}
-    return run(TuneStyle, model=[model], **listed)
+from semblance.tests.tiny_models import make_conditioning, make_unet, make_vae, random_latent
 
 
 def test_a_picture_becomes_an_adapter_with_its_losses_and_a_chart() -> None:

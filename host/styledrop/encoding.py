@@ -47,8 +47,8 @@ def given_examples(
     """
     if any("noise_mask" in latent for latent in latents):
         raise ValueError(
-            "A latent comes with a noise mask, but all of a picture is learnt from. Encode the picture with VAE Encode, "
-            "without Set Latent Noise Mask; crop it to the part that is to be learnt."
+            "A latent comes with a noise mask, but all of a picture is learnt from. Encode the picture with VAE "
+            "Encode, without Set Latent Noise Mask; crop it to the part that is to be learnt."
         )
     each = [sample for latent in latents for sample in latent["samples"]]
     entries = [[entry] for conditioning in conditionings for entry in conditioning]

@@ -105,8 +105,8 @@ def check_examples(model: Any, examples: Sequence[Example]) -> None:
         found = tuple(example.latent.shape)
         if len(found) != 3:
             raise ValueError(
-                f"A latent has {len(found) + 1} dimensions; expected 4, of pictures. It may be of a video model: encode "
-                "the pictures with the model's own VAE."
+                f"A latent has {len(found) + 1} dimensions; expected 4, of pictures. It may be of a video model: "
+                "encode the pictures with the model's own VAE."
             )
         if found[0] != channels:
             raise ValueError(
@@ -131,13 +131,13 @@ def check_text(model: Any, conditioning: Conditioning) -> None:
     read, pooled_read = map_model(model).text_width, _pooled_width(model.model)
     (context, extras), *_ = conditioning
     pooled = extras.get("pooled_output")
-    width, pooled_width = context.shape[-1], 0 if pooled is None else pooled.shape[-1]
+    width, pooled_width = 0 if context is None else context.shape[-1], 0 if pooled is None else pooled.shape[-1]
     if width != read or (pooled_read and pooled_width != pooled_read):
         beside = f" with a pooled text of {pooled_read}" if pooled_read else ""
         found = f" and {pooled_width or 'no pooled text'}" if pooled_read else ""
         raise ValueError(
-            f"The model reads text of {read} channels{beside}, but a caption has {width}{found}: it comes from the CLIP "
-            "of another kind of model. Encode the captions with the model's own CLIP."
+            f"The model reads text of {read} channels{beside}, but a caption has {width}{found}: it comes from the "
+            "CLIP of another kind of model. Encode the captions with the model's own CLIP."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from semblance.host.binding.model import add_patch, map_model
 from semblance.host.styledrop.adapter_files import load_adapter
 from semblance.host.styledrop.loss_chart import draw_losses, loss_map
 from semblance.host.styledrop.training_copy import deep_copy
-from semblance.tests.support.graphs import picture
-from semblance.tests.support.style_tunings import MODEL, tune_style
+from semblance.nodes.tune_style import TuneStyle
+from semblance.tests.support.graphs import picture, run
+from semblance.tests.support.style_tunings import CLIP, DEFAULTS, MODEL, VAE, tune_style
 from semblance.tests.support.toy_patches import Sharpen
 from semblance.tests.tiny_models import make_conditioning, make_unet, make_vae, random_latent
 
@@ -170,6 +172,20 @@ def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(case: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
         tune_style(**make())
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 3), ("clip", CLIP), ("vae", VAE), ("model", MODEL)])
+def test_a_list_is_refused_where_one_value_is_taken(name: str, value: Any) -> None:
+    given = {"pictures": [picture(height=64, width=64)], **{key: [one] for key, one in DEFAULTS.items()}}
+    given |= {"model": [MODEL], "blocks": {"blocks": ["style"]}, name: [value, value]}
+    with pytest.raises(ValueError, match=f"The input '{name}' was given a list of 2 values"):
+        run(TuneStyle, **given)
+
+
+def test_a_start_without_its_state_is_told_of_on_the_node() -> None:
+    start = replace(tune_style(steps=1)[0], state=None)
+    (report,) = tune_style(steps=1, continue_from=start).ui["text"]
+    assert "1 steps, 2 in all" in report and "holds no tuning state, so the optimiser begins anew" in report
 
 
 def test_a_model_that_cannot_be_loaded_again_is_refused() -> None:

@@ -11,13 +11,13 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..attention.adapters.style_adapter import StyleAdapter
-from ..attention.families.family import STYLE
 from ..host.binding.model import ModelMap, map_model
 from ..host.conditioning import text_for
 from ..host.display import show_text
 from ..host.pictures import tensor_of
 from ..host.styledrop.encoding import caption, encode_examples, encode_text, given_examples
 from ..host.styledrop.examples import Examples
+from ..host.styledrop.going_on import differences
 from ..host.styledrop.loss_chart import draw_losses, loss_map
 from ..host.styledrop.memory import estimate, said_before
 from ..host.styledrop.previews import Preview
@@ -26,9 +26,16 @@ from ..host.styledrop.tuning import tune
 from ..host.styledrop.unfinished import keep_unfinished
 from ..host.styledrop.watch import Watch, report_of
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, custom_blocks, missing_choice
+from .inputs import CATEGORY, missing_choice
 from .parsing import read_captions
-from .tuning_inputs import BLOCKS, picture_inputs, preview_inputs, training_inputs, tuned_layers_inputs
+from .tuning_inputs import (
+    BLOCKS,
+    picture_inputs,
+    preview_inputs,
+    read_tuned_blocks,
+    training_inputs,
+    tuned_layers_inputs,
+)
 
 
 class TuneStyle(io.ComfyNode):
@@ -59,7 +66,8 @@ class TuneStyle(io.ComfyNode):
                 io.Custom("LOSS_MAP").Output("losses", tooltip="The loss of every step, for Plot Loss Graph."),
                 io.Image.Output("chart", tooltip="The losses as a chart. Also on the node."),
                 io.Image.Output(
-                    "previews", tooltip="The pictures sampled on the way, in order; the last ones are best."
+                    "previews",
+                    tooltip="The pictures sampled on the way, in order; the last ones are of the finished adapter.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -72,17 +80,19 @@ class TuneStyle(io.ComfyNode):
         return missing_choice({"blocks": BLOCKS}, blocks=blocks)
 
     @classmethod
-    def execute(cls, model: list[Any], **given: Any) -> io.NodeOutput:
+    def execute(cls, **given: Any) -> io.NodeOutput:
         asked = Asked.read(given)
-        recipe = asked.recipe(map_model(model[0]))
+        model = asked.model
+        recipe = asked.recipe(map_model(model))
         examples = asked.examples()
-        memory = estimate(model[0], examples.each, recipe)
-        said = said_before(memory, model[0].load_device)
+        memory = estimate(model, examples.each, recipe)
+        notes = differences(asked.continue_from, recipe)
+        said = "\n".join((said_before(memory, model.load_device, recipe), *notes))
         logging.info("Semblance: %s", said)
-        preview = asked.preview(model[0], examples)
+        preview = asked.preview(model, examples)
         watch = Watch(cls.hidden.unique_id, said, recipe.steps, asked.preview_every, preview)
-        tuned = tune(model[0], examples, recipe, asked.continue_from, watch.after, keep_unfinished)
-        report = report_of(tuned, model[0], memory)
+        tuned = tune(model, examples, recipe, asked.continue_from, watch.after, keep_unfinished)
+        report = "\n".join((report_of(tuned, model, memory), *notes))
         show_text(cls.hidden.unique_id, report)
         first = tuned.adapter.state.step - len(tuned.losses) + 1 if tuned.adapter.state else 1
         chart = tensor_of(draw_losses(tuned.losses, first))
@@ -94,6 +104,7 @@ class TuneStyle(io.ComfyNode):
 class Asked:
     """The inputs, of which lists stay lists and the others are single."""
 
+    model: Any
     pictures: list[Tensor]
     clip: Any
     vae: Any
@@ -123,22 +134,27 @@ class Asked:
         def listed(name: str) -> list[Any]:
             return [one for one in given.get(name) or () if one is not None]
 
+        def single(name: str, values: Any) -> Any:
+            found = [one for one in values or () if one is not None] if isinstance(values, list | tuple) else [values]
+            if len(found) > 1:
+                raise ValueError(
+                    f"The input '{name}' was given a list of {len(found)} values; Tune Style takes one there. Connect "
+                    "a single value."
+                )
+            return found[0] if found else None
+
         lists = {name: listed(name) for name in ("pictures", "latents", "conditioning")}
         singles = {
-            name: (listed(name) or [None])[0]
+            name: single(name, given.get(name))
             for name in cls.__dataclass_fields__
             if name not in (*lists, "blocks", "content_words")
         }
-        blocks = given["blocks"]
-        blocks = {name: value[0] if isinstance(value, list) else value for name, value in blocks.items()}
+        blocks = {name: single(name, value) for name, value in given["blocks"].items()}
         return cls(blocks=blocks, content_words=read_captions(listed("content_words")), **lists, **singles)
 
     def recipe(self, model_map: ModelMap) -> TuningRecipe:
-        chosen = self.blocks["blocks"]
-        names = self.blocks.get("names") or ""
-        weights = custom_blocks(names, model_map, STYLE) if chosen == CUSTOM else model_map.family.preset(chosen)
         return TuningRecipe(
-            blocks=tuple(block for block in model_map.family.blocks if weights.get(block)),
+            blocks=read_tuned_blocks(self.blocks, model_map),
             form=self.form,
             width=self.width,
             steps=self.steps,
@@ -157,7 +173,7 @@ class Asked:
                 "Pictures and latents are both connected, so it is not clear which to tune on. Disconnect one of them."
             )
         if self.latents:
-            return given_examples(self.latents, self.conditioning)
+            return given_examples(self.latents, self.conditioning, self.style_words)
         if self.pictures and (self.clip is None or self.vae is None):
             missing = "CLIP" if self.clip is None else "VAE"
             raise ValueError(f"To tune on pictures a {missing} is needed. Connect that of the model's checkpoint.")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..attention.adapters.style_adapter import FORMS
 from ..attention.families import PRESETS
+from ..attention.families.family import STYLE
+from ..host.binding.model import ModelMap
 from ..host.styledrop.recipe import LARGEST_SEED
 from . import sockets
-from .inputs import CUSTOM
+from .inputs import CUSTOM, custom_blocks
 
 BLOCKS = ("all", *(preset for preset in PRESETS if preset != "all"), CUSTOM)
 
@@ -38,7 +43,8 @@ def picture_inputs() -> list[io.Input]:
             "style_words",
             default="in [V] style",
             tooltip="Words that follow the content words and name the style, e.g. in watercolor painting style. Put "
-            "the same words into your prompts later. It may be empty.",
+            "the same words into your prompts later. With latents the adapter only keeps them: their captions should "
+            "have them already. It may be empty.",
         ),
         io.Latent.Input(
             "latents",
@@ -119,7 +125,7 @@ def training_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=LARGEST_SEED,
-            control_after_generate=True,
+            control_after_generate=False,
             tooltip="Decides the noise of every step. The same seed gives the same adapter.",
         ),
         io.Boolean.Input(
@@ -130,8 +136,8 @@ def training_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "gradient_checkpointing",
             default=True,
-            tooltip="Saves most of the memory and makes a step about a third slower. The node says how much memory it "
-            "takes before it starts.",
+            tooltip="Saves most of the memory of a step, which becomes about a third slower. The node says how much "
+            "memory it takes before it starts.",
         ),
         io.Float.Input(
             "weight_decay",
@@ -178,3 +184,17 @@ def preview_inputs() -> list[io.Input]:
             tooltip="CFG of the previews. Higher values follow the words more.",
         ),
     ]
+
+
+def read_tuned_blocks(blocks: Mapping[str, Any], model_map: ModelMap) -> tuple[str, ...]:
+    """The blocks to tune in the model's order, from the `blocks` input. Raises ValueError if the model has none."""
+    chosen, names = blocks["blocks"], blocks.get("names") or ""
+    family = model_map.family
+    if not family.choices and chosen != "all" and not (chosen == CUSTOM and names.strip()):
+        asked = "style" if chosen == CUSTOM else chosen
+        raise ValueError(
+            f"Nobody has found which blocks of {model_map.name} hold '{asked}'. Set blocks to 'all', or to 'custom' "
+            f"with names, e.g. {family.blocks[-1]}."
+        )
+    weights = custom_blocks(names, model_map, STYLE) if chosen == CUSTOM else family.preset(chosen)
+    return tuple(block for block in family.blocks if weights.get(block))

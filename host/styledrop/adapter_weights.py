@@ -10,6 +10,7 @@ from torch import Tensor
 from ...attention.adapters.style_adapter import StyleAdapter, TuningState
 from ...attention.references.trajectory import ModelStamp
 from .examples import Examples
+from .going_on import OPTIMISER_FROM, optimiser_began, steps_behind
 from .recipe import BETAS, TuningRecipe
 
 LARGEST_GRADIENT = 1.0
@@ -28,14 +29,18 @@ class AdapterWeights:
 
     @classmethod
     def on(cls, device: torch.device, tensors: Any, recipe: TuningRecipe, start: StyleAdapter | None) -> AdapterWeights:
-        """Copies of `tensors` on `device`, with the moments and the number of steps that `start` has behind it."""
+        """Copies of `tensors` on `device`, with the number of steps that `start` has behind it, and its moments if any.
+
+        Steps are counted on also without moments: else the steps to come would repeat the draws of those behind.
+        """
         own = {name: tensor.detach().clone().float().to(device).requires_grad_() for name, tensor in tensors.items()}
         state = start.state if start else None
-        made = cls(own, recipe, state.step if state else 0)
+        made = cls(own, recipe, steps_behind(start))
         if state is not None:
+            taken = float(state.step - optimiser_began(start))
             for name, tensor in own.items():
                 made._optimiser.state[tensor] = {
-                    "step": torch.tensor(float(state.step)),
+                    "step": torch.tensor(taken),
                     "exp_avg": state.first_moments[name].detach().clone().to(device),
                     "exp_avg_sq": state.second_moments[name].detach().clone().to(device),
                 }
@@ -58,17 +63,19 @@ class AdapterWeights:
         self.done += 1
 
     def adapter(
-        self, recipe: TuningRecipe, stamp: ModelStamp, start: StyleAdapter | None, examples: Examples, steps: int
+        self, recipe: TuningRecipe, stamp: ModelStamp, start: StyleAdapter | None, examples: Examples
     ) -> StyleAdapter:
-        """What was learnt so far, on the CPU, after `steps` steps of this tuning."""
-        earlier = dict(start.settings) if start else {}
+        """What was learnt so far, on the CPU."""
+        settings = {**(start.settings if start else {}), **recipe.settings(), "steps": self.done}
+        if began := optimiser_began(start):
+            settings[OPTIMISER_FROM] = began
         return StyleAdapter(
             recipe.form,
             {name: _kept(tensor) for name, tensor in self.tensors.items()},
             stamp,
             examples.content_words,
             examples.style_words,
-            {**earlier, **recipe.settings(), "steps": earlier.get("steps", 0) + steps},
+            settings,
             TuningState(self.done, recipe.seed, self._moments("exp_avg"), self._moments("exp_avg_sq")),
             examples.thumbnail,
         )

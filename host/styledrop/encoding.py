@@ -37,15 +37,24 @@ def encode_examples(
     return Examples(examples, contents[0], style.strip(), thumbnail)
 
 
-def given_examples(latents: Sequence[Mapping[str, Any]], conditionings: Sequence[Conditioning]) -> Examples:
+def given_examples(
+    latents: Sequence[Mapping[str, Any]], conditionings: Sequence[Conditioning], style: str = ""
+) -> Examples:
     """LATENTs and CONDITIONINGs as Make Training Dataset gives them: each latent has an entry, or all have one.
 
-    Raises ValueError for numbers that do not fit.
+    Their captions hold the words of the style already; the adapter only remembers them. Raises ValueError for numbers
+    that do not fit, and for latents with a noise mask.
     """
+    if any("noise_mask" in latent for latent in latents):
+        raise ValueError(
+            "A latent comes with a noise mask, but all of a picture is learnt from. Encode the picture with VAE "
+            "Encode, without Set Latent Noise Mask; crop it to the part that is to be learnt."
+        )
     each = [sample for latent in latents for sample in latent["samples"]]
     entries = [[entry] for conditioning in conditionings for entry in conditioning]
     texts = _one_for_each(entries, len(each), "captions", "latents")
-    return Examples(tuple(Example(latent, text) for latent, text in zip(each, texts, strict=True)))
+    examples = tuple(Example(latent, text) for latent, text in zip(each, texts, strict=True))
+    return Examples(examples, style_words=style.strip())
 
 
 def caption(content: str, style: str) -> str:

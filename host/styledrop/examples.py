@@ -6,15 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_base
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..binding.model import map_model
 from ..conditioning import Conditioning
+from ..masked.model import MaskedModel
 
+SIZE_WIDTH = 6 * 256
+"""Channels that ComfyUI adds to the pooled text of SDXL, of the picture's size and place."""
 SMALLEST = 8
 """The smallest side of a latent."""
+
+
+UNFIT = {
+    **dict.fromkeys(("control", "area", "mask", "hooks", "gligen")),
+    **{"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
+}
+"""What a caption must not come with, since no step of tuning would heed it, by the value at which it does nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +50,11 @@ class Example:
             raise ValueError(
                 f"A caption has {len(context)} prompts; expected one for each picture. Give the prompts as a list."
             )
-        unfit = next((name for name in ("control", "area", "mask", "hooks") if name in extras), None)
+        unfit = next((name for name in UNFIT if name in extras and extras[name] != UNFIT[name]), None)
         if unfit is not None:
             raise ValueError(
-                f"A caption comes with '{unfit}', as ControlNet, areas, masks and hooks put it there; expected plain "
-                "text. Connect CLIP Text Encode straight to Tune Style."
+                f"A caption comes with '{unfit}', as ControlNet, areas, masks, hooks, timestep ranges and the like put "
+                "it there; expected plain text. Connect CLIP Text Encode straight to Tune Style."
             )
 
 
@@ -85,12 +97,17 @@ def prepare(model: Any, examples: Sequence[Example], device: torch.device) -> li
 
 
 def check_examples(model: Any, examples: Sequence[Example]) -> None:
-    """Raises ValueError unless there are pictures, large enough, of numbers, and of the model's channels."""
+    """Raises ValueError unless there are pictures, large enough, of numbers, and what the model reads."""
     if not examples:
         raise ValueError("There is no picture to tune on. Connect a picture, or latents with their conditionings.")
     channels = model.model.latent_format.latent_channels
     for example in examples:
         found = tuple(example.latent.shape)
+        if len(found) != 3:
+            raise ValueError(
+                f"A latent has {len(found) + 1} dimensions; expected 4, of pictures. It may be of a video model: "
+                "encode the pictures with the model's own VAE."
+            )
         if found[0] != channels:
             raise ValueError(
                 f"A latent has {found[0]} channels, but the model's have {channels}: it comes from the VAE of another "
@@ -106,6 +123,29 @@ def check_examples(model: Any, examples: Sequence[Example]) -> None:
                 "A latent holds values that are not numbers (NaN or infinite). The VAE may have overflowed in fp16; "
                 "encode with --fp32-vae."
             )
+        check_text(model, example.conditioning)
+
+
+def check_text(model: Any, conditioning: Conditioning) -> None:
+    """Raises ValueError for a caption by the CLIP of another kind of model."""
+    read, pooled_read = map_model(model).text_width, _pooled_width(model.model)
+    (context, extras), *_ = conditioning
+    pooled = extras.get("pooled_output")
+    width, pooled_width = 0 if context is None else context.shape[-1], 0 if pooled is None else pooled.shape[-1]
+    if width != read or (pooled_read and pooled_width != pooled_read):
+        beside = f" with a pooled text of {pooled_read}" if pooled_read else ""
+        found = f" and {pooled_width or 'no pooled text'}" if pooled_read else ""
+        raise ValueError(
+            f"The model reads text of {read} channels{beside}, but a caption has {width}{found}: it comes from the "
+            "CLIP of another kind of model. Encode the captions with the model's own CLIP."
+        )
+
+
+def _pooled_width(base_model: Any) -> int:
+    """Channels of the pooled text that a model reads, 0 if it reads none."""
+    if isinstance(base_model, MaskedModel):
+        return base_model.settings.pooled
+    return base_model.adm_channels - SIZE_WIDTH if isinstance(base_model, comfy.model_base.SDXL) else 0
 
 
 def in_calls(rows: Sequence[tuple[PreparedExample, bool]]) -> list[Rows]:

@@ -27,9 +27,14 @@ def loss_map(losses: Sequence[float]) -> dict[str, list[float]]:
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
-    """The average of each step and those shortly before it."""
-    reach = max(1, round(len(losses) * SMOOTHING))
-    return [sum(part) / len(part) for end in range(1, len(losses) + 1) if (part := losses[max(0, end - reach) : end])]
+    """The averages of as many steps as `reach_of` says, from the first such many to the last."""
+    reach = reach_of(losses)
+    return [sum(losses[end - reach : end]) / reach for end in range(reach, len(losses) + 1)]
+
+
+def reach_of(losses: Sequence[float]) -> int:
+    """Over how many steps the smooth line averages."""
+    return max(1, round(len(losses) * SMOOTHING))
 
 
 def draw_losses(losses: Sequence[float], first: int = 1, look: Look = "light") -> Image.Image:
@@ -40,8 +45,8 @@ def draw_losses(losses: Sequence[float], first: int = 1, look: Look = "light") -
     top = MARGIN + height_of(1, LARGE)
     right, bottom = WIDTH - MARGIN, HEIGHT - BOTTOM
     write(draw, (MARGIN, MARGIN / 2), ["Loss"], typeface, LARGE, ink.text)
-    mean = smoothed(losses)
-    note = f"each step, and the average of {max(1, round(len(losses) * SMOOTHING))}: {shown(mean[-1])} at the end"
+    mean, reach = smoothed(losses), reach_of(losses)
+    note = f"each step, and the average of {reach}: {shown(mean[-1])} at the end"
     write(draw, (right, MARGIN / 2 + 4), [note], typeface, FONT, ink.pale, "right")
     low, high = min(losses), max(losses)
     if high - low < 1e-9:
@@ -64,7 +69,9 @@ def draw_losses(losses: Sequence[float], first: int = 1, look: Look = "light") -
         x, y = place(index, loss)
         draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=ink.pale)
     if len(mean) > 1:
-        draw.line([place(index, value) for index, value in enumerate(mean)], fill=ink.bar, width=4, joint="curve")
+        draw.line(
+            [place(index, value) for index, value in enumerate(mean, reach - 1)], fill=ink.bar, width=4, joint="curve"
+        )
     return image
 
 

@@ -101,17 +101,19 @@ def values_of_pixel(unet: Any, recipe: TuningRecipe) -> float:
     return KEPT_BY_CHECKPOINT * inputs + KEPT_BESIDE * beside + twice
 
 
-def said_before(memory: MemoryEstimate, device: torch.device) -> str:
+def said_before(memory: MemoryEstimate, device: torch.device, recipe: TuningRecipe) -> str:
     """The sentences on memory that a user reads before the first step."""
     text = f"Tuning takes {memory}."
     if device.type == "cpu":
         return text
     total: Any = comfy.model_management.get_total_memory(device)
     if memory.total > total:
-        text += (
-            f" That is more than the device has ({size_of(total)}): turn gradient_checkpointing on, set batch to 1, "
-            "or take smaller pictures."
+        remedies = (
+            *(() if recipe.gradient_checkpointing else ("turn gradient_checkpointing on",)),
+            *(("set batch to 1",) if recipe.batch > 1 else ()),
+            "take smaller pictures",
         )
+        text += f" That is more than the device has ({size_of(total)}): {', or '.join(remedies)}."
     return text
 
 

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
+import comfy.samplers
 import torch
 from torch import Tensor
 
 from ..conditioning import Conditioning
+from ..masked.sampler import MaskSchedule, masked_sampler
+from ..masked.sampling import MaskedSampling
+
+TEMPERATURE = (2.0, 0.0)
+"""Of a masked transformer's tokens at the first and the last step, as aMUSEd's authors have it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +33,25 @@ class Preview:
     cfg: float = 5.0
 
     def pictures(self, model: Any) -> Tensor:
-        """One picture for each prompt, (pictures, height, width, 3), by ComfyUI's own sampler on MODEL."""
+        """One picture for each prompt, (pictures, height, width, 3), by Euler steps or as the model's kind needs it."""
         latent = torch.zeros(1, *self.shape)
         with torch.no_grad():
             noise = comfy.sample.prepare_noise(latent, self.seed)
-            settings = (self.steps, self.cfg, "euler", "normal")
+            sampling = (self.cfg, *self._sampler(model))
             samples = [
-                comfy.sample.sample(
-                    model, noise, *settings, prompt, self.negative, latent, disable_pbar=True, seed=self.seed
+                comfy.sample.sample_custom(
+                    model, noise, *sampling, prompt, self.negative, latent, disable_pbar=True, seed=self.seed
                 )
                 for prompt in self.prompts
             ]
             pictures = self.vae.decode(torch.cat(samples))
         return pictures.reshape(-1, *pictures.shape[-3:]).float().clamp(0, 1).cpu()
+
+    def _sampler(self, model: Any) -> tuple[Any, Tensor]:
+        """The SAMPLER and the SIGMAS of MODEL."""
+        sampling = model.get_model_object("model_sampling")
+        if isinstance(sampling, MaskedSampling):
+            schedule = MaskSchedule(self.steps, TEMPERATURE)
+            return masked_sampler(schedule), schedule.sigmas()
+        sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", self.steps)
+        return comfy.samplers.sampler_object("euler"), sigmas

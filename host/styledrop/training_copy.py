@@ -65,7 +65,8 @@ def deep_copy(model: Any) -> Any:
     Raises ValueError for a MODEL that ComfyUI cannot load a second time, and for weights without gradients.
     """
     _check_copied(model)
-    copy = model.clone(force_deepcopy=True)
+    # Never with dynamic VRAM, which hands weights out and takes them back while gradients still need them.
+    copy = model.clone(disable_dynamic=True, force_deepcopy=True)
     _uncompile(copy)
     network = copy.model.diffusion_model
     network.requires_grad_(False).eval()

@@ -7,6 +7,7 @@ on from its adapter equals one that never stopped.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,9 +102,9 @@ def tune(
                         ready(copy, memory)
         except BaseException:
             if keep is not None and losses:
-                keep(weights.adapter(recipe, stamp, start, examples, len(losses)))
+                _hand_over(lambda: weights.adapter(recipe, stamp, start, examples), keep)
             raise
-        adapter = weights.adapter(recipe, stamp, start, examples, len(losses))
+        adapter = weights.adapter(recipe, stamp, start, examples)
         return Tuned(adapter, tuple(losses), clock.mean, clock.peak)
 
 
@@ -172,6 +173,14 @@ class Clock:
 
     def __exit__(self, *_: Any) -> None:
         self._spent.append(time.perf_counter() - self._began)
+
+
+def _hand_over(made: Callable[[], StyleAdapter], keep: Callable[[StyleAdapter], None]) -> None:
+    """Gives what was learnt to `keep`. Whatever fails here must not hide why the tuning ended."""
+    try:
+        keep(made())
+    except Exception as fault:
+        logging.warning("Semblance: what was learnt until now could not be kept: %s", fault)
 
 
 def _checkpointing(copy: Any, recipe: TuningRecipe) -> Any:

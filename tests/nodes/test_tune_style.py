@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +18,9 @@ from semblance.host.styledrop.loss_chart import draw_losses, loss_map
 from semblance.host.styledrop.training_copy import deep_copy
 from semblance.nodes.tune_style import TuneStyle
 from semblance.tests.support.graphs import picture, run
+from semblance.tests.support.style_tunings import CLIP, DEFAULTS, MODEL, VAE, tune_style
 from semblance.tests.support.toy_patches import Sharpen
-from semblance.tests.tiny_models import make_clip, make_conditioning, make_unet, make_vae, random_latent
-
-MODEL, CLIP, VAE = make_unet("sd15"), make_clip("sd15"), make_vae()
-DEFAULTS: dict[str, Any] = {
-    "content_words": "a fox",
-    "style_words": "in pencil",
-    "form": "bottleneck",
-    "width": 4,
-    "blocks": {"blocks": "style"},
-    "steps": 2,
-    "learning_rate": 0.01,
-    "batch": 1,
-    "seed": 0,
-    "flips": True,
-    "gradient_checkpointing": False,
-    "weight_decay": 0.0,
-    "preview_every": 0,
-    "preview_prompt": "",
-    "preview_cfg": 4.0,
-}
-
-
-def tune_style(model: Any = MODEL, **inputs: Any) -> Any:
-    """The NodeOutput, by the node as ComfyUI calls it: with every input as a list."""
-    lists = {"pictures", "latents", "conditioning"}
-    given = {"pictures": [picture(height=64, width=64)], "clip": CLIP, "vae": VAE, **DEFAULTS, **inputs}
-    listed = {name: value if name in lists else [value] for name, value in given.items() if value is not None}
-    listed["blocks"] = {name: [value] for name, value in given["blocks"].items()}
-    return run(TuneStyle, model=[model], **listed)
+from semblance.tests.tiny_models import make_conditioning, make_unet, make_vae, random_latent
 
 
 def test_a_picture_becomes_an_adapter_with_its_losses_and_a_chart() -> None:
@@ -198,6 +172,20 @@ def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(case: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
         tune_style(**make())
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 3), ("clip", CLIP), ("vae", VAE), ("model", MODEL)])
+def test_a_list_is_refused_where_one_value_is_taken(name: str, value: Any) -> None:
+    given = {"pictures": [picture(height=64, width=64)], **{key: [one] for key, one in DEFAULTS.items()}}
+    given |= {"model": [MODEL], "blocks": {"blocks": ["style"]}, name: [value, value]}
+    with pytest.raises(ValueError, match=f"The input '{name}' was given a list of 2 values"):
+        run(TuneStyle, **given)
+
+
+def test_a_start_without_its_state_is_told_of_on_the_node() -> None:
+    start = replace(tune_style(steps=1)[0], state=None)
+    (report,) = tune_style(steps=1, continue_from=start).ui["text"]
+    assert "1 steps, 2 in all" in report and "holds no tuning state, so the optimiser begins anew" in report
 
 
 def test_a_model_that_cannot_be_loaded_again_is_refused() -> None:

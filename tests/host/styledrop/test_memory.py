@@ -80,10 +80,24 @@ def test_what_does_not_fit_the_device_is_said_before_it_starts(
 
     model = model_of()
     memory = estimate(model, examples().each, short(model))
-    assert said_before(memory, torch.device("cpu")).startswith("Tuning takes about ")
+    assert said_before(memory, torch.device("cpu"), short(model)).startswith("Tuning takes about ")
     for total, warned in ((1 * MB, True), (8 * GB, False)):
         monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device, total=total: total)
-        assert ("turn gradient_checkpointing on" in said_before(memory, torch.device("cuda"))) is warned
+        said = said_before(memory, torch.device("cuda"), short(model))
+        assert ("turn gradient_checkpointing on" in said) is warned
+
+
+def test_what_is_set_already_is_not_advised(
+    model_of: Callable[..., ModelPatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management
+
+    model, cuda = model_of(), torch.device("cuda")
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device: 1 * MB)
+    memory = estimate(model, examples().each, short(model))
+    assert said_before(memory, cuda, short(model, gradient_checkpointing=True)).endswith("): take smaller pictures.")
+    said = said_before(memory, cuda, short(model, batch=2))
+    assert said.endswith("): turn gradient_checkpointing on, or set batch to 1, or take smaller pictures.")
 
 
 def test_the_host_is_told_of_the_memory_before_the_copy_is_loaded(

@@ -139,6 +139,32 @@ def test_a_prompt_with_hooks_of_its_own_keeps_them_on_both_sides(sd15: Studio) -
         assert relative_error(run_guider(guider(hooked, fresh, Scales(2.0, CFG - 1)), SIGMAS), expected) < 1e-4
 
 
+AREA = {"area": (4, 4, 0, 0), "set_area_to_bounds": False}
+
+
+@each_form
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_with_an_area_the_adapter_keeps_to_its_side(sd15: Studio, form: AdapterForm, side: str) -> None:
+    """ComfyUI gives the other sides a conditioning for the area too, with the hooks of the side it comes from."""
+    text, prompt = sd15.text(5)[0], getattr(sd15, side)
+    there = replace(sd15, **{side: [*prompt, [text[0], {**text[1], **AREA}]]})
+    adapter, seen = style_adapter(sd15.model, form), list[tuple[Tensor, Tensor]]()
+
+    def note(given: dict[str, Any]) -> Tensor:
+        seen.append((given["cond_denoised"].clone(), given["uncond_denoised"].clone()))
+        return given["denoised"]
+
+    model = sd15.model.clone()
+    model.set_model_sampler_post_cfg_function(note)
+    for strength in (0.0, 1.0):
+        run_guider(guider(there, adapter, Scales(1.0, 4.0), model, strength=strength), ONE_STEP)
+    assert all(relative_error(now, before) < 1e-6 for before, now in zip(*seen, strict=True))
+    # A is what the adapter on the model itself gives, in the area too.
+    applied = apply_adapter(sd15.model, adapter, 1.0, lambda known: Scope(known.family.preset("all")))
+    tuned = run_guider(guider(there, adapter, Scales(0.0, 0.0)), ONE_STEP)
+    assert relative_error(tuned, run_guider(guider_of(there, applied, 1.0), ONE_STEP)) < 1e-5
+
+
 @pytest.mark.parametrize("both", [True, slow(False)], ids=["advanced", "old"])
 def test_a_controlnet_acts_on_every_side_that_it_acts_on_under_cfg(sd15: Studio, both: bool) -> None:
     size, seen = {"images": 1, "size": (8, 8)}, torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(2))

@@ -64,13 +64,14 @@ def styledrop_guider(
         )
     scope = scoped(check_fits(adapter, model))
     check_blocks(adapter, scope.blocks)
-    own = None
+    tuned, own = positive, None
     if adapter.form == "bottleneck":
         model = add_patch(model, StyleDrop(adapter.tensors, scope, strength))
     else:
         own = lora_hooks(adapter, strength, scope.blocks, scope.window)
+        tuned = comfy.hooks.set_hooks_for_conditioning(positive, own)
     guider = TwoScaleGuider(model, scales, own)
-    guider.set_sides(comfy.hooks.set_hooks_for_conditioning(positive, own), positive, negative)
+    guider.set_sides(tuned, positive, negative)
     return guider
 
 

@@ -21,7 +21,7 @@ import nodes
 from semblance.attention.adapters.style_adapter import AdapterForm, StyleAdapter
 from semblance.attention.engine.scope import Scope
 from semblance.host.styledrop.applying import apply_adapter
-from semblance.host.styledrop.guider import Scales
+from semblance.host.styledrop.guider import Scales, only_on
 from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import (
     Studio,
@@ -163,6 +163,22 @@ def test_with_an_area_the_adapter_keeps_to_its_side(sd15: Studio, form: AdapterF
     applied = apply_adapter(sd15.model, adapter, 1.0, lambda known: Scope(known.family.preset("all")))
     tuned = run_guider(guider(there, adapter, Scales(0.0, 0.0)), ONE_STEP)
     assert relative_error(tuned, run_guider(guider_of(there, applied, 1.0), ONE_STEP)) < 1e-5
+
+
+def test_other_hooks_stay_where_the_adapters_are_taken_off() -> None:
+    own, users = (comfy.hooks.create_hook_lora({}, 1.0, 0.0) for _ in range(2))
+    both = users.clone_and_combine(own)
+    conds = {role: [{"hooks": both}, {"hooks": both}, {"hooks": users}, {}] for role in ("positive", "negative")}
+    only_on(conds, "positive", own)
+
+    def held(role: str) -> list[tuple[bool, bool]]:
+        groups = [cond.get("hooks") or comfy.hooks.HookGroup() for cond in conds[role]]
+        return [(own.hooks[0] in group.hooks, users.hooks[0] in group.hooks) for group in groups]
+
+    assert held("positive") == [(True, True), (True, True), (True, True), (True, False)]
+    assert held("negative") == [(False, True), (False, True), (False, True), (False, False)]
+    # ComfyUI sends together what shares a group.
+    assert conds["negative"][0]["hooks"] is conds["negative"][1]["hooks"]
 
 
 @pytest.mark.parametrize("both", [True, slow(False)], ids=["advanced", "old"])

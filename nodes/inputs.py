@@ -47,7 +47,7 @@ def adapter_blocks_input() -> io.DynamicCombo.Input:
         "weights",
         default="",
         tooltip="Blocks with their weights, e.g. output.1=1.0, input.8=0.4. A block with a higher weight shows more of "
-        "the style. Empty: the blocks of 'style' in this model. If a name is wrong, the error lists the right ones.",
+        "the style. Empty: all blocks. If a name is wrong, the error lists the right ones.",
     )
     presets = ("all", *(preset for preset in PRESETS if preset != "all"))
     options = [io.DynamicCombo.Option(preset, []) for preset in presets]
@@ -120,6 +120,13 @@ def read_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str, float]
     if blocks["blocks"] == CUSTOM:
         return custom_blocks(blocks["weights"], model_map, STYLE)
     return model_map.family.preset(blocks["blocks"])
+
+
+def read_adapter_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str, float]:
+    """Weights by block name from the input of `adapter_blocks_input`."""
+    if blocks["blocks"] == CUSTOM and not blocks["weights"].strip():
+        return model_map.family.preset("all")
+    return read_blocks(blocks, model_map)
 
 
 def custom_blocks(text: str, model_map: ModelMap, own: ChoiceKey[BlockChoice]) -> dict[str, float]:

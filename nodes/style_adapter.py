@@ -19,7 +19,7 @@ from .inputs import (
     curve_input,
     fraction_input,
     missing_choice,
-    read_blocks,
+    read_adapter_blocks,
     read_curve,
 )
 
@@ -111,7 +111,9 @@ class ApplyStyleAdapter(io.ComfyNode):
         area = None if mask is None else ImageMask(mask)
         strength = finite(strength, "The strength")
         return io.NodeOutput(
-            apply_adapter(model, style_adapter, strength, lambda known: Scope(read_blocks(blocks, known), window, area))
+            apply_adapter(
+                model, style_adapter, strength, lambda known: Scope(read_adapter_blocks(blocks, known), window, area)
+            )
         )
 
 
@@ -152,7 +154,8 @@ class StyleDropGuider(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip="The paper's lambda B, which is CFG less 1: 6.5 is CFG 7.5. Higher values follow the "
-                    "prompt more and the style less. At 0 the negative is not used.",
+                    "prompt more and the style less. At 0 the negative is not used, unless a sampler such as "
+                    "euler_cfg_pp or another node on the model asks for it.",
                 ),
                 strength_input(),
                 adapter_blocks_input(),
@@ -160,7 +163,8 @@ class StyleDropGuider(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="What to avoid; an empty prompt will do. Needed unless the text scale is 0.",
+                    tooltip="What to avoid; an empty prompt will do. Needed unless the text scale is 0 and no sampler "
+                    "such as euler_cfg_pp asks for it.",
                 ),
                 io.Boolean.Input(
                     "scale_first_step",
@@ -200,7 +204,7 @@ class StyleDropGuider(io.ComfyNode):
                 model,
                 style_adapter,
                 finite(strength, "The strength"),
-                lambda known: Scope(read_blocks(blocks, known), window),
+                lambda known: Scope(read_adapter_blocks(blocks, known), window),
                 scales,
                 positive,
                 negative,

@@ -31,7 +31,7 @@ class SaveStyleAdapter(io.ComfyNode):
             display_name="Save Style Adapter",
             category=CATEGORY,
             description="Writes a tuned style as one safetensors file with a thumbnail, in models/semblance/adapters. "
-            "One that is a LoRA can go into models/loras besides, for any LoRA loader. If the name is taken, a number "
+            "One that is a LoRA can go into models/loras besides, for LoRA loaders. If the name is taken, a number "
             "is added; nothing is overwritten.",
             search_aliases=["styledrop", "save lora", "keep style", "export lora", "tuned style"],
             inputs=[
@@ -47,8 +47,8 @@ class SaveStyleAdapter(io.ComfyNode):
                 io.Boolean.Input(
                     "lora_file",
                     default=True,
-                    tooltip="Also writes a LoRA into models/loras, in the names that every loader reads. A bottleneck "
-                    "has no LoRA: for it this does nothing.",
+                    tooltip="Also writes a LoRA into models/loras, in the names that loaders read; one for aMUSEd "
+                    "only ComfyUI's own reads. A bottleneck has no LoRA: for it this does nothing.",
                 ),
             ],
             outputs=[

@@ -56,6 +56,8 @@ class StyleAdapter:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"its form is '{self.form}'; known are {' and '.join(FORMS)}")
+        if not self.tensors:
+            raise ValueError("it holds no tensors")
         for module in self.modules:
             down, up = self.tensors.get(f"{module}.down"), self.tensors.get(f"{module}.up")
             if down is None or up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:

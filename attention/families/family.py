@@ -38,11 +38,14 @@ class ChoiceKey(Generic[Form]):
 
     name: str
     form: type[Form]
+    remedy: str = "Load a model of another family."
+    """What to do with a family that has none."""
 
 
-STYLE = ChoiceKey("style", BlockChoice)
+BY_HAND = "Set blocks to 'all', or name them under 'custom'."
+STYLE = ChoiceKey("style", BlockChoice, BY_HAND)
 """InstantStyle's blocks of style."""
-LAYOUT = ChoiceKey("layout", BlockChoice)
+LAYOUT = ChoiceKey("layout", BlockChoice, BY_HAND)
 """InstantStyle's blocks of layout."""
 STYLEID = ChoiceKey("StyleID", BlockChoice)
 CONSISTORY = ChoiceKey("ConsiStory", StoryBlocks)
@@ -65,9 +68,7 @@ class ModelFamily:
         if key not in self.choices:
             known = ", ".join(other.name for other in self.choices)
             only = f", only for {known}" if known else ""
-            raise ValueError(
-                f"Semblance knows no blocks for {key.name} in {self.name} models{only}. Load a model of another family."
-            )
+            raise ValueError(f"Semblance knows no blocks for {key.name} in {self.name} models{only}. {key.remedy}")
         found = self.choices[key]
         assert isinstance(found, key.form)
         return found

@@ -17,7 +17,6 @@ import comfy.samplers
 from torch import Tensor
 
 from ...attention.adapters.style_adapter import StyleAdapter
-from ...attention.engine.scope import Scope
 from ...attention.functional.two_scales import with_style
 from ...attention.methods.styledrop import BASE_ROLE, StyleDrop
 from ..binding.model import add_patch
@@ -65,12 +64,13 @@ def styledrop_guider(
         )
     scope = scoped(check_fits(adapter, model))
     check_blocks(adapter, scope.blocks)
-    tuned = positive
+    tuned, own = positive, None
     if adapter.form == "bottleneck":
         model = add_patch(model, StyleDrop(adapter.tensors, scope, strength))
     else:
-        tuned = _hooked(adapter, strength, scope, positive)
-    guider = TwoScaleGuider(model, scales)
+        own = lora_hooks(adapter, strength, scope.blocks, scope.window)
+        tuned = comfy.hooks.set_hooks_for_conditioning(positive, own)
+    guider = TwoScaleGuider(model, scales, own)
     guider.set_sides(tuned, positive, negative)
     return guider
 
@@ -78,9 +78,11 @@ def styledrop_guider(
 class TwoScaleGuider(comfy.samplers.CFGGuider):
     """Guides with two scales between the sides `positive`, `base` and, if there is one, `negative`."""
 
-    def __init__(self, model: Any, scales: Scales) -> None:
+    def __init__(self, model: Any, scales: Scales, own: Any = None) -> None:
         super().__init__(model)
         self.scales = scales
+        self.own = own
+        """The adapter as hooks of the tuned side's conditioning, if it is bound to it in this way."""
         self.set_cfg(1.0 + scales.text)  # by which others tell whether a run is guided
 
     def set_sides(self, tuned: Conditioning, base: Conditioning, negative: Conditioning | None) -> None:
@@ -94,12 +96,20 @@ class TwoScaleGuider(comfy.samplers.CFGGuider):
         """The guided prediction of one step."""
         options = {} if model_options is None else model_options
         scales = self._scales_at(timestep, options)
+        if self.own is not None:
+            only_on(self.conds, "positive", self.own)
         tuned_side, base_side = self.conds["positive"], self.conds[BASE_ROLE]
         if not scales.style and not scales.text and not any(options.get(place) for place in AROUND_CFG):
             return comfy.samplers.calc_cond_batch(self.inner_model, [tuned_side], x, timestep, options)[0]
         negative_side = self.conds.get("negative")
-        if math.isclose(scales.text, 0.0) and not options.get("disable_cfg1_optimization", False):
+        needed = options.get("disable_cfg1_optimization", False)
+        if math.isclose(scales.text, 0.0) and not needed:
             negative_side = None
+        if needed and negative_side is None:
+            raise ValueError(
+                "The sampler, or another node on the model, asks for the negative at a text scale of 0 too, and none "
+                "is connected. Connect the negative prompt (an empty one will do)."
+            )
         sides = [base_side, negative_side]
         tuned, found = self._asked(tuned_side, sides, x, timestep, options)
         base, cfg = found[0], 1.0 + scales.text
@@ -131,6 +141,31 @@ class TwoScaleGuider(comfy.samplers.CFGGuider):
         return Scales(0.0, 0.0) if begins else self.scales
 
 
-def _hooked(adapter: StyleAdapter, strength: float, scope: Scope, positive: Conditioning) -> Conditioning:
-    hooks = lora_hooks(adapter, strength, scope.blocks, scope.window)
-    return comfy.hooks.set_hooks_for_conditioning(positive, hooks)
+def only_on(conds: Mapping[str, Sequence[dict[str, Any]]], role: str, own: Any) -> None:
+    """Leaves the hooks `own` on every conditioning of a role and on no other one; other hooks stay where they are.
+
+    For each area of one side ComfyUI gives the others a conditioning too, and copies that side's hooks with it.
+    """
+    changed: dict[tuple[int, bool], Any] = {}  # what shared its hooks shares them still
+    for side, those in conds.items():
+        on = side == role
+        for cond in those:
+            hooks = cond.get("hooks")
+            found = [] if hooks is None else hooks.hooks
+            if all((hook in found) == on for hook in own.hooks):
+                continue
+            key = id(hooks), on
+            if key not in changed:
+                changed[key] = _with(hooks, own) if on else _without(hooks, own)
+            cond["hooks"] = changed[key]
+
+
+def _with(hooks: Any, own: Any) -> Any:
+    return own if hooks is None else hooks.clone_and_combine(own)
+
+
+def _without(hooks: Any, own: Any) -> Any:
+    left = hooks.clone()
+    for hook in own.hooks:
+        left.remove(hook)
+    return left if len(left) else None

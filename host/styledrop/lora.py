@@ -72,7 +72,7 @@ def lora_hooks(adapter: StyleAdapter, strength: float, blocks: Mapping[str, floa
         return None
     hooks = comfy.hooks.create_hook_lora(weights, strength, 0.0)
     if (window.start, window.end) != (0.0, 1.0):
-        frames = comfy.hooks.HookKeyframeGroup()
+        frames = Frames()
         for weight, start in ((0.0, 0.0), (1.0, window.start), (0.0, window.end)):
             # Of two frames that start together ComfyUI takes the later one.
             frames.add(comfy.hooks.HookKeyframe(weight, start, guarantee_steps=0))
@@ -80,8 +80,26 @@ def lora_hooks(adapter: StyleAdapter, strength: float, blocks: Mapping[str, floa
     return hooks
 
 
+class Frames(comfy.hooks.HookKeyframeGroup):
+    """Keyframes that begin anew with each run.
+
+    ComfyUI's `reset` leaves the level of the last step standing, so that a next run which begins at this level is not
+    looked at: its first step keeps the first frame's strength.
+    """
+
+    def reset(self) -> None:
+        super().reset()
+        self._curr_t = -1.0
+
+    def clone(self) -> Frames:
+        made = Frames()
+        for frame in self.keyframes:
+            made.add(frame.clone())
+        return made
+
+
 def lora_file(adapter: StyleAdapter) -> dict[str, Tensor]:
-    """The adapter as tensors of a LoRA file, in the names of kohya and diffusers that every loader reads."""
+    """The adapter as tensors of a LoRA file, in the names of kohya and diffusers that loaders read."""
     found: dict[str, Tensor] = {}
     for module in adapter.modules:
         name = f"lora_unet_{Layer.read(module).diffusers.replace('.', '_')}"

@@ -18,7 +18,6 @@ from semblance.attention.engine.call import AttentionCall, AttentionSite
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.patch import Attend, AttentionPatch
 from semblance.attention.functional.bottleneck import bottleneck
-from semblance.attention.functional.two_scales import two_scale_guidance
 from semblance.host.binding.describe import describe
 from semblance.host.binding.model import add_patch, map_model
 from semblance.host.binding.run import Run
@@ -207,34 +206,6 @@ def test_show_patches_and_the_stamp_know_the_family(pair: Pair) -> None:
     assert "Another node" not in told
     stamp = subject_stamp(model)
     assert stamp.family == "aMUSEd" and stamp == subject_stamp(model.clone())
-
-
-class ThreeSides(comfy.samplers.CFGGuider):
-    """StyleDrop's guidance of the tuned, the base and the unconditional side, asked for in one call."""
-
-    scales = 0.0, 3.0
-
-    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:
-        sides = [self.conds[name] for name in ("positive", "base", "negative")]
-        tuned, base, other = comfy.samplers.calc_cond_batch(self.inner_model, sides, x, timestep, model_options)
-        return two_scale_guidance(tuned, base, other, *self.scales)
-
-
-def three_sides(model: Any) -> Tensor:
-    guider = ThreeSides(model)
-    texts = {"positive": POSITIVE.conditioning, "base": POSITIVE.conditioning, "negative": NEGATIVE.conditioning}
-    guider.inner_set_conds(texts)
-    latent = torch.zeros(2, CODEBOOK, 6, 4)
-    return guider.sample(latent, latent, masked_sampler(SCHEDULE), SCHEDULE.sigmas(), disable_pbar=True, seed=1)
-
-
-def test_two_scales_without_a_tuning_are_cfg(pair: Pair) -> None:
-    """At a style scale of 0, the text scale w - 1 is CFG w; patches see which side each row is of."""
-    model = pair[1].model
-    assert torch.equal(three_sides(model).flatten(), run(model, cfg=4.0)[-2 * CODEBOOK * 24 :])
-    patched, met = with_bottlenecks(model)
-    three_sides(patched)
-    assert {frozenset(roles) for _, roles, *_ in met} == {frozenset({"positive", "base", "negative"})}
 
 
 def test_a_patch_keeps_half_precision(tmp_path: Path) -> None:

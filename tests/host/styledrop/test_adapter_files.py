@@ -146,6 +146,16 @@ def test_a_file_of_another_kind_is_named_with_the_node_that_takes_it(folders: Pa
         load_adapter("other.safetensors")
 
 
+def test_a_file_without_tensors_is_refused(folders: Path, sd15: Studio) -> None:
+    adapter = tuned(sd15)
+    path = folders / STYLE_ADAPTERS / save_adapter(adapter, "chalk", "1", "adapter").name
+    save_file({}, path, contents_of(path)[1])
+    with pytest.raises(UnreadableFile, match=r"is damaged \(it holds no tensors\)"):
+        load_adapter(path.name)
+    with pytest.raises(ValueError, match="it holds no tensors"):
+        replace(adapter, tensors={})
+
+
 def contents_of(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118

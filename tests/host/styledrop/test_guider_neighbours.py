@@ -21,7 +21,7 @@ import nodes
 from semblance.attention.adapters.style_adapter import AdapterForm, StyleAdapter
 from semblance.attention.engine.scope import Scope
 from semblance.host.styledrop.applying import apply_adapter
-from semblance.host.styledrop.guider import Scales
+from semblance.host.styledrop.guider import Scales, only_on
 from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import (
     Studio,
@@ -137,6 +137,48 @@ def test_a_prompt_with_hooks_of_its_own_keeps_them_on_both_sides(sd15: Studio) -
     for form in ("bottleneck", "lora"):
         fresh = style_adapter(sd15.model, form, size=0.0)
         assert relative_error(run_guider(guider(hooked, fresh, Scales(2.0, CFG - 1)), SIGMAS), expected) < 1e-4
+
+
+AREA = {"area": (4, 4, 0, 0), "set_area_to_bounds": False}
+
+
+@each_form
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_with_an_area_the_adapter_keeps_to_its_side(sd15: Studio, form: AdapterForm, side: str) -> None:
+    """ComfyUI gives the other sides a conditioning for the area too, with the hooks of the side it comes from."""
+    text, prompt = sd15.text(5)[0], getattr(sd15, side)
+    there = replace(sd15, **{side: [*prompt, [text[0], {**text[1], **AREA}]]})
+    adapter, seen = style_adapter(sd15.model, form), list[tuple[Tensor, Tensor]]()
+
+    def note(given: dict[str, Any]) -> Tensor:
+        seen.append((given["cond_denoised"].clone(), given["uncond_denoised"].clone()))
+        return given["denoised"]
+
+    model = sd15.model.clone()
+    model.set_model_sampler_post_cfg_function(note)
+    for strength in (0.0, 1.0):
+        run_guider(guider(there, adapter, Scales(1.0, 4.0), model, strength=strength), ONE_STEP)
+    assert all(relative_error(now, before) < 1e-6 for before, now in zip(*seen, strict=True))
+    # A is what the adapter on the model itself gives, in the area too.
+    applied = apply_adapter(sd15.model, adapter, 1.0, lambda known: Scope(known.family.preset("all")))
+    tuned = run_guider(guider(there, adapter, Scales(0.0, 0.0)), ONE_STEP)
+    assert relative_error(tuned, run_guider(guider_of(there, applied, 1.0), ONE_STEP)) < 1e-5
+
+
+def test_other_hooks_stay_where_the_adapters_are_taken_off() -> None:
+    own, users = (comfy.hooks.create_hook_lora({}, 1.0, 0.0) for _ in range(2))
+    both = users.clone_and_combine(own)
+    conds = {role: [{"hooks": both}, {"hooks": both}, {"hooks": users}, {}] for role in ("positive", "negative")}
+    only_on(conds, "positive", own)
+
+    def held(role: str) -> list[tuple[bool, bool]]:
+        groups = [cond.get("hooks") or comfy.hooks.HookGroup() for cond in conds[role]]
+        return [(own.hooks[0] in group.hooks, users.hooks[0] in group.hooks) for group in groups]
+
+    assert held("positive") == [(True, True), (True, True), (True, True), (True, False)]
+    assert held("negative") == [(False, True), (False, True), (False, True), (False, False)]
+    # ComfyUI sends together what shares a group.
+    assert conds["negative"][0]["hooks"] is conds["negative"][1]["hooks"]
 
 
 @pytest.mark.parametrize("both", [True, slow(False)], ids=["advanced", "old"])

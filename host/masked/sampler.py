@@ -118,7 +118,9 @@ def sample_masked_tokens(
         logits = predicted.float().flatten(2).mT
         check_logits(logits)
         # aMUSEd inpaints by a straight line, and makes whole pictures by the cosine.
-        ratio = share * schedule.ratio(levels[step + 1], evenly=noise_mask is not None) if levels[step + 1] > 0 else None
+        ratio = (
+            share * schedule.ratio(levels[step + 1], evenly=noise_mask is not None) if levels[step + 1] > 0 else None
+        )
         warmth = schedule.warmth(levels[step], levels[step + 1])
         found, after = _step(tokens.flatten(1), logits, schedule.decoder, ratio, warmth, draws)
         tokens = after.reshape(tokens.shape)

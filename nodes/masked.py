@@ -118,7 +118,8 @@ class MaskedSampler(io.ComfyNode):
                     step=0.01,
                     tooltip="Which share of the schedule is run, for image to image. A lower value masks fewer of the "
                     "picture's tokens and keeps more of it. With a noise mask everything under it is made anew, in the "
-                    "last part of the schedule.",
+                    "last part of the schedule; a token counts as under it where the mask is 0.5 or more in its "
+                    "middle.",
                 ),
                 io.Float.Input(
                     "temperature",

@@ -39,8 +39,11 @@ def mask_ratios(steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def mask_count(tokens: int, ratio: Tensor, masked: Tensor) -> Tensor:
-    """How many of `tokens` stay masked where `masked` (rows,) are now: at least 1, and fewer than now."""
-    return torch.minimum(masked - 1, (tokens * ratio).floor()).clamp(min=1).long()
+    """How many of `tokens` stay masked where `masked` (rows,) are now: at least 1, and fewer than now.
+
+    `ratio` is a number on any device. On the CPU it may be float64, which not every device has.
+    """
+    return torch.minimum(masked - 1, (tokens * ratio).floor().long().to(masked.device)).clamp(min=1)
 
 
 def gumbel(uniform: Tensor) -> Tensor:
@@ -71,7 +74,8 @@ def remask_amused(
     probable = probable.where(unknown, torch.finfo(probable.dtype).max)
     confidence = torch.log(probable.clamp(SMALLEST)) + temperature * noise
     count = mask_count(tokens.shape[1], ratio, unknown.sum(dim=1))
-    cut_off = confidence.sort(dim=1).values.gather(1, count[:, None])
+    # A picture of a single token has no token after the first.
+    cut_off = confidence.sort(dim=1).values.gather(1, count[:, None].clamp(max=tokens.shape[1] - 1))
     return found.masked_fill((confidence < cut_off) & unknown, mask_token)
 
 

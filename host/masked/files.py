@@ -104,6 +104,16 @@ def check_whole(file: PartFile, expected: Mapping[str, Tensor]) -> None:
             )
 
 
+def check_known(file: PartFile, expected: Mapping[str, Tensor]) -> None:
+    """Raises UnreadableFile if a file has a tensor that a network lacks."""
+    strange = next((name for name in file.weights if name not in expected), None)
+    if strange is not None:
+        raise UnreadableFile(
+            f"'{file.name}' has a tensor '{strange}', which a network of its other tensors does not read. It is of "
+            "another model; download it again."
+        )
+
+
 def check_fit(transformer: PartFile, vq: PartFile, text: PartFile) -> None:
     """Raises UnreadableFile for files that do not belong together."""
     sizes, codebook = transformer_of(transformer), vq_of(vq).codebook

@@ -12,11 +12,11 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .files import PartFile, check_fit, check_whole, read_part, transformer_of, vq_of
+from .files import PartFile, check_fit, check_known, check_whole, read_part, transformer_of, vq_of
 from .model import MaskedConfig
 from .preview import ColourOfTokens
 from .sampler import GUARD, only_masked_sampler
-from .text import load_clip
+from .text import load_clip, text_network
 from .vae import TokenVAE
 from .vq import VQModel
 
@@ -49,7 +49,7 @@ def load_masked(files: MaskedFiles) -> MaskedParts:
     vae = _vae(vq)
     model = _model(transformer, vq_of(vq).pixels, files.dtype)
     model.model.latent_format.colours = ColourOfTokens(vae)
-    clip = load_clip(text.weights, text.config)
+    clip = _clip(text)
     # By these ComfyUI loads them anew, for training, compiling and further devices.
     model.cached_patcher_init = (_load_model, (files,))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (files,))
@@ -87,8 +87,16 @@ def _model(file: PartFile, pixels: int, dtype: torch.dtype | None, disable_dynam
 def _vae(file: PartFile) -> TokenVAE:
     settings = vq_of(file)
     with torch.device("meta"):
-        check_whole(file, VQModel(settings).state_dict())
+        expected = VQModel(settings).state_dict()
+    check_whole(file, expected)
+    check_known(file, expected)
     return TokenVAE(file.weights, settings)
+
+
+def _clip(file: PartFile, disable_dynamic: bool = False) -> Any:
+    with torch.device("meta"):
+        check_whole(file, text_network(file.shapes, file.config).state_dict())
+    return load_clip(file.weights, file.config, disable_dynamic)
 
 
 def _load_vae_patcher(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
@@ -98,4 +106,4 @@ def _load_vae_patcher(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
 
 def _load_clip_patcher(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
     text = read_part(files.text, "text encoder")
-    return load_clip(text.weights, text.config, disable_dynamic).patcher
+    return _clip(text, disable_dynamic).patcher

@@ -23,16 +23,22 @@ from ...attention.functional.masked_tokens import (
     remask_muse,
     tokens_of,
 )
-from .sampling import MaskedSampling
+from .checks import (
+    MASKED,
+    NEAR,
+    check_conds,
+    check_logits,
+    check_model,
+    check_noise_mask,
+    check_sampling,
+    check_sigmas,
+    check_tokens,
+)
 
 Decoder = Literal["aMUSEd", "MUSE"]
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 GUARD = "semblance_masked"
 """The name of the wrapper that keeps other samplers away."""
-NEAR = 1e-5
-"""How near to a share of the schedule a noise level is taken for it."""
-MASKED = 0.5
-"""From which value on a noise mask masks a token."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +100,27 @@ def sample_masked_tokens(
     """
     extra, schedule = extra_args or {}, schedule or MaskSchedule(len(sigmas) - 1, (2.0, 0.0))
     guider, levels = model.inner_model, sigmas.tolist()
-    _check_sigmas(levels)
+    check_model(guider.inner_model)
+    check_sigmas(levels)
+    check_tokens(x)
     rows, codebook, height, width = x.shape
     draws = Draws(extra.get("seed") or 0, x.device)
-    inpaints = extra.get("denoise_mask") is not None
-    tokens, share = _start(x, levels[0], extra.get("denoise_mask"), draws)
+    noise_mask, options = extra.get("denoise_mask"), extra.get("model_options", {})
+    tokens, share = _start(x, levels[0], noise_mask, draws)
+    if noise_mask is not None:
+        check_noise_mask(options, tokens == codebook)
     for step in model_trange(len(levels) - 1, disable=disable):
         comfy.model_management.throw_exception_if_processing_interrupted()
         latent = one_hot(tokens, codebook, x.dtype)
         level = x.new_full((rows,), levels[step])
         # Not through the wrapper that mixes in what a noise mask keeps: known tokens stay by themselves.
-        predicted = guider(latent, level, model_options=extra.get("model_options", {}), seed=extra.get("seed"))
+        predicted = guider(latent, level, model_options=options, seed=extra.get("seed"))
         logits = predicted.float().flatten(2).mT
+        check_logits(logits)
         # aMUSEd inpaints by a straight line, and makes whole pictures by the cosine.
-        ratio = share * schedule.ratio(levels[step + 1], evenly=inpaints) if levels[step + 1] > 0 else None
+        ratio = (
+            share * schedule.ratio(levels[step + 1], evenly=noise_mask is not None) if levels[step + 1] > 0 else None
+        )
         warmth = schedule.warmth(levels[step], levels[step + 1])
         found, after = _step(tokens.flatten(1), logits, schedule.decoder, ratio, warmth, draws)
         tokens = after.reshape(tokens.shape)
@@ -146,48 +159,35 @@ def _step(
         return found, found
     remask = remask_amused if decoder == "aMUSEd" else remask_muse
     noise = gumbel(draws.uniform(rows, length))
-    return found, remask(tokens, logits, drawn, codebook, ratio.to(tokens.device), warmth, noise)
+    return found, remask(tokens, logits, drawn, codebook, ratio, warmth, noise)
 
 
 def _start(x: Tensor, sigma: float, denoise_mask: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor]:
     """The tokens of a latent, `codebook` where they are to be found, and what the schedule's shares are shares of.
 
-    Masked ones stay masked. A noise mask masks more. Where neither leaves any, as many as `sigma` says are masked at
-    random.
+    Masked ones stay masked. A noise mask masks an image in which none is, and adds nothing to one that another sampler
+    left half done. Where neither leaves any, as many as `sigma` says are masked at random.
     """
-    _check_tokens(x)
     codebook = x.shape[1]
     tokens = tokens_of(x, codebook)
-    known = not bool((tokens == codebook).any())
-    if denoise_mask is not None:
-        tokens = tokens.masked_fill(denoise_mask[:, 0] >= MASKED, codebook)
-    elif known:
-        drawn = draws.uniform(*tokens.shape) < sigma if sigma < 1 else torch.ones_like(tokens, dtype=torch.bool)
-        return tokens.masked_fill(drawn, codebook), torch.tensor(1.0)
     masked = tokens == codebook
-    share, length = (masked.sum() / masked.numel()).cpu(), masked[0].numel()
-    if denoise_mask is not None or sigma >= 1:
+    begun = masked.flatten(1).any(dim=1)[:, None, None]
+    if denoise_mask is not None:
+        under = (denoise_mask[:, 0] >= MASKED) | masked
+        return tokens.masked_fill(under & ~begun, codebook), _share(under)
+    if not bool(begun.any()):
+        drawn = draws.uniform(*tokens.shape) < sigma if sigma < 1 else torch.ones_like(masked)
+        return tokens.masked_fill(drawn, codebook), torch.tensor(1.0)
+    share, length = _share(masked), masked[0].numel()
+    if sigma >= 1:
         return tokens, share
     # Another sampler left this latent half done: of what was masked when that one began.
     whole = math.ceil(float(share) * length) >= math.floor(length * sigma)
     return tokens, torch.tensor(1.0) if whole else share / sigma
 
 
-def _check_sigmas(levels: list[float]) -> None:
-    falling = all(before >= after for before, after in zip(levels, levels[1:], strict=False))
-    if not falling or levels[0] > 1 + NEAR or levels[-1] < 0:
-        raise ValueError(
-            f"Masked Sampler was given sigmas from {levels[0]:.4g} to {levels[-1]:.4g}, but its own are shares of "
-            "masked tokens that fall from 1 to 0. Connect its output sigmas to the input sigmas of the sampler node."
-        )
-
-
-def _check_tokens(x: Tensor) -> None:
-    if not bool(((x == 0) | (x == 1)).all() and (x.sum(dim=1) <= 1).all()):
-        raise ValueError(
-            "This latent is not made of tokens. Make it with VAE Encode and the VAE of Load Masked Transformer, or use "
-            "an Empty Latent Image; and do not blend, add or scale latents of tokens."
-        )
+def _share(masked: Tensor) -> Tensor:
+    return (masked.sum() / masked.numel()).cpu()
 
 
 def only_masked_sampler(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, *rest: Any, **named: Any) -> Tensor:
@@ -199,10 +199,7 @@ def only_masked_sampler(executor: Any, noise: Tensor, latent: Tensor, sampler: A
             f"A masked transformer finds tokens and cannot be sampled by '{found}'. Use Masked Sampler with "
             "SamplerCustomAdvanced, and connect its outputs sampler and sigmas."
         )
-    sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
-    if not isinstance(sampling, MaskedSampling):
-        raise ValueError(
-            f"Another node gave this masked transformer the sampling of other models ({type(sampling).__name__}). "
-            "Bypass the ModelSampling node."
-        )
+    guider = executor.class_obj
+    check_sampling(guider.model_patcher.get_model_object("model_sampling"))
+    check_conds(guider.conds)
     return executor(noise, latent, sampler, *rest, **named)

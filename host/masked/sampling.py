@@ -56,7 +56,10 @@ class MaskRatios(torch.nn.Module):
     def percent_to_sigma(self, percent: float) -> float:
         if percent <= 0.0:
             return ABOVE_ALL
-        return 0.0 if percent >= 1.0 else math.cos(percent * math.pi / 2)
+        if percent >= 1.0:
+            return 0.0
+        # In float32 and in the order of the schedule's own, so that a window's edge falls on its step.
+        return float(torch.cos(torch.tensor(percent, dtype=torch.float32) * math.pi / 2))
 
 
 class MaskedSampling(MaskRatios, MaskedTokens):

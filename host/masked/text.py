@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import comfy.clip_model
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
-from torch import Tensor
+from torch import Tensor, nn
 
 from .settings import HEAD, Shapes, count
 
@@ -44,6 +45,12 @@ def load_clip(weights: Mapping[str, Tensor], config: Mapping[str, Any], disable_
         model_options={"clip_l_model_config": text_config(shapes, config)},
         disable_dynamic=disable_dynamic,
     )
+
+
+def text_network(shapes: Shapes, config: Mapping[str, Any]) -> nn.Module:
+    """The network of a text encoder with these shapes, for the names of its tensors."""
+    # PyTorch's own layers: ComfyUI's may leave out weights until these are loaded.
+    return comfy.clip_model.CLIPTextModel(text_config(shapes, config), None, None, nn)
 
 
 def text_config(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...attention.functional.masked_tokens import one_hot
+from .checks import check_tokens
 from .settings import VQSettings
 from .vq import VQModel
 
@@ -42,6 +43,16 @@ class TokenVAE(comfy.sd.VAE):
         """As ComfyUI's, which averages tiles: of each place the token that most tiles have."""
         averaged = super().encode_tiled_(pixel_samples, *arguments, **named)
         return one_hot(averaged.argmax(dim=1), averaged.shape[1], averaged.dtype)
+
+    def decode(self, samples_in: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        """As ComfyUI's. Raises ValueError for latents that are no tokens."""
+        check_tokens(samples_in)
+        return super().decode(samples_in, *arguments, **named)
+
+    def decode_tiled(self, samples: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        """As ComfyUI's. Raises ValueError for latents that are no tokens."""
+        check_tokens(samples)
+        return super().decode_tiled(samples, *arguments, **named)
 
     def _memory(self, pixels: int, dtype: torch.dtype) -> int:
         return BYTES_A_PIXEL * pixels * comfy.model_management.dtype_size(dtype)

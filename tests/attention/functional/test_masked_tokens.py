@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from semblance.attention.functional.bottleneck import bottleneck
 from semblance.attention.functional.masked_tokens import (
@@ -49,6 +50,22 @@ def test_at_least_one_token_stays_masked_and_at_least_one_is_found() -> None:
     masked = torch.tensor([5, 2, 1])
     assert mask_count(16, torch.tensor(0.9), masked).tolist() == [4, 1, 1]
     assert mask_count(16, torch.tensor(0.0), masked).tolist() == [1, 1, 1]
+
+
+def test_counts_take_no_float64_to_the_device_of_the_tokens() -> None:
+    """Not every device has it."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            on_device = [each for each in (made, *args) if isinstance(each, Tensor) and each.device.type == "meta"]
+            if on_device:
+                assert all(each.dtype != torch.float64 for each in (made, *args) if isinstance(each, Tensor)), func
+            return made
+
+    masked, ratio = torch.tensor([16], device="meta"), mask_ratios(3, torch.float64)[2]
+    with Watch():
+        assert mask_count(16, ratio, masked).device.type == "meta"
 
 
 def test_a_draw_is_that_of_multinomial() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semblance.attention.functional.masked_tokens import mask_for_tuning, masked_cross_entropy, one_hot
-from semblance.tests.support.amused import CODEBOOK, PIXELS, VOCABULARY
+from semblance.tests.support.amused import CODEBOOK, PIXELS, TRANSFORMER, VOCABULARY
 from semblance.tests.support.amused_runs import HEIGHT, POSITIVE, WIDTH
 
 from .conftest import Pair
@@ -48,12 +48,20 @@ def test_its_gradient_reaches_what_a_patch_adds(pair: Pair) -> None:
     """The base stays frozen; a patch of the options gets the gradient of the loss, at every layer."""
     model = pair[1].model.model
     _, latent = latents()
-    added = torch.zeros(1, requires_grad=True)
-    options = {"patches": {"attn1_output_patch": [lambda output, extra: output + added]}}
+    added: dict[Any, Tensor] = {}
+
+    def patch(output: Tensor, extra: dict[str, Any]) -> Tensor:
+        place = extra.get("block"), extra.get("block_index"), extra.get("transformer_index"), len(added)
+        added[place] = torch.zeros(1, requires_grad=True)
+        return output + added[place]
+
+    options = {"patches": {"attn1_output_patch": [patch]}}
     with torch.enable_grad():
         loss = model.tuning_objective(model, latent, conditioning(ROWS), options, torch.Generator().manual_seed(7))
         loss.backward()
-    assert loss.ndim == 0 and added.grad is not None and added.grad.abs() > 0
+    assert loss.ndim == 0 and len(added) >= TRANSFORMER["num_hidden_layers"]
+    for place, parameter in added.items():
+        assert parameter.grad is not None and parameter.grad.abs() > 0, place
     assert all(weight.grad is None for weight in model.diffusion_model.parameters())
 
 

@@ -36,7 +36,7 @@ def results() -> Results:
 
 
 def test_an_adapter_brings_the_style_of_its_picture(results: Results) -> None:
-    assert results.gained(results.first(ROUND_SCALE)) >= 0.15
+    assert results.gained(results.first(ROUND_SCALE)) >= 0.25, "0.36 was measured"
 
 
 def test_a_higher_style_scale_brings_more_of_the_style(results: Results) -> None:
@@ -46,12 +46,12 @@ def test_a_higher_style_scale_brings_more_of_the_style(results: Results) -> None
 
 
 def test_the_asked_shape_is_kept(results: Results) -> None:
-    kept = results.first(ROUND_SCALE)["shape_right"]
-    assert estimate(kept, PER_REFERENCE).high >= results.plain["shape_right"].mean().item() - 0.1
-    assert results.first(ROUND_SCALE)["shape_leaked"].mean() <= 0.1
+    kept = results.first(ROUND_SCALE)
+    assert kept["shape_right"].mean() >= 0.85
+    assert kept["shape_leaked"].mean() <= 0.1
 
 
 def test_a_round_of_feedback_keeps_the_style_and_the_prompt(results: Results) -> None:
     first, second = results.first(ROUND_SCALE), results.second()
     assert second["palette"].mean().item() <= estimate(first["palette"], PER_REFERENCE).high
-    assert second["shape_right"].mean() >= first["shape_right"].mean()
+    assert second["shape_right"].mean() >= first["shape_right"].mean() - 1 / (REFERENCES * PER_REFERENCE)

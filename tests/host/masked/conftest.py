@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.model_management
 import pytest
 
 from semblance.host.masked.loading import MaskedFiles, MaskedParts, load_masked
@@ -20,6 +21,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[Size, Pair]:
 
 @pytest.fixture(params=SIZES)
 def pair(request: pytest.FixtureRequest, pairs: dict[Size, Pair]) -> Pair:
+    comfy.model_management.unload_all_models()  # ComfyUI leaves a test's LoRA in the weights until it loads anew
     return pairs[request.param]
 
 

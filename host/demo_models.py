@@ -21,6 +21,7 @@ import comfy.utils
 import torch
 
 from .files import DEMO_MODELS, UnreadableFile
+from .patchers import load_patcher
 from .styledrop.objective import diffusion_loss
 
 Topology = Literal["SDXL", "SD 1.5"]
@@ -58,23 +59,8 @@ def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: b
     """The UNet, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
     weights, config = _read(_UNETS[topology])
     weights.pop(PREDICTS_V, None)
-    model_config = _model_config(topology, config)
-    device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    dtypes = list(model_config.supported_inference_dtypes)
-    dtype = dtype or comfy.model_management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(weights),
-        supported_dtypes=dtypes,
-        weight_dtype=comfy.utils.weight_dtype(weights),
-    )
-    model_config.set_inference_dtype(
-        dtype, comfy.model_management.unet_manual_cast(dtype, device, dtypes), device=device
-    )
-    model = model_config.get_model(weights, "")
-    # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=device, offload_device=offload_device)
-    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
-    model.tuning_objective = partial(diffusion_loss, starts=STARTS)
+    patcher = load_patcher(_model_config(topology, config), weights, dtype, disable_dynamic)
+    patcher.model.tuning_objective = partial(diffusion_loss, starts=STARTS)
     return patcher
 
 

@@ -41,6 +41,10 @@ def blocks_input() -> io.DynamicCombo.Input:
     )
 
 
+ADAPTER_PRESETS = ("all", *(preset for preset in PRESETS if preset != "all"))
+"""Those of style adapters, the first of which is chosen unless the user says otherwise."""
+
+
 def adapter_blocks_input() -> io.DynamicCombo.Input:
     """Which of the blocks that it was tuned in an adapter acts in: all of them, unless the user says otherwise."""
     weights = io.String.Input(
@@ -49,8 +53,7 @@ def adapter_blocks_input() -> io.DynamicCombo.Input:
         tooltip="Blocks with their weights, e.g. output.1=1.0, input.8=0.4. A block with a higher weight shows more of "
         "the style. Empty: all blocks. If a name is wrong, the error lists the right ones.",
     )
-    presets = ("all", *(preset for preset in PRESETS if preset != "all"))
-    options = [io.DynamicCombo.Option(preset, []) for preset in presets]
+    options = [io.DynamicCombo.Option(preset, []) for preset in ADAPTER_PRESETS]
     return io.DynamicCombo.Input(
         "blocks",
         options=[*options, io.DynamicCombo.Option(CUSTOM, [weights])],

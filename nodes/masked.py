@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..host.files import TEXT_ENCODERS, find_file
 from ..host.masked.files import DIFFUSION_MODELS, PUBLISHED, VAES
 from ..host.masked.loading import MaskedFiles, load_masked
-from ..host.masked.sampler import DECODERS, MaskSchedule, masked_sampler
+from ..host.masked.sampler import DECODERS, STEPS, TEMPERATURE, MaskSchedule, masked_sampler
 from .inputs import CATEGORY, file_options, missing_file
 
 DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
@@ -104,7 +104,7 @@ class MaskedSampler(io.ComfyNode):
             inputs=[
                 io.Int.Input(
                     "steps",
-                    default=12,
+                    default=STEPS,
                     min=1,
                     max=1000,
                     tooltip="How many steps find the tokens. aMUSEd's authors take 12. More steps find fewer tokens at "
@@ -123,7 +123,7 @@ class MaskedSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "temperature",
-                    default=2.0,
+                    default=TEMPERATURE[0],
                     min=0.0,
                     max=20.0,
                     step=0.1,
@@ -132,7 +132,7 @@ class MaskedSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "end_temperature",
-                    default=0.0,
+                    default=TEMPERATURE[1],
                     min=0.0,
                     max=20.0,
                     step=0.1,

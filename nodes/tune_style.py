@@ -94,8 +94,7 @@ class TuneStyle(io.ComfyNode):
         tuned = tune(model, examples, recipe, asked.continue_from, watch.after, keep_unfinished)
         report = "\n".join((report_of(tuned, model, memory), *notes))
         show_text(cls.hidden.unique_id, report)
-        first = tuned.adapter.state.step - len(tuned.losses) + 1 if tuned.adapter.state else 1
-        chart = tensor_of(draw_losses(tuned.losses, first))
+        chart = tensor_of(draw_losses(tuned.losses, tuned.done - len(tuned.losses) + 1))
         shown = {**ui.PreviewImage(chart, cls=cls).as_dict(), "text": (report,)}
         return io.NodeOutput(tuned.adapter, loss_map(tuned.losses), chart, watch.pictures(), ui=shown)
 

@@ -8,14 +8,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..attention.adapters.style_adapter import FORMS
-from ..attention.families import PRESETS
 from ..attention.families.family import STYLE
 from ..host.binding.model import ModelMap
 from ..host.styledrop.recipe import LARGEST_SEED
 from . import sockets
-from .inputs import CUSTOM, custom_blocks
+from .inputs import ADAPTER_PRESETS, CUSTOM, custom_blocks
 
-BLOCKS = ("all", *(preset for preset in PRESETS if preset != "all"), CUSTOM)
+BLOCKS = (*ADAPTER_PRESETS, CUSTOM)
 
 
 def picture_inputs() -> list[io.Input]:

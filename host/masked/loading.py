@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
-import comfy.model_patcher
-import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from ..patchers import load_patcher
 from .files import PartFile, check_fit, check_known, check_whole, read_part, transformer_of, vq_of
 from .model import MaskedConfig
 from .preview import ColourOfTokens
 from .sampler import GUARD, only_masked_sampler
 from .text import load_clip, text_network
+from .transformer import MaskedTransformer
 from .vae import TokenVAE
 from .vq import VQModel
 
@@ -64,22 +63,10 @@ def _load_model(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
 
 def _model(file: PartFile, pixels: int, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
     """The transformer, loaded as ComfyUI's own loader does, which does not know its kind."""
-    management = comfy.model_management
-    config = MaskedConfig(transformer_of(file), pixels)
-    device, offload_device = management.get_torch_device(), management.unet_offload_device()
-    weights, dtypes = dict(file.weights), list(config.supported_inference_dtypes)
-    dtype = dtype or management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(weights),
-        supported_dtypes=dtypes,
-        weight_dtype=comfy.utils.weight_dtype(weights),
-    )
-    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes), device=device)
-    model = config.get_model(weights)
-    check_whole(file, model.diffusion_model.state_dict())
-    # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=device, offload_device=offload_device)
-    model.load_model_weights(weights, assign=patcher.is_dynamic())
+    settings = transformer_of(file)
+    with torch.device("meta"):
+        check_whole(file, MaskedTransformer(settings).state_dict())
+    patcher = load_patcher(MaskedConfig(settings, pixels), dict(file.weights), dtype, disable_dynamic)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, GUARD, only_masked_sampler)
     return patcher
 

@@ -36,6 +36,8 @@ from .checks import (
 )
 
 Decoder = Literal["aMUSEd", "MUSE"]
+STEPS, TEMPERATURE = 12, (2.0, 0.0)
+"""Those of aMUSEd's authors; the temperature is that of the first and of the last step."""
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 GUARD = "semblance_masked"
 """The name of the wrapper that keeps other samplers away."""
@@ -98,7 +100,7 @@ def sample_masked_tokens(
 
     Draws come from the seed of the noise and are made on the CPU, so that they are the same on every device.
     """
-    extra, schedule = extra_args or {}, schedule or MaskSchedule(len(sigmas) - 1, (2.0, 0.0))
+    extra, schedule = extra_args or {}, schedule or MaskSchedule(len(sigmas) - 1, TEMPERATURE)
     guider, levels = model.inner_model, sigmas.tolist()
     check_model(guider.inner_model)
     check_sigmas(levels)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..conditioning import Conditioning
 from ..pictures import check_picture
-from .examples import Example, Examples
+from .examples import NO_PICTURE, Example, Examples
 
 
 def encode_examples(
@@ -81,7 +81,7 @@ def encode_picture(vae: Any, picture: Tensor) -> Tensor:
 
 def _one_for_each(given: Sequence[Any], count: int, what: str, counted: str) -> list[Any]:
     if not count:
-        raise ValueError("There is no picture to tune on. Connect a picture, or latents with their conditionings.")
+        raise ValueError(NO_PICTURE)
     if not given:
         raise ValueError(f"There are no {what}. Say what the pictures show, once for all of them or once for each.")
     if len(given) not in (1, count):

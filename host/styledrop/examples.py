@@ -18,6 +18,7 @@ from ..masked.model import MaskedModel
 
 SIZE_WIDTH = 6 * 256
 """Channels that ComfyUI adds to the pooled text of SDXL, of the picture's size and place."""
+NO_PICTURE = "There is no picture to tune on. Connect a picture, or latents with their conditionings."
 SMALLEST = 8
 """The smallest side of a latent."""
 
@@ -91,15 +92,14 @@ class Rows:
 
 
 def prepare(model: Any, examples: Sequence[Example], device: torch.device) -> list[PreparedExample]:
-    """The examples on `device`, outside of inference mode. Raises ValueError for what the model does not take."""
-    check_examples(model, examples)
+    """The examples on `device`, outside of inference mode; `check_examples` has let them pass."""
     return [_prepared(model.model, example, device) for example in examples]
 
 
 def check_examples(model: Any, examples: Sequence[Example]) -> None:
     """Raises ValueError unless there are pictures, large enough, of numbers, and what the model reads."""
     if not examples:
-        raise ValueError("There is no picture to tune on. Connect a picture, or latents with their conditionings.")
+        raise ValueError(NO_PICTURE)
     channels = model.model.latent_format.latent_channels
     for example in examples:
         found = tuple(example.latent.shape)

@@ -22,8 +22,9 @@ def check_fits(adapter: StyleAdapter, model: Any) -> ModelMap:
     """
     known = map_model(model)
     check_family(adapter.stamp, known.name, "The style adapter was tuned", REMEDY)
+    widths = {site.name: channels for site, channels in known.widths.items()}
     for module in adapter.modules:
-        tuned, here = _shape(adapter, module), _shape_here(adapter, model, known, module)
+        tuned, here = _shape(adapter, module), _shape_here(adapter, model, widths, module)
         if tuned != here:
             found = "no such layer" if here is None else f"{here[0]}x{here[1]}"
             raise ValueError(
@@ -66,10 +67,10 @@ def _shape(adapter: StyleAdapter, module: str) -> Shape:
     return adapter.tensors[f"{module}.up"].shape[0], adapter.tensors[f"{module}.down"].shape[1]
 
 
-def _shape_here(adapter: StyleAdapter, model: Any, known: ModelMap, module: str) -> Shape | None:
+def _shape_here(adapter: StyleAdapter, model: Any, widths: Mapping[str, int], module: str) -> Shape | None:
     """The shape that an adapter's module must have in MODEL, or None where the model has no such layer."""
     if adapter.form == "bottleneck":
-        channels = {site.name: channels for site, channels in known.widths.items()}.get(module)
+        channels = widths.get(module)
         return None if channels is None else (channels, channels)
     try:
         layer = model.model.get_submodule(module)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from ..evaluation.drawing import INKS, Look, height_of, write
-from ..evaluation.figures import shown
+from ..evaluation.figures import round_ticks, shown
 from ..evaluation.fonts import typeface_for
 
 WIDTH, HEIGHT, MARGIN = 800, 480, 24  # pixels
@@ -17,7 +17,6 @@ LEFT, BOTTOM = 84, 48
 FONT, LARGE = 20, 26
 SMOOTHING = 0.06
 """The part of all steps that the smooth line averages over."""
-MOST_TICKS = 6
 
 
 def loss_map(losses: Sequence[float]) -> dict[str, list[float]]:
@@ -56,11 +55,11 @@ def draw_losses(losses: Sequence[float], first: int = 1, look: Look = "light") -
     def place(index: int, value: float) -> tuple[float, float]:
         return LEFT + index / last * (right - LEFT), bottom - (value - low) / (high - low) * (bottom - top)
 
-    for tick in ticks(low, high):
+    for tick in round_ticks(low, high):
         y = place(0, tick)[1]
         draw.line((LEFT, y, right, y), fill=ink.rule, width=1)
         write(draw, (LEFT - 8, y - height_of(1, FONT) / 2), [shown(tick)], typeface, FONT, ink.pale, "right")
-    for tick in ticks(first, first + last):
+    for tick in round_ticks(first, first + last):
         if float(tick).is_integer():
             x = place(round(tick) - first, low)[0]
             draw.line((x, bottom, x, bottom + 6), fill=ink.pale, width=1)
@@ -73,11 +72,3 @@ def draw_losses(losses: Sequence[float], first: int = 1, look: Look = "light") -
             [place(index, value) for index, value in enumerate(mean, reach - 1)], fill=ink.bar, width=4, joint="curve"
         )
     return image
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two others."""
-    rough = (high - low) / MOST_TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from ..conditioning import Conditioning
-from ..masked.sampler import MaskSchedule, masked_sampler
+from ..masked.sampler import TEMPERATURE, MaskSchedule, masked_sampler
 from ..masked.sampling import MaskedSampling
-
-TEMPERATURE = (2.0, 0.0)
-"""Of a masked transformer's tokens at the first and the last step, as aMUSEd's authors have it."""
 
 
 @dataclass(frozen=True, eq=False)

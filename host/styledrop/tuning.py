@@ -48,6 +48,12 @@ class Tuned:
     peak: int = 0
     """Bytes taken on the GPU at most, 0 where that is not known."""
 
+    @property
+    def done(self) -> int:
+        """Steps that the adapter has behind it, those before this tuning among them."""
+        assert self.adapter.state is not None
+        return self.adapter.state.step
+
 
 @dataclass(frozen=True, eq=False)
 class TuningStep:
@@ -76,7 +82,8 @@ def tune(
     """Tunes an adapter for MODEL on `examples`, from nothing or going on from `start`.
 
     MODEL and `start` stay as they are. `on_step` is told of every step. If the tuning is interrupted or fails, `keep`
-    is given what was learnt until then. Raises ValueError for what cannot be tuned, and for a loss that is no number.
+    is given what was learnt until then; what it raises is logged. Raises ValueError for what cannot be tuned, and for a
+    loss that is no number.
     """
     check_tunable(model)
     objective, stamp = objective_of(model), subject_stamp(model)

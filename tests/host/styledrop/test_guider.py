@@ -19,6 +19,7 @@ from semblance.host.binding.model import patches_on
 from semblance.host.binding.plan import cfg_of, guides
 from semblance.host.styledrop.applying import apply_adapter
 from semblance.host.styledrop.guider import Scales, styledrop_guider
+from semblance.tests.support.guided import CFG, ONE_STEP, SIGMAS, each_form, plain
 from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import (
     Studio,
@@ -29,16 +30,6 @@ from semblance.tests.support.studio import (
     run_guider,
 )
 from semblance.tests.support.style_adapters import guider, style_adapter
-
-each_form = pytest.mark.parametrize("form", ["bottleneck", "lora"])
-SIGMAS = torch.tensor([6.0, 2.0, 0.5, 0.0])
-ONE_STEP = torch.tensor([2.0, 0.0])
-"""Of Euler: it gives the prediction itself."""
-CFG = 5.0
-
-
-def plain(studio: Studio, model: ModelPatcher | None = None, cfg: float = CFG) -> Tensor:
-    return run_guider(guider_of(studio, model or studio.model, cfg), SIGMAS)
 
 
 @each_form

@@ -22,6 +22,7 @@ from semblance.attention.adapters.style_adapter import AdapterForm, StyleAdapter
 from semblance.attention.engine.scope import Scope
 from semblance.host.styledrop.applying import apply_adapter
 from semblance.host.styledrop.guider import Scales, only_on
+from semblance.tests.support.guided import CFG, ONE_STEP, SIGMAS, each_form, plain
 from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import (
     Studio,
@@ -32,17 +33,6 @@ from semblance.tests.support.studio import (
 )
 from semblance.tests.support.style_adapters import guider, style_adapter
 from semblance.tests.tiny_models import make_controlnet
-
-each_form = pytest.mark.parametrize("form", ["bottleneck", "lora"])
-SIGMAS = torch.tensor([6.0, 2.0, 0.5, 0.0])
-ONE_STEP = torch.tensor([2.0, 0.0])
-"""Of Euler: it gives the prediction itself."""
-CFG = 5.0
-
-
-def plain(studio: Studio, model: ModelPatcher | None = None, cfg: float = CFG) -> Tensor:
-    return run_guider(guider_of(studio, model or studio.model, cfg), SIGMAS)
-
 
 OTHERS: dict[str, Any] = {
     "PAG": lambda model: PerturbedAttentionGuidance.execute(model, 3.0)[0],

@@ -28,8 +28,12 @@ def main() -> None:
     if asked.what == "sizes":
         use_library(cpu=True)
         from .sizes import report_sizes
+        from .styledrop import report_adapters
+        from .tuning import report_tuning_sizes
 
         report_sizes()
+        report_adapters()
+        report_tuning_sizes()
         return
     on_gpu = torch.cuda.is_available()
     use_library(cpu=not on_gpu)
@@ -40,14 +44,16 @@ def main() -> None:
     from .instantstyle import instantstyle_runs
     from .models import real_model
     from .styleid import kept_bytes, styleid_runs
+    from .tuning import tuning_runs
 
     comfy.utils.PROGRESS_BAR_ENABLED = False
-    torch.set_grad_enabled(False)
+    torch.set_grad_enabled(False)  # but in tuning
     kind, pixels, dtype = ("sdxl", 1024, torch.float16) if on_gpu else ("sd15", 256, torch.float32)
     model = real_model(kind, dtype)
     title = "SDXL, 1024 px, fp16, on the GPU" if on_gpu else "SD 1.5, 256 px, fp32, on the CPU"
     report(f"InstantStyle: {title}", instantstyle_runs(model, kind, pixels), rounds)
     report(f"StyleID: {title}", styleid_runs(model, kind, pixels), rounds)
+    report(f"Tune Style, one step: {title}", tuning_runs(model, kind, pixels), rounds)
     kept = kept_bytes(50, 512) / 2**20
     print(f"\nStyleID keeps {kept:.1f} MB of trajectories for two pictures of 512 px in 50 steps, and no features.")
     report_consistory(min(rounds, STORY_ROUNDS))

@@ -113,19 +113,23 @@ def _without_contents(func: Any, args: Sequence[Any], named: Mapping[str, Any]) 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, *_: Any, **__: Any) -> Tensor:
     """As GPUs attend: one kernel, and no matrix of all tokens by all tokens."""
     split = (torch.unflatten(part, 2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    made = aten._scaled_dot_product_efficient_attention(*split, None, False)[0]
+    with_gradients = torch.is_grad_enabled()
+    made = aten._scaled_dot_product_efficient_attention(*split, None, with_gradients)[0]
     return made.transpose(1, 2).flatten(2)
 
 
 @contextmanager
-def metered(meter: Meter) -> Iterator[Meter]:
-    """Meters a block, in which the host attends as on a GPU. What is kept from block to block counts on."""
+def metered(meter: Meter, gradients: bool = False) -> Iterator[Meter]:
+    """Meters a block, in which the host attends as on a GPU. What is kept from block to block counts on.
+
+    What waits for its `gradients` is held too, if there are any.
+    """
     names = ("optimized_attention", "optimized_attention_masked")
     before = {name: getattr(host_attention, name) for name in names}
     for name in names:
         setattr(host_attention, name, fused_attention)
     try:
-        with torch.no_grad(), meter:
+        with torch.set_grad_enabled(gradients), meter:
             yield meter
     finally:
         for name, attention in before.items():

@@ -1,4 +1,4 @@
-"""The README's three strips, one for each method, sampled on the demo models: `python -m demo.strips`."""
+"""The README's four strips, one for each method, sampled on the demo models: `python -m demo.strips`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ REFERENCE_SEED, NOISE_SEED = 77, 5
 PAIRS, PAIR_COUNT = (2, 6), 7
 """Which of so many of StyleID's held-out pairs."""
 SCENES = 3
+TUNED = (1, 3)
+"""Which of the drawings of `Pairs.draw` StyleDrop is tuned on."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def main() -> None:
         "instantstyle": instantstyle_groups(Study.open("SD 1.5", torch.float32)),
         "styleid": styleid_groups(sdxl),
         "consistory": consistory_groups(sdxl),
+        "styledrop": styledrop_groups(),
     }
     for name, groups in strips.items():
         strip(groups).save(output / f"{name}.jpg", quality=88)
@@ -103,6 +106,22 @@ def consistory_groups(study: Study) -> list[list[Tile]]:
         [Tile(scene, picture), Tile("subject mask", mask)]
         for scene, picture, mask in zip(scenes, pictures, dimmed, strict=False)
     ]
+
+
+def styledrop_groups() -> list[list[Tile]]:
+    """References, each with two of its prompts as an adapter tuned on it makes them."""
+    from .captions import shape_captions
+    from .styledrop import ROUND_SCALE, Adapters, sample
+
+    adapters = Adapters.over(max(TUNED) + 1)
+    pairs, groups = adapters.study.pairs, []
+    for number in TUNED:
+        row = number * pairs.per_reference
+        prompts = shape_captions(pairs.asked)[row : row + 2]
+        made = sample(adapters.study, adapters.first(row), prompts, NOISE_SEED, ROUND_SCALE)
+        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(prompts, made, strict=True)]
+        groups.append([Tile("reference", draw(adapters.reference(row), 256).pictures[0]), *tiles])
+    return groups
 
 
 def strip(groups: Sequence[Sequence[Tile]]) -> Image.Image:

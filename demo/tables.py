@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import consistory, instantstyle, styleid
+from . import consistory, instantstyle, styledrop, styleid
 from .page import Section, Table
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ class Extent:
     stories: int
     ways: tuple[consistory.Way, ...] = consistory.WAYS
     """Of sampling a story."""
+    tunings: int = 0
+    """References that StyleDrop is tuned on, a minute each."""
 
 
 QUICK = Extent(per_reference=1, styleid_pairs=6, stories=4, ways=consistory.MAIN_WAYS)
 """Beside the contact sheets, within five minutes in all."""
-FULL = Extent(per_reference=4, styleid_pairs=16, stories=64)
+FULL = Extent(per_reference=4, styleid_pairs=16, stories=64, tunings=16)
 """As in docs/evaluation.md."""
 
 
@@ -49,4 +51,7 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
     if topology == STORY_TOPOLOGY:
         caption = f"{extent.stories} stories, {consistory.TABLE_CAPTION}"
         made.append(("ConsiStory", caption, consistory.table(study, extent.stories, extent.ways)))
+    if topology == styledrop.TOPOLOGY and extent.tunings:
+        caption = f"{extent.tunings} references, {styledrop.TABLE_CAPTION}"
+        made.append(("StyleDrop", caption, styledrop.table(styledrop.Adapters.over(extent.tunings))))
     return [Section(f"{topology} demo model, {method}", caption, table=table) for method, caption, table in made]

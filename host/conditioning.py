@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .binding.model import map_model
+from .binding.model import map_unet
 
 Conditioning = list[list[Any]]
 """Entries [context (rows, text_tokens, channels), extras such as pooled_output], the value of a CONDITIONING socket."""
@@ -71,7 +71,7 @@ def _zeros(model: Any) -> Conditioning:
     channels = getattr(model.model, "adm_channels", 0)
     if channels:
         extras["pooled_output"] = torch.zeros(1, channels - 6 * 256)  # without the size embedding, which ComfyUI adds
-    return [[torch.zeros(1, TOKENS, map_model(model).text_width), extras]]
+    return [[torch.zeros(1, TOKENS, map_unet(model).text_width), extras]]
 
 
 def _zero_pooled(extras: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import comfy.clip_vision
@@ -20,10 +21,14 @@ import comfy.utils
 import torch
 
 from .files import DEMO_MODELS, UnreadableFile
+from .patchers import load_patcher
+from .styledrop.objective import diffusion_loss
 
 Topology = Literal["SDXL", "SD 1.5"]
 TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
+STARTS = 1 / 4
+"""The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
 _UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
 
 
@@ -54,22 +59,8 @@ def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: b
     """The UNet, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
     weights, config = _read(_UNETS[topology])
     weights.pop(PREDICTS_V, None)
-    model_config = _model_config(topology, config)
-    device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    dtypes = list(model_config.supported_inference_dtypes)
-    dtype = dtype or comfy.model_management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(weights),
-        supported_dtypes=dtypes,
-        weight_dtype=comfy.utils.weight_dtype(weights),
-    )
-    model_config.set_inference_dtype(
-        dtype, comfy.model_management.unet_manual_cast(dtype, device, dtypes), device=device
-    )
-    model = model_config.get_model(weights, "")
-    # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=device, offload_device=offload_device)
-    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    patcher = load_patcher(_model_config(topology, config), weights, dtype, disable_dynamic)
+    patcher.model.tuning_objective = partial(diffusion_loss, starts=STARTS)
     return patcher
 
 

@@ -24,9 +24,11 @@ STYLES = "semblance_styles"
 TRAJECTORIES = "semblance_trajectories"
 SUBJECTS = "semblance_subjects"
 STATISTICS = "semblance_statistics"
+STYLE_ADAPTERS = "semblance_style_adapters"
 SAVED = {STYLES: "style", TRAJECTORIES: "trajectory", SUBJECTS: "subject", STATISTICS: "file of statistics"}
-"""The contents of our own folders, as a word for messages."""
-SAVED_BY = {STATISTICS: "FID, under a name in its input save"}
+SAVED |= {STYLE_ADAPTERS: "style adapter", LORAS: "LoRA"}
+"""The contents of the folders that we write to, as a word for messages."""
+SAVED_BY = {STATISTICS: "FID, under a name in its input save", STYLE_ADAPTERS: "Save Style Adapter"}
 """What writes them, where it is not the node Save with that word."""
 METRICS = "semblance_metrics"
 CLASSIFIERS = "classifiers"
@@ -56,11 +58,13 @@ def register_folders() -> None:
     _register(ADAPTERS, models / "ipadapter", set(folder_paths.supported_pt_extensions))
     _register(DEMO_ADAPTERS, DEMO_MODELS / "ipadapter", {".safetensors"})
     _register(LORAS, DEMO_MODELS / "loras", {".safetensors"})  # after ComfyUI's own, so that its loaders find them
-    _register(STYLES, models / "semblance" / "styles", {".safetensors"})
-    _register(TRAJECTORIES, models / "semblance" / "trajectories", {".safetensors"})
-    _register(SUBJECTS, models / "semblance" / "subjects", {".safetensors"})
-    _register(STATISTICS, models / "semblance" / "statistics", {".safetensors"})
-    _register(METRICS, models / "semblance" / "metrics", {".safetensors", ".pth", ".pt", ".bin"})
+    own = models / "semblance"
+    _register(STYLES, own / "styles", {".safetensors"})
+    _register(TRAJECTORIES, own / "trajectories", {".safetensors"})
+    _register(SUBJECTS, own / "subjects", {".safetensors"})
+    _register(STATISTICS, own / "statistics", {".safetensors"})
+    _register(STYLE_ADAPTERS, own / "adapters", {".safetensors"})
+    _register(METRICS, own / "metrics", {".safetensors", ".pth", ".pt", ".bin"})
 
 
 def file_names(*folders: str) -> list[str]:
@@ -132,7 +136,7 @@ def shapes_in(path: Path) -> dict[str, Any]:
 
 
 def free_path(folder: str, name: str) -> Path:
-    """The path for a new file called `name` in a folder of ours; a number is added if the name is taken.
+    """The path for a new file called `name` in a folder that we write to; a number is added if the name is taken.
 
     Raises UnwritableFile for names that lead out of that folder or that some system refuses, and for a folder that
     cannot be made.

@@ -18,7 +18,7 @@ import comfy.model_sampling
 from ..attention.functional.inversion import TRAINING_STEPS
 from ..attention.references.trajectory import ModelStamp
 from ..attention.references.weight_samples import WeightSamples
-from .binding.model import map_model
+from .binding.model import map_model, map_unet
 from .weight_values import is_merged, sample_weights
 
 INVERT_AGAIN = "Invert the picture with the model you sample with; a LoRA may be added afterwards."
@@ -30,7 +30,7 @@ def stamp_of(model: Any) -> ModelStamp:
 
     Raises ValueError for an unknown family, a prediction other than noise or v, and another noise schedule.
     """
-    known = map_model(model)
+    known = map_unet(model)
     model_sampling = model.get_model_object("model_sampling")
     prediction = _prediction(model_sampling)
     schedule = model_sampling.sigmas
@@ -58,7 +58,7 @@ def check_model(stamp: ModelStamp, here: ModelStamp, model: Any, made: str, reme
     if stamp.prediction != here.prediction:
         found = f"a model that predicts {stamp.prediction}, but this one predicts {here.prediction}"
         raise _other_model(made, found, remedy)
-    if not _same_weights(stamp, here, model):
+    if not same_weights(stamp, here, model):
         raise _other_model(made, f"another {stamp.family} model, whose weights are not those of this one", remedy)
 
 
@@ -86,7 +86,8 @@ def _prediction(model_sampling: Any) -> str:
     )
 
 
-def _same_weights(stamp: ModelStamp, here: ModelStamp, model: Any) -> bool:
+def same_weights(stamp: ModelStamp, here: ModelStamp, model: Any) -> bool:
+    """Whether MODEL, whose stamp is `here`, has the weights that `stamp` was read from."""
     recorded, present = (WeightSamples.read(each.weights) for each in (stamp, here))
     if recorded is not None and present is not None:
         return recorded.is_same(present)

@@ -27,7 +27,8 @@ MATRICES: Mapping[str, Sequence[str]] = {
     "ff": ("ff.net.2",),
 }
 """What is sampled in each block of the UNet, each from another of its transformers, and compared as a group."""
-TRANSFORMER = re.compile(r"(.+)\.transformer_blocks\.(\d+)$")
+TRANSFORMER = re.compile(r"((?P<block>.+)\.transformer_blocks|(?P<layers>transformer_layers))\.(?P<number>\d+)$")
+"""Of a UNet, by its blocks; those of a masked transformer count as one."""
 
 
 def sample_weights(model: Any) -> WeightSamples:
@@ -46,18 +47,19 @@ def is_merged(model: Any) -> bool:
 
 def _groups(unet: Any) -> Iterator[tuple[str, list[str]]]:
     """The groups of matrices to sample, by name, in every block that has transformers."""
-    depths: dict[str, int] = {}
+    depths: dict[tuple[str, str], int] = {}
     for name, _ in unet.named_modules():
         found = TRANSFORMER.match(name)
         if found:
-            depths[found[1]] = max(depths.get(found[1], 0), int(found[2]) + 1)
+            place = found["block"] or found["layers"], found[1]
+            depths[place] = max(depths.get(place, 0), int(found["number"]) + 1)
     count = sum(map(len, MATRICES.values()))
-    for block, depth in depths.items():
+    for (block, transformers), depth in depths.items():
         number = 0
         for group, layers in MATRICES.items():
             matrices: list[str] = []
             for layer in layers:
-                matrices.append(f"{block}.transformer_blocks.{number * depth // count}.{layer}")
+                matrices.append(f"{transformers}.{number * depth // count}.{layer}")
                 number += 1
             yield f"{block} {group}", matrices
 

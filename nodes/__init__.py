@@ -17,6 +17,7 @@ from .inspect import ShowPatches
 from .instantstyle import InstantStyle
 from .inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from .load import LoadAdapter, LoadTextTower
+from .masked import LoadMaskedTransformer, MaskedSampler
 from .masks import SubjectMasks
 from .pick_images import PickImages
 from .picture_grid import PictureGrid
@@ -28,8 +29,11 @@ from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
 from .replacements import register_replacements
 from .score_table import ScoreTable
+from .style_adapter import ApplyStyleAdapter, StyleDropGuider
+from .style_adapter_files import LoadStyleAdapter, SaveStyleAdapter
 from .styleid import StyleID
 from .subject import ApplySubject, LoadSubject, RecordSubject, SaveSubject
+from .tune_style import TuneStyle
 
 register_folders()  # before a schema lists what is in them
 
@@ -64,6 +68,11 @@ NODES: list[type[io.ComfyNode]] = [
     ApplySubject,
     SaveSubject,
     LoadSubject,
+    TuneStyle,
+    ApplyStyleAdapter,
+    StyleDropGuider,
+    SaveStyleAdapter,
+    LoadStyleAdapter,
     CLIPScore,
     PickImages,
     ScoreTable,
@@ -72,6 +81,8 @@ NODES: list[type[io.ComfyNode]] = [
     FID,
     ArtFID,
     CFSD,
+    LoadMaskedTransformer,
+    MaskedSampler,
     LoadDemo,
     ShowPatches,
 ]

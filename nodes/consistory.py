@@ -14,7 +14,7 @@ from ..attention.methods.consistory.settings import FreeU, Injection, MaskDropou
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..attention.subjects.user_masks import UserMasks
 from ..attention.subjects.words import SubjectWords
-from ..host.binding.model import add_patch, map_model
+from ..host.binding.model import add_patch, map_unet
 from ..host.identity import INVERT_AGAIN, check_family
 from . import sockets
 from .inputs import CATEGORY, fraction_input
@@ -123,7 +123,7 @@ class ConsiStory(io.ComfyNode):
         mask: Tensor | None = None,
         pictures: ReferenceTrajectory | None = None,
     ) -> io.NodeOutput:
-        known = map_model(model)
+        known = map_unet(model)
         if pictures is not None:
             check_family(pictures.stamp, known.name, "The trajectory of the pictures was made", INVERT_AGAIN)
         window = StepRange(inject_from, inject_until)

@@ -41,6 +41,27 @@ def blocks_input() -> io.DynamicCombo.Input:
     )
 
 
+ADAPTER_PRESETS = ("all", *(preset for preset in PRESETS if preset != "all"))
+"""Those of style adapters, the first of which is chosen unless the user says otherwise."""
+
+
+def adapter_blocks_input() -> io.DynamicCombo.Input:
+    """Which of the blocks that it was tuned in an adapter acts in: all of them, unless the user says otherwise."""
+    weights = io.String.Input(
+        "weights",
+        default="",
+        tooltip="Blocks with their weights, e.g. output.1=1.0, input.8=0.4. A block with a higher weight shows more of "
+        "the style. Empty: all blocks. If a name is wrong, the error lists the right ones.",
+    )
+    options = [io.DynamicCombo.Option(preset, []) for preset in ADAPTER_PRESETS]
+    return io.DynamicCombo.Input(
+        "blocks",
+        options=[*options, io.DynamicCombo.Option(CUSTOM, [weights])],
+        tooltip="The blocks that the adapter acts in, of those it was tuned in. 'all' takes every one; 'style', "
+        "'layout' and 'style + layout' are the model's blocks for these; 'custom' sets a weight for each block.",
+    )
+
+
 def curve_input() -> io.DynamicCombo.Input:
     """How a method's weight runs between start and end."""
     points = io.String.Input(
@@ -102,6 +123,13 @@ def read_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str, float]
     if blocks["blocks"] == CUSTOM:
         return custom_blocks(blocks["weights"], model_map, STYLE)
     return model_map.family.preset(blocks["blocks"])
+
+
+def read_adapter_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str, float]:
+    """Weights by block name from the input of `adapter_blocks_input`."""
+    if blocks["blocks"] == CUSTOM and not blocks["weights"].strip():
+        return model_map.family.preset("all")
+    return read_blocks(blocks, model_map)
 
 
 def custom_blocks(text: str, model_map: ModelMap, own: ChoiceKey[BlockChoice]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.methods.instantstyle import MASKS_BY, MasksBy
 from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
-from ..host.binding.model import add_patch, map_model
+from ..host.binding.model import add_patch, map_unet
 from ..host.instantstyle.encoding import EncodedStyle
 from . import sockets
 from .inputs import CATEGORY, blocks_input, curve_input, fraction_input, missing_choice, read_blocks, read_curve
@@ -102,7 +102,7 @@ class InstantStyle(io.ComfyNode):
         mask_edges: str = "soft",
         masks_by: MasksBy = "auto",
     ) -> io.NodeOutput:
-        model_map = map_model(model)
+        model_map = map_unet(model)
         adapter = reference.adapter
         numbers = adapter.numbers_for(model_map)
         area = None if mask is None else ImageMask(mask, feather=mask_edges == "soft")

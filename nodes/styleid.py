@@ -11,7 +11,7 @@ from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.families import STYLEID
 from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
-from ..host.binding.model import add_patch, map_model
+from ..host.binding.model import add_patch, map_unet
 from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of, styleid_sampler
 from . import sockets
 from .inputs import CATEGORY, CUSTOM, custom_blocks, fraction_input, missing_choice
@@ -154,7 +154,7 @@ class StyleID(io.ComfyNode):
     ) -> io.NodeOutput:
         check_pair(model, content, style)
         gamma, temperature = PRESETS.get(preset["preset"]) or (preset["gamma"], preset["temperature"])
-        weights = custom_blocks(blocks["weights"] if blocks["blocks"] == CUSTOM else "", map_model(model), STYLEID)
+        weights = custom_blocks(blocks["weights"] if blocks["blocks"] == CUSTOM else "", map_unet(model), STYLEID)
         scope = Scope(weights, ScheduleWindow(start, end), None if mask is None else ImageMask(mask))
         patch = StyleIDPatch(
             content,

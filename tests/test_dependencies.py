@@ -117,7 +117,8 @@ def test_what_computes_and_what_measures_are_tested_without_comfyui(room: str) -
     rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} - {room}
     hosted = [name for room in rooms for name in (room, f"semblance.{room}")]
     found = offenders(sources(f"tests/{room}"), *COMFYUI, *hosted, "semblance.tests")
-    plain = tuple(f"semblance.tests.support.{name}" for name in ("frozen_cases", "random_weights", "speeds"))
+    names = ("frozen_cases", "port_of_muse", "random_weights", "speeds")
+    plain = tuple(f"semblance.tests.support.{name}" for name in names)
     assert [line for line in found if not line.endswith(plain)] == []
     assert offenders([ROOT / "tests" / "support" / f"{name.rpartition('.')[2]}.py" for name in plain], *COMFYUI) == []
 

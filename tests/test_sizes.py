@@ -8,6 +8,7 @@ import torch
 from semblance.attention.methods.consistory.settings import KEPT_QUERIES
 from semblance.bench.ip_adapter import APPLICATIONS, application
 from semblance.bench.sizes import Calls, consistory, plain, sizes, styleid
+from semblance.bench.styledrop import WIDTHS, adapted
 from semblance.bench.weightless import Meter, Size, metered
 from semblance.tests.tiny_models import Family
 
@@ -48,6 +49,14 @@ def test_apply_ip_adapter_waits_for_nothing_and_adds_little(name: str) -> None:
     size, base = application(calls, name), plain(calls)
     assert size.waits == base.waits
     assert 1.0 < size.operations / base.operations <= 1.01 and size.peak / base.peak <= 1.05
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_a_style_adapter_waits_for_nothing_and_adds_little(name: str) -> None:
+    calls = Calls("sd15", 512, 4)
+    size, base = adapted(calls, name), plain(calls)
+    assert size.waits == base.waits
+    assert 1.0 < size.operations / base.operations <= 1.01 and size.peak / base.peak <= 1.15
 
 
 def test_styleid_takes_three_rows_for_one() -> None:

@@ -29,6 +29,11 @@ class AttentionSite:
         """The name users write for the block that holds this layer, e.g. `output.1`."""
         return f"{self.part}.{self.number}"
 
+    @property
+    def name(self) -> str:
+        """By which files name this layer, e.g. `output.4.0.self`."""
+        return f"{self.block}.{self.depth}.{self.kind}"
+
     def __str__(self) -> str:
         return f"{self.kind} {self.block}[{self.depth}]"
 

@@ -38,11 +38,14 @@ class ChoiceKey(Generic[Form]):
 
     name: str
     form: type[Form]
+    remedy: str = "Load a model of another family."
+    """What to do with a family that has none."""
 
 
-STYLE = ChoiceKey("style", BlockChoice)
+BY_HAND = "Set blocks to 'all', or name them under 'custom'."
+STYLE = ChoiceKey("style", BlockChoice, BY_HAND)
 """InstantStyle's blocks of style."""
-LAYOUT = ChoiceKey("layout", BlockChoice)
+LAYOUT = ChoiceKey("layout", BlockChoice, BY_HAND)
 """InstantStyle's blocks of layout."""
 STYLEID = ChoiceKey("StyleID", BlockChoice)
 CONSISTORY = ChoiceKey("ConsiStory", StoryBlocks)
@@ -64,10 +67,8 @@ class ModelFamily:
         """The choice under `key`. Raises ValueError if the family has none."""
         if key not in self.choices:
             known = ", ".join(other.name for other in self.choices)
-            raise ValueError(
-                f"Semblance knows no blocks for {key.name} in {self.name} models, only for {known}. Load a model of "
-                "another family."
-            )
+            only = f", only for {known}" if known else ""
+            raise ValueError(f"Semblance knows no blocks for {key.name} in {self.name} models{only}. {key.remedy}")
         found = self.choices[key]
         assert isinstance(found, key.form)
         return found

@@ -11,8 +11,9 @@ from comfy.patcher_extension import WrappersMP
 
 from ...attention.engine.call import AttentionSite
 from ...attention.engine.patch import AttentionPatch
-from ...attention.families import FAMILIES, ModelFamily, family_of
+from ...attention.families import AMUSED, FAMILIES, ModelFamily, amused_of, family_of
 from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
+from ..masked.transformer import MaskedTransformer
 from .carried import KEY, carried_patches, carry
 from .step import diffusion_model
 from .unet import attention_layer, attention_sites
@@ -44,12 +45,17 @@ class ModelMap:
     @property
     def name(self) -> str:
         """The family as people know it; SD 2.x has SD 1.5's blocks and another text encoder."""
+        if self.family.name == AMUSED:
+            return AMUSED
         return FAMILY_OF_TEXT_WIDTH.get(self.text_width, self.family.name)
 
 
 def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
     unet = model.model.diffusion_model
+    if isinstance(unet, MaskedTransformer):
+        widths = {site: attention_layer(unet, site).to_q.out_features for site in attention_sites(unet)}
+        return ModelMap(amused_of(unet.settings.layers), unet.settings.text, widths)
     sites = attention_sites(unet) if hasattr(unet, "output_blocks") else ()
     layers = {site: attention_layer(unet, site) for site in sites}
     text_width = next((layer.to_k.in_features for site, layer in layers.items() if site.kind == "cross"), None)
@@ -61,6 +67,17 @@ def map_model(model: Any) -> ModelMap:
             f"another family, or a thinned copy such as SSD-1B. Load an {known} checkpoint."
         )
     return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
+
+
+def map_unet(model: Any) -> ModelMap:
+    """Like `map_model`, for methods that act on a UNet alone: raises ValueError for a masked transformer too."""
+    known = map_model(model)
+    if known.family.name == AMUSED:
+        raise ValueError(
+            f"This model is a masked transformer ({AMUSED}), and this method acts on the UNet of SD 1.5 or SDXL. Load "
+            "an SD 1.5 or SDXL checkpoint; on this model Semblance has StyleDrop: Tune Style and Apply Style Adapter."
+        )
+    return known
 
 
 def add_patch(model: Any, patch: AttentionPatch) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..masked.sampler import GUARD
 from .carried import KEY
 
 GUIDER_SLOTS = ("model_function_wrapper", "sampler_", "denoise_mask_function", "context_handler")
@@ -79,7 +80,7 @@ def _foreign_slots(model: Any, model_options: Mapping[str, Any]) -> list[str]:
         for source in (options.get("wrappers", {}), model.wrappers)
         for kind, keyed in source.items()
         for key in keyed
-        if key != KEY
+        if key not in (KEY, GUARD)
     }
     lines += [f"Another node wraps {wrapper}" for wrapper in sorted(wrappers)]
     if "optimized_attention_override" in options:

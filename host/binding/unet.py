@@ -1,4 +1,4 @@
-"""The attention layers and blocks of ComfyUI's UNet, and a patch's place in them."""
+"""The attention layers and blocks of ComfyUI's UNet or of a masked transformer, and a patch's place in them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
 from ...attention.engine.states import joined_states, split_states
 from ...attention.engine.unexpected import UnexpectedCall
+from ..masked.transformer import MaskedTransformer
 from .carried import Uncopied
 from .guests import ShieldedOccupant
 from .occupants import Occupant, attend_as_batch, checked
@@ -151,7 +152,10 @@ class BoundSite(Uncopied):
 
 
 def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
-    """Every attention layer of a UNet, in the order it runs them."""
+    """Every attention layer of a UNet or of a masked transformer, in the order it runs them."""
+    if isinstance(unet, MaskedTransformer):
+        kinds: tuple[AttentionKind, ...] = ("self", "cross")
+        return tuple(AttentionSite(kind, "middle", layer) for layer in range(unet.settings.layers) for kind in kinds)
     parts: list[tuple[BlockPart, Sequence[Any]]] = [
         ("input", unet.input_blocks),
         ("middle", [] if unet.middle_block is None else [unet.middle_block]),
@@ -168,7 +172,9 @@ def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
 
 
 def attention_layer(unet: Any, site: AttentionSite) -> Any:
-    """The host's module at a site, with its to_q, to_k and to_v."""
+    """The module at a site, with its to_q, to_k and to_v."""
+    if isinstance(unet, MaskedTransformer):
+        return getattr(unet.transformer_layers[site.number], SLOT[site.kind])
     blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[site.part]
     transformer = next(layer for layer in blocks[site.number] if hasattr(layer, "transformer_blocks"))
     return getattr(transformer.transformer_blocks[site.depth], SLOT[site.kind])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from .drawing import INKS, Ink, Look, Side, fit_text, height_of, write
-from .figures import estimated, interval_of, shown
+from .figures import estimated, interval_of, round_ticks, shown
 from .fonts import Typeface, typeface_for
 from .table import Table
 
@@ -22,7 +22,6 @@ MOST_BARS = 60
 """In one panel; more would not be told apart."""
 MANY = 12
 """From here on a bar's label has one line, not two."""
-MOST_TICKS = 6
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round numbers on the axis, 0 among them."""
-        rough = (self.high - self.low) / MOST_TICKS
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-        return [number * step for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return round_ticks(self.low, self.high)
 
 
 def panels_of(table: Table) -> list[Panel]:

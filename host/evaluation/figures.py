@@ -10,6 +10,8 @@ from ...metrics.scores import Measure
 DIGITS = 3
 """That count, of the largest of several values and of an interval's width."""
 MOST_DECIMALS = 9
+MOST_TICKS = 6
+"""Of an axis, about."""
 LARGE = 1e6
 """From here on a number is written with its power of ten."""
 
@@ -17,6 +19,14 @@ LARGE = 1e6
 def shown(value: float) -> str:
     """One number alone, in four digits that count."""
     return f"{value:.4g}" if math.isfinite(value) else "not a number"
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, for an axis; 0 is among them if it lies there."""
+    rough = (high - low) / MOST_TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def shown_alike(values: Sequence[float]) -> list[str]:

@@ -20,7 +20,7 @@ from ...attention.functional.edit_friendly import (
 )
 from ...attention.functional.inversion import inversion_timesteps
 from ...attention.references.trajectory import ReferenceTrajectory
-from ..binding.model import map_model
+from ..binding.model import map_unet
 from ..conditioning import Text
 from ..identity import INVERT_AGAIN, check_family, stamp_of
 from .runs import (
@@ -177,7 +177,7 @@ def _noises_for(model: Any, x: Tensor, extra_args: dict[str, Any], trajectory: R
             f"This trajectory ({trajectory.convention}) holds no noises to replay. Invert the picture with Invert "
             "Image (edit-friendly)."
         )
-    family = map_model(model.inner_model.model_patcher).name
+    family = map_unet(model.inner_model.model_patcher).name
     check_family(trajectory.stamp, family, "The trajectory was made", INVERT_AGAIN)
     if model.noise.any():
         raise ValueError(

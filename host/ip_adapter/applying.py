@@ -15,7 +15,7 @@ from ...attention.families.weight_types import LayerWeights, WeightType, chosen_
 from ...attention.functional.key_scaling import KeyScaling
 from ...attention.functional.picture_sums import PictureSum, summed_pictures
 from ...attention.methods.instantstyle import ImageTokens, InstantStyle
-from ..binding.model import add_patch, map_model
+from ..binding.model import add_patch, map_unet
 from ..instantstyle.adapter import LoadedAdapter
 from .encoding import EncodedPictures
 from .regions import Regions
@@ -85,7 +85,7 @@ def check_adapter(adapter: LoadedAdapter, model: Any) -> None:
             f"The adapter '{adapter.name}' is for Kolors, which Semblance does not know. Choose an SD 1.5 or SDXL "
             "adapter and model."
         )
-    adapter.numbers_for(map_model(model))
+    adapter.numbers_for(map_unet(model))
 
 
 def apply_pictures(
@@ -101,7 +101,7 @@ def apply_pictures(
     `composition` are further pictures, for the blocks that carry composition. Raises ValueError if adapter and model
     do not fit each other. Weights of 0, an empty mask and an empty window leave the model as it is.
     """
-    model_map = map_model(model)
+    model_map = map_unet(model)
     numbers = adapter.numbers_for(model_map)
     if mask is not None and not mask.any():
         return model

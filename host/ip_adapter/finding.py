@@ -13,7 +13,7 @@ import comfy.clip_vision
 from ...attention.adapters.checkpoint import AdapterLayout, UnknownAdapter, flatten, recognise
 from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
 from ...attention.families import DEMO_SD15, DEMO_SDXL
-from ..binding.model import ModelMap, map_model
+from ..binding.model import ModelMap, map_unet
 from ..demo_models import load_demo_encoder
 from ..files import ADAPTERS, CLIP_VISION, DEMO_ADAPTERS, UnreadableFile, file_names, find_file, shapes_in
 from ..instantstyle.adapter import LoadedAdapter, fits, load_adapter
@@ -44,7 +44,7 @@ def find_adapter(model: Any, preset: str) -> tuple[LoadedAdapter, str]:
     Raises ValueError for a preset that the model's family does not have, and UnreadableFile, naming what to put where,
     for files that are missing.
     """
-    model_map = map_model(model)
+    model_map = map_unet(model)
     kind = kind_for(preset, model_map.name)
     name, why = _adapter_file(kind, model_map)
     adapter = load_adapter(name)

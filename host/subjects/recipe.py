@@ -17,7 +17,7 @@ from ...attention.methods.consistory.method import ConsiStory
 from ...attention.methods.consistory.settings import FreeU, Injection, MaskDropout, QueryBlend, Sharing, StepRange
 from ...attention.subjects.words import SubjectWords
 from ..binding.conditionings import TAG
-from ..binding.model import add_patch, map_model
+from ..binding.model import add_patch, map_unet
 from ..conditioning import Conditioning
 
 Settings = TypeVar("Settings")
@@ -62,7 +62,7 @@ class StorySettings:
     def on(self, model: Any) -> Any:
         """A clone of MODEL with this story on it."""
         settings = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return add_patch(model, ConsiStory(blocks=map_model(model).family.choice(CONSISTORY), **settings))
+        return add_patch(model, ConsiStory(blocks=map_unet(model).family.choice(CONSISTORY), **settings))
 
 
 QUIET_SAMPLERS = frozenset(

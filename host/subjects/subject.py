@@ -16,7 +16,7 @@ from ...attention.references.trajectory import ModelStamp
 from ...attention.subjects.recorder import SubjectRecorder
 from ...attention.subjects.recording import RecordedSubject
 from ...attention.subjects.words import SubjectWords
-from ..binding.model import add_patch, exchange_patch, map_model, patches_on
+from ..binding.model import add_patch, exchange_patch, map_unet, patches_on
 from ..identity import check_model, subject_stamp
 from ..thumbnails import thumbnail_of
 from .recipe import AnchorRun, SamplerSettings, StorySettings, sampler_names, scheduler_names
@@ -95,7 +95,7 @@ def apply_subject(
     made = subject.story
     patch = applied_subject(
         words,
-        map_model(model).family.choice(CONSISTORY),
+        map_unet(model).family.choice(CONSISTORY),
         subject.recorded,
         replace(made.injection, strength=injection),
         sharing=replace(made.sharing, strength=sharing),

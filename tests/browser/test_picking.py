@@ -20,6 +20,8 @@ VUE_NODES = "Comfy.VueNodes.Enabled"
 FIELD = """() => app.graph.nodes.find(node => node.type === 'SemblancePickImages')
     .widgets.find(widget => widget.name === 'picked').value"""
 PRESSED = """() => [...document.querySelectorAll('rect[aria-pressed="true"]')].map(cell => cell.ariaLabel)"""
+WHEN_DRAWN = "() => { app.canvas.setDirty(true, true); return %s }"
+"""A node takes up its pictures when it is drawn, and the canvas is not drawn again by itself."""
 SHOWN = """() => document.querySelectorAll('rect[aria-pressed]').length"""
 
 
@@ -161,10 +163,10 @@ def test_without_the_script_the_sheet_is_a_plain_picture_and_the_field_picks(
         frontend.run()
         frontend.screenshot(tmp_path / "plain.png")  # what is out of sight is not drawn
         picture = "app.graph.nodes.find(node => node.type === 'SemblancePickImages').imgs?.[0]"
-        frontend.page.wait_for_function(f"() => {picture}?.naturalWidth > 500")
+        frontend.page.wait_for_function(WHEN_DRAWN % f"{picture}?.naturalWidth > 500")
         assert frontend.page.evaluate(SHOWN) == 0
         saved = "app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.length"
-        frontend.page.wait_for_function(f"() => {saved} === 2")
+        frontend.page.wait_for_function(WHEN_DRAWN % f"{saved} === 2")
     finally:
         frontend.page.unroute("**/pick.js")
         frontend.start(stocked.url)

@@ -15,7 +15,8 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from semblance.host.files import register_folders
 
     root = tmp_path / "models"
-    stock = {name: ([str(root / name)], {".safetensors", ".bin"}) for name in ("clip_vision", "text_encoders")}
+    names = ("clip_vision", "text_encoders", "diffusion_models", "vae")
+    stock = {name: ([str(root / name)], {".safetensors", ".bin"}) for name in names}
     monkeypatch.setattr(folder_paths, "models_dir", str(root))
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", stock)
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "web" / "docs"
 LANGUAGES = ("en", "zh")
 SCHEMAS = {schema.node_id: schema for schema in (node.define_schema() for node in NODES)}
-OTHERS_LISTS = {"file", "sampler_name", "scheduler"}
+OTHERS_LISTS = {"file", "transformer", "vq", "text_encoder", "sampler_name", "scheduler"}
 """Combos whose choices are the user's own files, or ComfyUI's."""
 
 each_node = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)

@@ -25,6 +25,7 @@ from semblance.attention.families import CONSISTORY
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepRange
 from semblance.attention.methods.instantstyle import InstantStyle
+from semblance.attention.methods.styledrop import StyleDrop
 from semblance.attention.methods.styleid import StyleID
 from semblance.attention.references.style import StyleReference
 from semblance.attention.references.trajectory import ReferenceTrajectory
@@ -47,6 +48,7 @@ from semblance.tests.tiny_models import (
 )
 from semblance.tests.tiny_models.unets import NARROW, SDXL_VECTOR_WIDTH, unet_config
 
+from .style_adapters import bottleneck_tensors
 from .toy_patches import Echo, LookAway, ShareKeys, Sharpen, Visit
 
 Conditioning = list[list[Any]]
@@ -217,6 +219,15 @@ def styleid(masks: int = 0) -> Maker:
     return make
 
 
+def styledrop(masks: int = 0) -> Maker:
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
+        mask = painted(masks, 40, 56) if masks else None
+        widths = {site.name: channels for site, channels in studio.model_map.widths.items()}
+        return StyleDrop(bottleneck_tensors(widths), Scope(scope.blocks, scope.window, mask), strength)
+
+    return make
+
+
 def consistory(**settings: Any) -> Maker:
     """A story of two scenes, which acts at both steps of a run of two."""
 
@@ -245,6 +256,8 @@ PATCHES: dict[str, Maker] = {
     "ip-adapter per image": picture_per_image,
     "styleid": styleid(),
     "styleid masked": styleid(masks=1),
+    "styledrop": styledrop(),
+    "styledrop masked": styledrop(masks=1),
     "consistory": consistory(),
     "consistory fast": consistory(anchors=1, fast=True, masks=UserMasks(painted(2, 40, 56), limits=True)),
 }

@@ -128,11 +128,15 @@ def make_unet(
 
 
 def base_model(
-    kind: Family, unet_config: dict[str, Any], dtype: torch.dtype = torch.float32, v_prediction: bool = False
+    kind: Family,
+    unet_config: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    v_prediction: bool = False,
+    cast: torch.dtype | None = None,
 ) -> comfy.model_base.BaseModel:
-    """The host's model around a UNet of `unet_config`, with raw memory for weights."""
+    """The host's model around a UNet of `unet_config`, with raw memory for weights; it computes in `cast`."""
     config = SUPPORTED[kind](deepcopy(unet_config))
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, cast)
     model_type = comfy.model_base.ModelType.V_PREDICTION if v_prediction else comfy.model_base.ModelType.EPS
     model_class = comfy.model_base.SDXL if kind == "sdxl" else comfy.model_base.BaseModel
     return model_class(config, model_type=model_type, device=comfy.model_management.unet_offload_device())

@@ -34,6 +34,7 @@ QUICK = (
     "instantstyle_sd15",
     "score_and_pick",
     "one_node_style",
+    "styledrop_tune",
     "styleid",
 )
 """The templates that are run at every change."""
@@ -73,6 +74,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "SemblanceAdaINLatent": {"strength": 0.0},
     "SemblanceConsiStory": {"sharing": 0.0, "injection": 0.0},
     "SemblanceApplySubject": {"sharing": 0.0, "injection": 0.0},
+    "SemblanceStyleDropGuider": {"strength": 0.0},
 }
 """What turns each method off, by the type of its node."""
 GRIDS = ("compare_strengths",)
@@ -84,6 +86,8 @@ PICTURES = {
     "consistory_reuse": 2 + 3,
     "consistory_two_subjects": 4,
     "score_and_pick": 2,
+    "styledrop_rounds": 8,
+    "styledrop_tune": 4,
 }
 """How many pictures a template saves, where there is more than one: as many as it has scenes, or picks."""
 
@@ -94,6 +98,8 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
         "EmptyLatentImage": {"width": SIDE, "height": SIDE},
         "ImageScale": {"width": SIDE, "height": SIDE},
         "KSampler": {"steps": 2},
+        "BasicScheduler": {"steps": 2},
+        "SemblanceTuneStyle": {"steps": 2},
         "SemblanceRecordSubject": {"steps": 2},
         "SemblanceInvertImage": {"steps": 4},
         "SemblanceInvertEditFriendly": {"steps": 2},

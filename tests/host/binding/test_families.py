@@ -8,6 +8,7 @@ import pytest
 
 from semblance.attention.engine.call import AttentionSite
 from semblance.attention.families import FAMILIES, PRESETS, SD15, SDXL, ModelFamily, adapter_numbers, family_of
+from semblance.attention.families.amused import amused_of
 from semblance.attention.families.family import LAYOUT, STYLE, BlockChoice, ChoiceKey
 from semblance.host.binding.model import map_model
 from semblance.host.binding.unet import attention_sites
@@ -116,6 +117,12 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 def test_a_choice_that_a_family_lacks_is_refused_with_those_it_has() -> None:
     with pytest.raises(ValueError, match="no blocks for tiling in SDXL models, only for style, .*Load a model"):
         SDXL.choice(ChoiceKey("tiling", BlockChoice))
+
+
+def test_a_preset_that_a_family_lacks_is_refused_with_what_works_there() -> None:
+    for preset in ("style", "layout", "style + layout"):
+        with pytest.raises(ValueError, match="in aMUSEd models. Set blocks to 'all', or name them under 'custom'"):
+            amused_of(2).preset(preset)
 
 
 def test_every_choice_names_blocks_of_its_family_and_a_source() -> None:

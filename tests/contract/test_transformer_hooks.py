@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 
 from semblance.tests.support.transformers import HUNYUAN_DIT, TRANSFORMERS, TransformerFamily, sample, watched
 from semblance.tests.support.transformers.offered import LONGEST_TEXT, TEXT, Offered
-from semblance.tests.support.transformers.traced import drawn_noise, one_call
+from semblance.tests.support.transformers.traced import drawn_noise, model_of, one_call
 from semblance.tests.support.transformers.watched import SeenCall
 
 DIT, READING, KINDS = "host/binding/dit.py", "host/binding/transformer.py", "attention/families/transformers.py"
@@ -21,7 +21,7 @@ CONDITIONS, STEPS, ATTENDING = "host/binding/conditions.py", "host/binding/step.
 
 
 def test_the_transformer_is_the_class_we_know(family: TransformerFamily, offered: Offered) -> None:
-    model = family.model().model
+    model = model_of(family).model
     kind = type(model.diffusion_model)
     where = f"{family.name}: its transformer is {kind.__module__}.{kind.__qualname__} now"
     assert f"{kind.__module__}.{kind.__qualname__}" == offered.module, f"{where}; see KINDS in {KINDS}"
@@ -34,7 +34,7 @@ def test_the_transformer_is_the_class_we_know(family: TransformerFamily, offered
 
 
 def test_a_call_comes_with_the_arguments_we_pass_on(family: TransformerFamily, offered: Offered) -> None:
-    model, calls = watched(family.model())
+    model, calls = watched(model_of(family))
     sample(model, family.conditioning(), family.conditioning(seed=2), family.latent(2), steps=1)
     (call,) = calls
     assert call.by_place == 6, (
@@ -58,7 +58,7 @@ def test_a_call_comes_with_the_arguments_we_pass_on(family: TransformerFamily, o
 def test_every_attention_of_every_block_asks_us_once(
     family: TransformerFamily, offered: Offered, call: SeenCall
 ) -> None:
-    module = family.model().model.diffusion_model
+    module = model_of(family).model.diffusion_model
     image = offered.filled(offered.image_tokens())
     lengths: list[int] = []
     expected: list[Any] = [(None, None)] * offered.before
@@ -114,7 +114,7 @@ def test_the_query_and_key_of_an_attention_are_as_long_as_its_kind(
 
 def test_texts_of_different_length_come_in_calls_of_their_own(family: TransformerFamily, offered: Offered) -> None:
     for negative, together in ((TEXT, True), (TEXT - 2, offered.together)):
-        model, calls = watched(family.model())
+        model, calls = watched(model_of(family))
         sample(model, family.conditioning(TEXT), family.conditioning(negative, seed=2), family.latent(), steps=1)
         found = [call.options["cond_or_uncond"] for call in calls]
         assert found == ([[1, 0]] if together else [[0], [1]]), (
@@ -158,7 +158,7 @@ def hooks_of(family: TransformerFamily) -> tuple[set[str], set[str], list[Any]]:
         places.extend(found or [name for name in ("transformer_options",) if name in named])
         return executor(*arguments, **named)
 
-    model = family.model().clone()
+    model = model_of(family).clone()
     options = model.model_options["transformer_options"]
     names = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch", "post_input")
     options["patches"] = {name: [listed(name)] for name in (*names, "double_block", "noise_refiner", "mlp_patch")}
@@ -193,7 +193,7 @@ def test_a_masked_prompt_of_qwen_image_masks_attention_and_one_of_lumina_does_no
         f"qwen_image: a mask is not added to the scores of its text; see {ATTENDING}"
     )
     for family in (lumina, z_image):
-        model, calls = watched(family.model())
+        model, calls = watched(model_of(family))
         sample(model, family.conditioning(attention_mask=mask), family.conditioning(seed=2), family.latent(), steps=1)
         assert all(attention.mask is None for call in calls for attention in call.attentions), (
             f"{family.name}: a mask of the prompt masks attention now; see {ATTENDING}"

@@ -5,11 +5,11 @@ What each family offers stands in tests/support/transformers/offered.py. Nothing
 
 from __future__ import annotations
 
-import pytest
 import torch
+from torch import Tensor
 
 from semblance.tests.support.transformers import TransformerFamily, sample, watched
-from semblance.tests.support.transformers.offered import Offered
+from semblance.tests.support.transformers.offered import Offered, Rotation
 from semblance.tests.support.transformers.traced import (
     TEXT,
     WIDTH,
@@ -17,10 +17,11 @@ from semblance.tests.support.transformers.traced import (
     drawn_noise,
     even_noise,
     expected_turns,
+    model_of,
     one_call,
     turns,
 )
-from semblance.tests.support.transformers.watched import SeenCall
+from semblance.tests.support.transformers.watched import SeenAttention, SeenCall
 
 READING, KINDS = "host/binding/transformer.py", "attention/families/transformers.py"
 
@@ -53,7 +54,7 @@ def test_a_token_of_the_image_stands_where_we_look_for_it(
 
 
 def test_odd_sizes_are_rounded_up_to_whole_tokens(family: TransformerFamily, offered: Offered) -> None:
-    model, calls = watched(family.model())
+    model, calls = watched(model_of(family))
     prompt = family.conditioning(TEXT)
     result = sample(model, prompt, prompt, family.latent(2, 7, 9), steps=1, cfg=1.0)
     found = calls[0].attentions[-1].query.shape[-2] - offered.text_tokens()
@@ -78,28 +79,34 @@ def test_text_stands_before_the_image(family: TransformerFamily, offered: Offere
     assert found == expected, f"{family.name}: the last text token is {found}, not {expected}; see image in {READING}"
 
 
-@pytest.mark.parametrize("what", ["query", "key"])
-def test_places_turn_the_pairs_of_channels_we_scale(family: TransformerFamily, offered: Offered, what: str) -> None:
+def test_places_turn_the_pairs_of_channels_we_scale(family: TransformerFamily, offered: Offered) -> None:
     rotation = offered.rotation
     if rotation is None:
         return
-    where = f"see Rotary in attention/engine/call.py, _rotary in {READING}, pairs in {KINDS}"
-    at, start, width = offered.image_at, offered.first_image_token(), WIDTH // offered.patch
+    at, start = offered.image_at, offered.first_image_token()
     image = one_call(family, even_noise(family)).attentions[at]
-    for name, step, to in (("downwards", 1, width), ("to the right", 2, 1)):
-        expected = expected_turns(rotation, [float(axis == step) for axis in range(len(rotation.axes))])
-        found = turns(image, start, start + to, rotation.pairs, what)
-        message = f"{family.name}: a step {name} turns other pairs of channels of a {what}, or otherwise; {where}"
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, msg=message)
+    axes = range(len(rotation.axes))
+    for name, axis, step in (("downwards", 1, WIDTH // offered.patch), ("to the right", 2, 1)):
+        expected = expected_turns(rotation, [float(one == axis) for one in axes])
+        told = f"{family.name}: a step {name} turns other pairs of channels, or otherwise"
+        same_turns(image, start, start + step, rotation, expected, told)
     if rotation.text_step:
         tokens = offered.text_multiple if offered.text_padded == "right" else TEXT
         even = family.conditioning(tokens)[0][0][:, :1].expand(1, tokens, -1).clone()
         seen = one_call(family, drawn_noise(family), tokens, text=even).attentions
-        texts = seen[offered.before if at >= offered.before else 0]
         last = offered.text_tokens(tokens) - 1
-        found = turns(texts, last - 1, last, rotation.pairs, what)
-        message = f"{family.name}: the text tokens of a {what} are turned otherwise; {where}"
-        torch.testing.assert_close(found, expected_turns(rotation, rotation.text_step), atol=1e-4, rtol=0, msg=message)
+        text = seen[offered.before if at >= offered.before else 0]
+        told = f"{family.name}: the tokens of text are turned otherwise"
+        same_turns(text, last - 1, last, rotation, expected_turns(rotation, rotation.text_step), told)
+
+
+def same_turns(
+    attention: SeenAttention, first: int, second: int, rotation: Rotation, expected: Tensor, told: str
+) -> None:
+    where = f"see Rotary in attention/engine/call.py, _rotary in {READING}, pairs in {KINDS}"
+    for what in ("query", "key"):
+        found = turns(attention, first, second, rotation.pairs, what)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, msg=f"{told} in a {what}; {where}")
 
 
 def test_reference_latents_stand_where_we_leave_them_out(family: TransformerFamily, offered: Offered) -> None:

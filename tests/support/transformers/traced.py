@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .families import TransformerFamily, sample
@@ -13,11 +15,17 @@ from .offered import HEIGHT, TEXT, WIDTH, Rotation
 from .watched import SeenAttention, SeenCall, watched
 
 
+@cache
+def model_of(family: TransformerFamily) -> ModelPatcher:
+    """The family's tiny model, made once for all that only look at it."""
+    return family.model()
+
+
 def one_call(family: TransformerFamily, noise: Tensor | None = None, tokens: int = TEXT, **more: Any) -> SeenCall:
     """What the model is asked for the prompt alone: the latents are `noise` itself."""
     text = more.pop("text", None)
     ((drawn, extras),) = family.conditioning(tokens, **more)
-    model, calls = watched(family.model())
+    model, calls = watched(model_of(family))
     prompt = [[drawn if text is None else text, extras]]
     sample(model, prompt, prompt, family.latent(1, HEIGHT, WIDTH), steps=1, cfg=1.0, noise=noise)
     return calls[0]

@@ -112,9 +112,7 @@ def _attended_with(
     mask: Tensor | None,
 ) -> Tensor:
     """Attention of the picture's tokens to the shared ones too, and of all others to the call's alone."""
-    longer = [
-        _joined(part, more, image, shared.instead) for part, more in zip(own, (shared.key, shared.value), strict=True)
-    ]
+    longer = _joined(own[0], shared.key, image, shared.instead), _joined(own[1], shared.value, image, shared.instead)
     longer_mask = None if mask is None else _widened(mask, shared.key.shape[-2], image, shared.instead)
     first, end, _ = image.indices(query.shape[-2])
     if end - first == query.shape[-2]:

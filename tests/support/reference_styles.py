@@ -1,4 +1,4 @@
-"""Reference Style on the tiny transformers, and its formula as a page of plain torch that knows each family by heart."""
+"""Reference Style on the tiny transformers, and its formula as a page of plain torch that knows every family."""
 
 from __future__ import annotations
 

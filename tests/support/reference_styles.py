@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,23 @@ def recorded(model: ModelPatcher) -> tuple[ModelPatcher, list[Call]]:
         WrappersMP.APPLY_MODEL, "recorded", record, recording.model_options, True
     )
     return recording, calls
+
+
+def answered(model: ModelPatcher, call: Call, rows: Iterable[int], numbers: Sequence[int]) -> Tensor:
+    """What `model`, with what is on it, answers to some rows of a call; `numbers` are those of their conditionings."""
+    chosen, whole = list(rows), len(call.x)
+
+    def some(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and len(value) == whole:
+            return value[chosen]
+        return [some(part) for part in value] if isinstance(value, list) else value
+
+    options = {**model.model_options["transformer_options"], "cond_or_uncond": list(numbers)}
+    conds = {name: some(value) for name, value in call.conds.items()}
+    with torch.inference_mode():
+        return model.model.apply_model(
+            some(call.x), some(call.sigma), c_crossattn=some(call.text), transformer_options=options, **conds
+        )
 
 
 @dataclass(frozen=True)

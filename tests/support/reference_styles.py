@@ -84,18 +84,11 @@ def recorded(model: ModelPatcher) -> tuple[ModelPatcher, list[Call]]:
 def answered(model: ModelPatcher, call: Call, rows: Iterable[int], numbers: Sequence[int]) -> Tensor:
     """What `model`, with what is on it, answers to some rows of a call; `numbers` are those of their conditionings."""
     chosen, whole = list(rows), len(call.x)
-
-    def some(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and len(value) == whole:
-            return value[chosen]
-        return [some(part) for part in value] if isinstance(value, list) else value
-
     options = {**model.model_options["transformer_options"], "cond_or_uncond": list(numbers)}
-    conds = {name: some(value) for name, value in call.conds.items()}
+    conds = {name: some(value, whole, chosen) for name, value in call.conds.items()}
+    x, t, text = (some(value, whole, chosen) for value in (call.x, call.sigma, call.text))
     with torch.inference_mode():
-        return model.model.apply_model(
-            some(call.x), some(call.sigma), c_crossattn=some(call.text), transformer_options=options, **conds
-        )
+        return model.model.apply_model(x, t, c_crossattn=text, transformer_options=options, **conds)
 
 
 @dataclass(frozen=True)
@@ -141,69 +134,98 @@ class Page:
 
 
 def by_the_page(
-    family: TransformerFamily, model: ModelPatcher, call: Call, references: Sequence[ShownPicture], page: Page
+    family: TransformerFamily,
+    model: ModelPatcher,
+    call: Call,
+    references: Sequence[ShownPicture],
+    page: Page,
+    before: int = 0,
 ) -> Tensor:
-    """What the model answers to `call` if its attention is the formula's, written out row by row in float64."""
+    """What the model answers to `call` if its attention is the formula's, written out row by row in float64.
+
+    `before` are tokens between text and picture.
+    """
     rows, chunks = len(call.x), len(call.numbers)
     firsts = [chunk * rows // chunks for chunk in range(chunks)]
     level = float(call.sigma[0])
     seats = [(one, first) for one in references for first in firsts]
+    shown = torch.cat([(1 - level) * one.clean + level * one.noise for one, _ in seats])
+    plain = {name: some(value, rows, [first for _, first in seats]) for name, value in call.conds.items()}
+    for name in ("ref_latents", "ref_latents_method"):  # of an editing model, which the references are not to edit
+        plain.pop(name, None)
+    text = some(call.text, rows, [first for _, first in seats])
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def with_guests(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and len(value) == rows:
-            return torch.cat([value, *(value[first : first + 1] for _, first in seats)])
-        return [with_guests(part) for part in value] if isinstance(value, list) else value
+    def look(q: Tensor, k: Tensor, v: Tensor, at: slice, out: Tensor, mask: Tensor | None) -> Tensor:
+        seen.append((q[:, :, at], k[:, :, at], v[:, :, at]))
+        return out
 
-    x = torch.cat([call.x, *((1 - level) * one.clean + level * one.noise for one, _ in seats)])
-    grid = tuple(-(-side // anatomy(family.name).patch) for side in call.x.shape[-2:])
-    tokens = grid[0] * grid[1] * (call.x.shape[2] if call.x.ndim == 5 else 1)
-    counted = attentions_of(model, call)
-    body = anatomy(family.name, call.text.shape[1])
+    run(family, model, shown, call, text, plain, 0, look)
+    came: list[int] = []
+
+    def styled_rows(q: Tensor, k: Tensor, v: Tensor, at: slice, out: Tensor, mask: Tensor | None) -> Tensor:
+        here, styled = seen[len(came)], out.clone()
+        came.append(1)
+        for row in range(rows):
+            chunk = row * chunks // rows
+            guests = [number * chunks + chunk for number in range(len(references))]
+            given = [tuple(part[guest] for part in here) for guest in guests]
+            own = q[row], k[row], v[row]
+            styled[row] = one_row(own, given, anatomy(family.name), at, page, out[row], mask, row)
+        return styled
+
+    return run(family, model, call.x, call, call.text, call.conds, before, styled_rows)
+
+
+def some(value: Any, whole: int, rows: Sequence[int]) -> Any:
+    """Some of the rows of whatever has a row for each of the call's."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == whole:
+        return value[list(rows)]
+    return [some(part, whole, rows) for part in value] if isinstance(value, list) else value
+
+
+Edit = Callable[[Tensor, Tensor, Tensor, slice, Tensor, Tensor | None], Tensor]
+"""Query, key and value by head, where the picture stands, what attention gives, and the mask, to what it is to give."""
+
+
+def run(
+    family: TransformerFamily,
+    model: ModelPatcher,
+    x: Tensor,
+    call: Call,
+    text: Tensor,
+    conds: Mapping[str, Any],
+    before: int,
+    edit: Edit,
+) -> Tensor:
+    """The host's answer to `x` with another output of every attention of the blocks that the picture is in."""
+    body = anatomy(family.name, text.shape[1])
+    height, width = (-(-side // body.patch) for side in x.shape[-2:])
+    tokens = height * width * (x.shape[2] if x.ndim == 5 else 1)
+
+    def asked(attend: Callable[..., Tensor]) -> Tensor:
+        options = {"optimized_attention_override": attend, "cond_or_uncond": list(call.numbers)}
+        t = call.sigma[:1].expand(len(x))
+        with torch.inference_mode():
+            return model.model.apply_model(x, t, c_crossattn=text, transformer_options=options, **conds)
+
+    every: list[int] = []
+    asked(lambda func, *arguments, **named: every.append(1) or func(*arguments, **named))
     passed: list[int] = []
 
     def attend(func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *rest: Any, **named: Any):
         plain = func(q, k, v, heads, *rest, **named)
-        number = len(passed) - (counted - len(body.firsts))
+        number = len(passed) - (len(every) - len(body.firsts))
         passed.append(1)
         if number < 0 or (first := body.firsts[number]) is None:
             return plain
         skip = bool(named.get("skip_reshape", rest[2] if len(rest) > 2 else False))
-        q, k, v = (by_head(part, heads, skip) for part in (q, k, v))
         mask = named.get("mask", rest[0] if rest else None)
-        output = plain.clone()
-        for row in range(rows):
-            chunk = row * chunks // rows
-            guests = [rows + number * chunks + chunk for number in range(len(references))]
-            image = slice(first, first + tokens)
-            output[row] = one_row(q, k, v, row, guests, body, image, page, plain[row], mask)
-        return output
+        apart = before if first else 0
+        at = slice(first + apart, first + apart + tokens)
+        return edit(*(by_head(part, heads, skip) for part in (q, k, v)), at, plain, mask)
 
-    options = {"optimized_attention_override": attend, "cond_or_uncond": list(call.numbers)}
-    conds = {name: with_guests(value) for name, value in call.conds.items()}
-    t = call.sigma[:1].expand(len(x))
-    with torch.inference_mode():
-        return model.model.apply_model(x, t, c_crossattn=with_guests(call.text), transformer_options=options, **conds)[
-            :rows
-        ]
-
-
-def attentions_of(model: ModelPatcher, call: Call) -> int:
-    """How many attentions a call has, those of refiners and the like among them."""
-    came: list[int] = []
-
-    def count(func: Callable[..., Tensor], *arguments: Any, **named: Any) -> Tensor:
-        came.append(1)
-        return func(*arguments, **named)
-
-    with torch.inference_mode():
-        model.model.apply_model(
-            call.x,
-            call.sigma,
-            c_crossattn=call.text,
-            transformer_options={"optimized_attention_override": count, "cond_or_uncond": list(call.numbers)},
-            **call.conds,
-        )
-    return len(came)
+    return asked(attend)
 
 
 def by_head(part: Tensor, heads: int, skip: bool) -> Tensor:
@@ -216,21 +238,18 @@ def by_head(part: Tensor, heads: int, skip: bool) -> Tensor:
 
 
 def one_row(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    row: int,
-    guests: Sequence[int],
+    own: tuple[Tensor, Tensor, Tensor],
+    seen: Sequence[tuple[Tensor, ...]],
     body: Anatomy,
     image: slice,
     page: Page,
     plain: Tensor,
     mask: Tensor | None,
+    row: int,
 ) -> Tensor:
     """Attention of one of the sampler's rows by the formula: only the picture's queries look at the references."""
     tokens = image.stop - image.start
-    query, key, value = q[row].clone(), k[row].clone(), v[row].clone()
-    seen = [(q[guest][:, image], k[guest][:, image], v[guest][:, image]) for guest in guests]
+    query, key, value = (part.clone() for part in own)
     if page.queries_and_keys:
         query[:, image] = adain(query[:, image], [one[0] for one in seen], page.queries_and_keys)
         key[:, image] = adain(key[:, image], [one[1] for one in seen], page.queries_and_keys)

@@ -223,7 +223,8 @@ def run(
         mask = named.get("mask", rest[0] if rest else None)
         apart = before if first else 0
         at = slice(first + apart, first + apart + tokens)
-        return edit(*(by_head(part, heads, skip) for part in (q, k, v)), at, plain, mask)
+        query, key, value = (by_head(part, heads, skip) for part in (q, k, v))
+        return edit(query, key, value, at, plain, mask)
 
     return asked(attend)
 

@@ -15,7 +15,7 @@ from semblance.attention.engine.scope import ImageMask
 from semblance.attention.methods.reference_style import Frequencies, Statistics
 from semblance.host.binding.transformer import transformer_of
 from semblance.tests.support.reference_styles import Page, anatomy, by_the_page, picture, recorded, sampled, styled
-from semblance.tests.support.speeds import slow
+from semblance.tests.support.speeds import TRANSFORMER_NAMES, slow, slow_but
 from semblance.tests.support.studio import relative_error
 from semblance.tests.support.transformers import TRANSFORMERS, TransformerFamily
 
@@ -64,6 +64,7 @@ def test_the_first_call_is_the_formulas(
 
 
 @pytest.mark.parametrize("size", [(10, 6), slow(((7, 9),))])
+@pytest.mark.parametrize("family", slow_but(TRANSFORMER_NAMES, ("z_image", "wan")), indirect=True)
 def test_two_references_and_a_batch_are_the_formulas_too(family: TransformerFamily, size: tuple[int, int]) -> None:
     """At 10 by 6 and 7 by 9 Z-Image fills 15 and 20 tokens up to 32."""
     model, calls = recorded(tiny(family))
@@ -89,6 +90,7 @@ def test_a_text_mask_of_the_model_stays_on_its_own_keys() -> None:
     assert relative_error(sampled(family, tiny(family), steps=1, **texts), unhidden) > 1e-3
 
 
+@pytest.mark.parametrize("family", slow_but(TRANSFORMER_NAMES, ("flux", "z_image", "anima")), indirect=True)
 def test_white_everywhere_is_no_mask(family: TransformerFamily) -> None:
     """Text is left alone with a mask and without one."""
     settings = {"frequencies": CONSTANT, "statistics": Statistics(1.0, 1.0)}

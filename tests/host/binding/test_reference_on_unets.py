@@ -19,7 +19,7 @@ from semblance.attention.engine.scope import Scope
 from semblance.attention.methods.reference_style import Frequencies, ReferenceStyle, Statistics
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.unet_pictures import UnetPictures
-from semblance.tests.support.speeds import FAMILIES, slow
+from semblance.tests.support.speeds import FAMILIES, slow, slow_but
 from semblance.tests.support.studio import Studio, record_calls, relative_error
 from semblance.tests.tiny_models import make_unet
 
@@ -90,7 +90,7 @@ def picture(seed: int = 5, size: tuple[int, int] = (8, 8)) -> ShownPicture:
     return ShownPicture("a", 0.8 * clean, noise)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=slow_but(FAMILIES, ("sd15",)))
 def fresh(request: pytest.FixtureRequest, studio_of: Callable[..., Studio]) -> tuple[Studio, ModelPatcher]:
     """A family with random weights that no other test has."""
     return studio_of(request.param), make_unet(request.param, seed=21)

@@ -66,6 +66,8 @@ class SharedTokens:
     value: Tensor  # the same
     instead: bool = False
     """Whether they stand in the place of the image's own tokens; text is attended to as before."""
+    own: tuple[Tensor, Tensor] | None = None
+    """Key and value of the sampler's rows that the picture's tokens see in place of the call's, where text does not."""
 
 
 @dataclass(frozen=True)

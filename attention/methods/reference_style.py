@@ -144,15 +144,20 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         """The attention in which every image also attends to the references."""
         seen = [features_of(call, self, reference.name) for reference in self.references]
         key, value = (torch.cat([features[part] for features in seen], dim=-2) for part in (0, 1))
-        shared = SharedTokens(tuple(range(call.layout.images)), self._scaled(key, call, bank), value, self.instead)
-        query, own_key, own_value = call.query, call.key, call.value
+        query, own_key, own_value = call.query, *_seen_as_own(call)
         if share := self.statistics.queries_and_keys:
             of_queries = pooled([Moments(*features[2:]) for features in seen])
             query = _moved(query, of_queries, call, share)
             own_key = _moved(own_key, pooled([moments(features[0]) for features in seen]), call, share)
         if share := self.statistics.values:
             own_value = _moved(own_value, pooled([moments(features[1]) for features in seen]), call, share)
-        return replace(call, query=query, key=own_key, value=own_value, shared=merge_shared(*call.shared, shared))
+        images = tuple(range(call.layout.images))
+        shared = SharedTokens(images, self._scaled(key, call, bank), value, self.instead)
+        if call.image == slice(None):
+            call = replace(call, key=own_key, value=own_value)
+        elif self.statistics != Statistics():
+            shared = replace(shared, own=(own_key, own_value))
+        return replace(call, query=query, shared=merge_shared(*call.shared, shared))
 
     def _scaled(self, key: Tensor, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The references' keys by frequency."""
@@ -170,6 +175,11 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
     def _factors(self, high: float, low: float, rotary: Rotary, key: Tensor) -> Tensor:
         factors = frequency_factors(rotary.axes, high, low, self.frequencies.falloff, rotary.pairs == "halves")
         return factors.repeat(key.shape[-1] // len(factors)).to(key)  # packed heads have them one after another
+
+
+def _seen_as_own(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Key and value that the picture's tokens see as their own, after other patches."""
+    return next((shared.own for shared in call.shared if shared.own is not None), (call.key, call.value))
 
 
 def _of_the_sampler(call: AttentionCall) -> AttentionCall:

@@ -81,12 +81,19 @@ class Prompts:
 
 def _encoded(model: Any, prompt: Any, like: Tensor) -> Conditions:
     converted = comfy.sampler_helpers.convert_cond(prompt)[:1]
-    encoded = comfy.samplers.encode_model_conds(model.extra_conds, converted, like, like.device, "positive")
+    encoded = comfy.samplers.encode_model_conds(
+        model.extra_conds, converted, like, like.device, "positive", latent_image=torch.zeros_like(like)
+    )
     named = {
         name: _on(cond.process_cond(batch_size=1, area=None).cond, like.device)
         for name, cond in encoded[0]["model_conds"].items()
     }
     return Conditions(named.pop("c_concat", None), named.pop("c_crossattn", None), None, named)
+
+
+def nothing_to_fill(model: Any, like: Tensor) -> Tensor | None:
+    """What a model that fills, edits or animates is given beside latents of which nothing is known; None for others."""
+    return model.concat_cond(noise=like, device=like.device, latent_image=torch.zeros_like(like))
 
 
 def _row(value: Any, number: int, rows: int) -> Any:

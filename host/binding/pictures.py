@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import ShowsPictures
-from .conditions import Conditions, join_conditions
+from .conditions import Conditions, join_conditions, nothing_to_fill
 from .run import Run
 from .unet import PatchWithBank
 
@@ -117,6 +117,8 @@ def _seats_of(
     seats: list[Seat] = []
     for number, chunk in enumerate(layout.chunks):
         of_chunk = conditions.row(layout.chunk_rows(number).start, len(x)).without_references()
+        if of_chunk.concat is not None:  # the picture to fill is the sampler's, and of its size
+            of_chunk = replace(of_chunk, concat=nothing_to_fill(run.model, latent))
         own = prompted if prompted is not None and chunk.conditional else of_chunk
         seats.append(Seat(patch, picture.name, latent, own))
     return seats

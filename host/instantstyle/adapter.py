@@ -12,7 +12,15 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...attention.adapters.checkpoint import AdapterLayout, UnknownAdapter, flatten, recognise
+from ...attention.adapters.checkpoint import UnknownAdapter, flatten, recognise
+from ...attention.adapters.flux_checkpoint import (
+    FluxAdapterLayout,
+    Layout,
+    is_for_flux,
+    named_alike,
+    recognise_flux,
+)
+from ...attention.adapters.flux_ip_adapter import FluxIPAdapter
 from ...attention.adapters.ip_adapter import IPAdapter
 from ...attention.engine.call import AttentionSite
 from ...attention.families import adapter_numbers
@@ -30,7 +38,7 @@ class LoadedAdapter:
     """An opened IP-Adapter file. ComfyUI moves its weights between devices by the `patcher`."""
 
     name: str
-    layout: AdapterLayout
+    layout: Layout
     patcher: Any
     encoder: Any = None
     """The CLIP_VISION that goes with it, if it was loaded together with one."""
@@ -68,7 +76,7 @@ class LoadedAdapter:
         return f"{self.name}: {self.layout}"
 
 
-def fits(layout: AdapterLayout, model_map: ModelMap) -> bool:
+def fits(layout: Layout, model_map: ModelMap) -> bool:
     """Whether an adapter of this layout has weights for every cross-attention of a MODEL and the width of its text."""
     widths = {number: model_map.widths[site] for site, number in adapter_numbers(model_map.sites).items()}
     return layout.text_width == model_map.text_width and dict(layout.widths) == widths
@@ -88,11 +96,15 @@ def load_adapter(name: str) -> LoadedAdapter:
 
 def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
     """An adapter from its flattened tensors. Raises UnknownAdapter if they are not those of an IP-Adapter."""
-    layout = recognise(tensors)
+    if is_for_flux(tensors):
+        tensors = named_alike(tensors)
+        layout: Layout = recognise_flux(tensors)
+    else:
+        layout = recognise(tensors)
     # A training checkpoint holds the whole UNet beside it.
     tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(("image_proj.", "ip_adapter."))}
     dtype = comfy.utils.weight_dtype(tensors) or torch.float32
-    module = IPAdapter(layout, comfy.ops.manual_cast)
+    module = _module(layout)
     module.to(dtype)
     # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
     patcher = comfy.model_patcher.CoreModelPatcher(
@@ -108,3 +120,9 @@ def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
             "Download the file again."
         ) from mismatch
     return LoadedAdapter(name, layout, patcher)
+
+
+def _module(layout: Layout) -> FluxIPAdapter | IPAdapter:
+    if isinstance(layout, FluxAdapterLayout):
+        return FluxIPAdapter(layout, comfy.ops.manual_cast)
+    return IPAdapter(layout, comfy.ops.manual_cast)

@@ -93,10 +93,8 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "lora": (lambda: lora_state_dict(make_unet("sd15")), "a LoRA"),
     "old lora": (lambda: {"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2, 2)}, "a LoRA"),
     "vae": (lambda: {"decoder.conv_in.weight": torch.ones(2, 2)}, "a VAE"),
-    "flux adapter": (
-        lambda: {"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": torch.ones(2, 2)},
-        "an IP-Adapter for Flux",
-    ),
+    "flux": (lambda: {"double_blocks.0.img_attn.qkv.weight": torch.ones(2, 2)}, "a diffusion model"),
+    "flux lora": (lambda: {"double_blocks.0.processor.qkv_lora1.down.weight": torch.ones(2, 2)}, "a LoRA"),
     "projector": (lambda: half("image_proj."), "half of an IP-Adapter"),
     "attention": (lambda: half("ip_adapter."), "half of an IP-Adapter"),
     "strange": (

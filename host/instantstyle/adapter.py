@@ -30,7 +30,11 @@ from ..binding.model import ModelMap
 from ..files import ADAPTERS, DEMO_ADAPTERS, UnreadableFile, find_file, load_tensors
 
 PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
-FITTING = {"SD 1.5": "ip-adapter_sd15.safetensors", "SDXL": "ip-adapter_sdxl_vit-h.safetensors"}
+FITTING = {
+    "SD 1.5": "ip-adapter_sd15.safetensors",
+    "SDXL": "ip-adapter_sdxl_vit-h.safetensors",
+    "Flux": "ip-adapter.bin of huggingface.co/InstantX/FLUX.1-dev-IP-Adapter",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,7 @@ class LoadedAdapter:
 
     def numbers_for(self, model_map: ModelMap) -> dict[AttentionSite, int]:
         """The number of its weights for each cross-attention of a MODEL. Raises ValueError if the two do not fit."""
-        numbers = adapter_numbers(model_map.sites)
+        numbers = _numbers(self.layout, model_map)
         layout = self.layout
         if not fits(layout, model_map):
             fitting = FITTING.get(model_map.name)
@@ -78,8 +82,15 @@ class LoadedAdapter:
 
 def fits(layout: Layout, model_map: ModelMap) -> bool:
     """Whether an adapter of this layout has weights for every cross-attention of a MODEL and the width of its text."""
-    widths = {number: model_map.widths[site] for site, number in adapter_numbers(model_map.sites).items()}
+    widths = {number: model_map.widths[site] for site, number in _numbers(layout, model_map).items()}
     return layout.text_width == model_map.text_width and dict(layout.widths) == widths
+
+
+def _numbers(layout: Layout, model_map: ModelMap) -> dict[AttentionSite, int]:
+    """The numbers that a file of this layout would have for the layers of a MODEL that it may act on."""
+    double_alone = isinstance(layout, FluxAdapterLayout) and not layout.acts_on_single_blocks
+    numbers = adapter_numbers(model_map.sites)
+    return {site: number for site, number in numbers.items() if not (double_alone and site.part == "single")}
 
 
 def load_adapter(name: str) -> LoadedAdapter:

@@ -1,0 +1,37 @@
+"""InstantStyle on a MODEL: a UNet, or a transformer with the blocks of Flux."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...attention.adapters.flux_checkpoint import FluxAdapterLayout, FluxForm
+from ...attention.engine.scope import Scope
+from ...attention.families.transformers import FLUX_BLOCKS
+from ...attention.methods.instantstyle import InstantStyle, InstantXStyle, MasksBy, XLabsStyle
+from ..binding.model import ModelMap, map_transformer, map_unet
+from ..binding.transformer import transformer_of
+from .encoding import EncodedStyle
+
+METHOD: Mapping[FluxForm, type[InstantStyle]] = {"InstantX": InstantXStyle, "XLabs": XLabsStyle}
+
+
+def map_styled(model: Any) -> ModelMap:
+    """The map of a MODEL that IP-Adapters exist for. Raises ValueError for a model of another family."""
+    transformer = transformer_of(model.model)
+    if transformer is None or transformer.kind.blocks != FLUX_BLOCKS:
+        return map_unet(model)
+    network = model.model.diffusion_model
+    widths = dict.fromkeys(transformer.sites, network.hidden_size)
+    return ModelMap(map_transformer(model), network.txt_in.in_features, widths)
+
+
+def style_patch(
+    style: EncodedStyle, model_map: ModelMap, scope: Scope, strength: float, masks_by: MasksBy
+) -> InstantStyle:
+    """The patch that gives such a MODEL a style. Raises ValueError if adapter and model do not fit each other."""
+    adapter = style.adapter
+    numbers = adapter.numbers_for(model_map)
+    layout = adapter.layout
+    method = METHOD[layout.form] if isinstance(layout, FluxAdapterLayout) else InstantStyle
+    return method(adapter.image_tokens(style.reference), adapter, numbers, scope, strength, adapter.name, masks_by)

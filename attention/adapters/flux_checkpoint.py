@@ -97,7 +97,8 @@ def recognise_flux(tensors: Mapping[str, Tensor]) -> FluxAdapterLayout:
     if not numbers or not has_projector:
         lacks = "attention weights are" if has_projector else "projector is"
         raise UnknownAdapter(
-            f"This file is half of an IP-Adapter for Flux: its {lacks} missing. Download the whole file from {PUBLISHED}."
+            f"This file is half of an IP-Adapter for Flux: its {lacks} missing. Download the whole file from "
+            f"{PUBLISHED}."
         )
     try:
         return _layout(shapes, numbers)

@@ -106,7 +106,7 @@ class AttentionCall:
     """What key and value were projected from, as in `states.py`; self-attentions of a UNet alone tell."""
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     """The model's own projection of states (..., channels) to keys and values, with whatever LoRA is on it."""
-    image: slice = slice(None)
+    image: slice = field(default_factory=lambda: slice(None))
     """Which tokens are the picture's own; the others are text, reference pictures of an editing model, or padding."""
     rotary: Rotary | None = None
     """How query and key were rotated already; None where the model does not rotate them."""

@@ -39,7 +39,9 @@ class Streams(Uncopied):
         around = {**slots.get(SLOT, {}), **dict(self._around(slots.get(SLOT, {})))}
         return {**options, "patches": noting, "patches_replace": {**slots, SLOT: around}}
 
-    def _note(self, _query: Tensor, _key: Tensor, _value: Tensor, *, pe: Tensor | None, **_named: Any) -> dict[str, Any]:
+    def _note(
+        self, _query: Tensor, _key: Tensor, _value: Tensor, *, pe: Tensor | None, **_named: Any
+    ) -> dict[str, Any]:
         self.rotation = pe
         return {}
 

@@ -22,7 +22,7 @@ def map_styled(model: Any) -> ModelMap:
     if transformer is None or transformer.kind.blocks != FLUX_BLOCKS:
         return map_unet(model)
     network = model.model.diffusion_model
-    widths = dict.fromkeys(transformer.sites, network.hidden_size)
+    widths = {site: int(network.hidden_size) for site in transformer.sites}
     return ModelMap(map_transformer(model), network.txt_in.in_features, widths)
 
 

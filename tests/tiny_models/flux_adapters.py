@@ -24,7 +24,7 @@ def flux_adapter_state_dict(
     double: int = 2,
     single: int = 3,
     width: int = 32,
-    text_width: int = 24,
+    text_width: int = 20,
     tokens: int | None = None,
     clip_width: int | None = None,
     seed: int = 0,

@@ -36,12 +36,7 @@ class FluxStyle(InstantStyle):
         if call.rotation is not None:
             every = call.rotation if len(call.rotation) == 1 else call.rotation[rows]
             query = rotated_back(query, every[:, :, tokens])
-
-        def by_head(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-            apart = (part.unflatten(-1, (call.heads, -1)).transpose(1, 2) for part in (query, key, value))
-            return attend(*apart, mask)
-
-        found = self._image_attention(call, query.transpose(1, 2).flatten(2), by_head, bank)
+        found = self._image_attention(call, query.transpose(1, 2).flatten(2), ByHead(attend, call.heads), bank)
         return found * self._weight(call.site, call.moment) if self.scaling == "V only" else found
 
     def _asking(self, call: AttentionCall) -> slice:
@@ -53,6 +48,24 @@ class FluxStyle(InstantStyle):
         masks = super()._masks(mask, call, bank)
         text = call.image.start - self._asking(call).start
         return torch.cat([masks.mean(dim=-2, keepdim=True).expand(-1, -1, -1, text, -1), masks], dim=-2)
+
+
+@dataclass(frozen=True, eq=False)
+class ByHead(Attend):
+    """Attention that is given packed heads, where the model's own takes them apart."""
+
+    attend: Attend
+    heads: int
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.attend(self._apart(query), self._apart(key), self._apart(value), mask)
+
+    def of(self, call: AttentionCall) -> Tensor:
+        return self.attend.of(call)
+
+    def _apart(self, packed: Tensor) -> Tensor:
+        """(rows, tokens, heads * head_dim) -> (rows, heads, tokens, head_dim)"""
+        return torch.unflatten(packed, -1, (self.heads, -1)).transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,7 +159,7 @@ def test_xlabs_tokens_keys_and_values_equal_those_of_diffusers() -> None:
     from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 
     tensors = flux_adapter_state_dict("XLabs")
-    projector = ImageProjection(cross_attention_dim=24, image_embed_dim=48, num_image_text_embeds=4)
+    projector = ImageProjection(cross_attention_dim=20, image_embed_dim=48, num_image_text_embeds=4)
     prefix = "ip_adapter_proj_model."
     own = {
         n.removeprefix(prefix).replace("proj", "image_embeds"): t for n, t in tensors.items() if n.startswith(prefix)
@@ -170,7 +170,7 @@ def test_xlabs_tokens_keys_and_values_equal_those_of_diffusers() -> None:
     tokens = adapter.patcher.model.tokens(seen)
     torch.testing.assert_close(tokens, projector(seen), atol=EXACT, rtol=EXACT)
     for number in (0, 1):
-        processor = FluxIPAdapterAttnProcessor(32, 24)
+        processor = FluxIPAdapterAttnProcessor(32, 20)
         stream = f"double_blocks.{number}.processor.ip_adapter_double_stream_"
         for part, layer in (("k", processor.to_k_ip[0]), ("v", processor.to_v_ip[0])):
             layer.load_state_dict({leaf: tensors[f"{stream}{part}_proj.{leaf}"] for leaf in ("weight", "bias")})
@@ -186,7 +186,7 @@ def test_instantx_tokens_are_a_hidden_layer_reshaped_and_normalised() -> None:
     hidden = nn.functional.gelu(seen @ tensors["image_proj.proj.0.weight"].T + tensors["image_proj.proj.0.bias"])
     flat = hidden @ tensors["image_proj.proj.2.weight"].T + tensors["image_proj.proj.2.bias"]
     scale, shift = tensors["image_proj.norm.weight"], tensors["image_proj.norm.bias"]
-    expected = nn.functional.layer_norm(flat.reshape(2, 8, 24), (24,), scale, shift)
+    expected = nn.functional.layer_norm(flat.reshape(2, 8, 20), (20,), scale, shift)
     tokens = manage_adapter("adapter", flatten(tensors)).patcher.model.tokens(seen)
     torch.testing.assert_close(tokens, expected, atol=EXACT, rtol=EXACT)
 

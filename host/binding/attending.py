@@ -35,6 +35,10 @@ class Attending(Uncopied):
             return self(call.query, call.key, call.value, call.mask)
         return attend_in_groups(call, self._some_rows)
 
+    def in_form(self, part: Tensor) -> Tensor:
+        """Query, key or value as an AttentionCall has them: SD 3.5 hands over values whose heads are not packed yet."""
+        return part if self._settings.get("skip_reshape") or part.ndim == 3 else part.flatten(2)
+
     @property
     def mask(self) -> Tensor | None:
         """The model's own mask, as (rows or 1, heads or 1, query tokens or 1, key tokens)."""

@@ -158,6 +158,7 @@ class BoundTransformer(Uncopied):
         if site is None or not patches:
             return host(query, key, value, heads, *rest, **named)
         attending = Attending(host, heads, rest, named)
+        query, key, value = (attending.in_form(part) for part in (query, key, value))
         return self._edited(self._call(site, options, attending, query, key, value), patches, attending)
 
     def _edited(self, call: AttentionCall, patches: Sequence[PatchWithBank], attending: Attending) -> Tensor:
@@ -228,5 +229,7 @@ class PictureWatch(Uncopied):
         if site is not None and site in self.acting_at:
             image = self.transformer.image(site, query.shape[-2], self._tokens, options)
             acting = {id(patch) for patch, _ in self.acting_at[site]}
-            keep_features(self.into, site, acting, self.shown, image, query, key, value)
+            attending = Attending(func, named.get("heads", rest[0] if rest else 1), rest[1:], named)
+            own = (attending.in_form(part) for part in (query, key, value))
+            keep_features(self.into, site, acting, self.shown, image, *own)
         return func(query, key, value, *rest, **named)

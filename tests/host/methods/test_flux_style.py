@@ -19,7 +19,7 @@ from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.tests.support.flux_blocks import WrittenAdapter, rewritten
 from semblance.tests.support.studio import relative_error
 from semblance.tests.support.transformers import TRANSFORMERS, TransformerFamily, sample
-from semblance.tests.tiny_models import FLUX_FORMS, flux_adapter_state_dict
+from semblance.tests.tiny_models import FLUX_FORMS, adapter_state_dict, flux_adapter_state_dict, make_unet
 from semblance.tests.tiny_models.flux_adapters import FluxForm
 
 SAME = 1e-6
@@ -49,7 +49,9 @@ def styled(
     model_map = map_styled(model)
     weights = model_map.family.preset("all") if blocks is None else blocks
     area = None if mask is None else ImageMask(mask)
-    return add_patch(model, style_patch(style, model_map, Scope(weights, window or ScheduleWindow(), area), strength, "auto"))
+    return add_patch(
+        model, style_patch(style, model_map, Scope(weights, window or ScheduleWindow(), area), strength, "auto")
+    )
 
 
 def written(style: EncodedStyle, scale: float = 1.0, sides: tuple[bool, ...] = (True,), **more: Any) -> WrittenAdapter:
@@ -81,3 +83,225 @@ def test_a_style_equals_blocks_rewritten_with_the_adapter(form: FluxForm, size: 
 
 def test_the_page_is_flux_where_no_adapter_is_in_it() -> None:
     assert relative_error(sampled(rewritten(FLUX, [])), sampled(FLUX.model())) <= SAME
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize("tokens", [7, 5], ids=["together", "apart"])
+def test_each_side_of_guidance_sees_its_own_pictures(form: FluxForm, tokens: int) -> None:
+    style = style_of(adapter_of(form))
+    conds = {"positive": FLUX.conditioning(), "negative": FLUX.conditioning(tokens, seed=2), "cfg": 3.0}
+    found = sampled(styled(FLUX.model(), style), **conds)
+    if tokens == 7:  # ComfyUI puts the negative first
+        expected = sampled(rewritten(FLUX, [written(style, sides=(False, True))]), **conds)
+        assert relative_error(found, expected) <= SAME
+        return
+    # Each side in a call of its own, so the page's tokens may be those of one side alone at cfg 1.
+    alone = sampled(styled(FLUX.model(), style), positive=conds["positive"])
+    assert relative_error(alone, sampled(rewritten(FLUX, [written(style)]))) <= SAME
+    swapped = {"positive": conds["negative"], "negative": conds["positive"], "cfg": 0.0, "steps": 1}
+    negative = sampled(styled(FLUX.model(), style), **swapped)
+    expected = sampled(rewritten(FLUX, [written(style, sides=(False,))]), positive=conds["positive"], cfg=1.0, steps=1)
+    assert relative_error(negative, expected) <= SAME
+
+
+@BOTH_FORMS
+def test_block_weights_choose_the_blocks_of_the_page(form: FluxForm) -> None:
+    style = style_of(adapter_of(form))
+    chosen = ("double.1", "single.0") if form == "InstantX" else ("double.1",)
+    found = sampled(styled(FLUX.model(), style, blocks=dict.fromkeys((*chosen, "single.0"), 0.5)))
+    expected = sampled(rewritten(FLUX, [written(style, 0.5, blocks=chosen)]))
+    assert relative_error(found, expected) <= SAME
+
+
+def test_xlabs_form_does_nothing_in_single_blocks() -> None:
+    only_single = {"single.0": 1.0, "single.2": 1.0}
+    found = sampled(styled(FLUX.model(), style_of(adapter_of("XLabs")), blocks=only_single))
+    assert torch.equal(found, sampled(FLUX.model()))
+
+
+@BOTH_FORMS
+def test_a_mask_holds_for_the_pictures_tokens_and_its_mean_for_text(form: FluxForm) -> None:
+    style = style_of(adapter_of(form))
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, :32] = 1.0
+    left = (torch.arange(16) % 4 < 2).float()
+
+    def area(tokens: int) -> Tensor:
+        return torch.cat([torch.full((tokens - 16,), 0.5), left])[:, None]
+
+    found = sampled(styled(FLUX.model(), style, mask=mask))
+    expected = sampled(rewritten(FLUX, [written(style, weight_of_tokens=area)]))
+    assert relative_error(found, expected) <= 0.02  # the mask overshoots a little where it is resized
+    white = sampled(styled(FLUX.model(), style, mask=torch.ones(1, 8, 8)))
+    assert relative_error(white, sampled(styled(FLUX.model(), style))) <= SAME
+
+
+@BOTH_FORMS
+def test_two_pictures_have_masks_of_their_own(form: FluxForm) -> None:
+    style = style_of(adapter_of(form), pictures=2)
+    left = torch.zeros(2, 64, 64)
+    left[0, :, :32], left[1, :, 32:] = 1.0, 1.0
+    both = sampled(styled(FLUX.model(), style, mask=left))
+    one, other = (
+        EncodedStyle(StyleReference((picture,), style.reference.negative, (1.0,)), style.adapter, "")
+        for picture in style.reference.pictures
+    )
+    chained = sampled(styled(styled(FLUX.model(), one, mask=left[:1]), other, mask=left[1:]))
+    assert relative_error(both, chained) <= 1e-5
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize(
+    "settings",
+    [{"strength": 0.0}, {"blocks": {"double.0": 0.0}}, {"window": ScheduleWindow(0.9999, 1.0)}],
+    ids=["strength 0", "block weight 0", "window that no step meets"],
+)
+def test_nothing_asked_for_leaves_flux_bit_identical(form: FluxForm, settings: dict[str, Any]) -> None:
+    assert torch.equal(sampled(styled(FLUX.model(), style_of(adapter_of(form)), **settings)), sampled(FLUX.model()))
+
+
+@BOTH_FORMS
+def test_the_given_model_stays_as_it_was(form: FluxForm) -> None:
+    model = FLUX.model()
+    plain = sampled(model)
+    changed = styled(model, style_of(adapter_of(form)))
+    first = sampled(changed)
+    assert torch.equal(sampled(model), plain) and patches_on(model) == ()
+    assert torch.equal(sampled(changed), first)
+
+
+@BOTH_FORMS
+def test_each_image_of_a_batch_comes_out_as_alone(form: FluxForm) -> None:
+    style = style_of(adapter_of(form))
+    noise = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(5))
+    batch = sampled(styled(FLUX.model(), style), images=2, noise=noise, cfg=3.0)
+    for image in range(2):
+        alone = sampled(styled(FLUX.model(), style), noise=noise[image : image + 1], cfg=3.0)
+        assert relative_error(batch[image : image + 1], alone) <= 1e-5
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_nearly_the_same(form: FluxForm, dtype: torch.dtype) -> None:
+    style = style_of(adapter_of(form))
+    found = sampled(styled(FLUX.model(dtype=dtype), style))
+    assert relative_error(found, sampled(styled(FLUX.model(), style))) < 0.05
+
+
+def test_both_forms_chain_in_either_order() -> None:
+    styles = [style_of(adapter_of(form)) for form in FLUX_FORMS]
+    expected = sampled(rewritten(FLUX, [written(style) for style in styles]))
+    for order in (styles, styles[::-1]):
+        model = FLUX.model()
+        for style in order:
+            model = styled(model, style)
+        assert relative_error(sampled(model), expected) <= SAME
+
+
+@BOTH_FORMS
+def test_chroma_has_the_blocks_of_flux(form: FluxForm) -> None:
+    chroma, style = TRANSFORMERS["chroma"], style_of(adapter_of(form))
+    found = sampled(styled(chroma.model(), style), chroma)
+    assert relative_error(found, sampled(rewritten(chroma, [written(style)]), chroma)) <= SAME
+
+
+# Beside other packs
+
+
+@BOTH_FORMS
+def test_another_packs_block_attention_and_inputs_stay_around_ours(form: FluxForm) -> None:
+    style, seen = style_of(adapter_of(form)), []
+
+    def slot(given: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        made = extra["original_block"](given)
+        return {**made, "img": made["img"] * 1.01}
+
+    def inputs(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, attn_mask: Any, extra_options: Any) -> dict[str, Tensor]:
+        seen.append(extra_options["block_index"])
+        return {"v": v * 0.9}
+
+    def attend(function: Any, *arguments: Any, **named: Any) -> Tensor:
+        return function(*arguments, **named) * 1.1
+
+    def others(model: ModelPatcher) -> ModelPatcher:
+        model = model.clone()
+        model.set_model_patch_replace(slot, "dit", "double_block", 1)
+        model.set_model_attn1_patch(inputs)
+        model.model_options["transformer_options"]["optimized_attention_override"] = attend
+        return model
+
+    before, after = sampled(styled(others(FLUX.model()), style)), sampled(others(styled(FLUX.model(), style)))
+    assert torch.equal(before, after) and seen
+    assert relative_error(before, sampled(styled(FLUX.model(), style))) > CHANGED
+    assert relative_error(before, sampled(others(FLUX.model()))) > CHANGED
+
+
+def test_a_block_that_another_pack_skips_gets_nothing_of_an_earlier_one() -> None:
+    """As Skip Layer Guidance does: the block's attention never comes."""
+    style = style_of(adapter_of("XLabs"))
+
+    def skip(given: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        return {"img": given["img"], "txt": given["txt"]}
+
+    def skipping(model: ModelPatcher) -> ModelPatcher:
+        model = model.clone()
+        model.set_model_patch_replace(skip, "dit", "double_block", 1)
+        return model
+
+    found = sampled(skipping(styled(FLUX.model(), style)))
+    assert torch.equal(found, sampled(skipping(styled(FLUX.model(), style, blocks={"double.0": 1.0}))))
+
+
+@BOTH_FORMS
+def test_reference_pictures_of_an_editing_model_are_left_alone(form: FluxForm) -> None:
+    """Kontext: their tokens stand behind the picture's and get nothing of the adapter."""
+    style = style_of(adapter_of(form))
+    latent = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(9))
+    positive = FLUX.conditioning(reference_latents=[latent])
+
+    def area(tokens: int) -> Tensor:
+        kept = torch.ones(tokens, 1)
+        kept[-16:] = 0.0
+        return kept
+
+    found = sampled(styled(FLUX.model(), style), positive=positive)
+    expected = sampled(rewritten(FLUX, [written(style, weight_of_tokens=area)]), positive=positive)
+    assert relative_error(found, expected) <= SAME
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("variant", ["base", "plus"])
+def test_an_adapter_for_a_unet_is_refused_on_flux(variant: str) -> None:
+    adapter = manage_adapter("unet adapter", adapter_state_dict("sd15", variant))
+    with pytest.raises(
+        ValueError, match=r"'unet adapter' is made for .*, but the model is Flux \(20-wide text, 5 layers\)"
+    ):
+        adapter.numbers_for(map_styled(FLUX.model()))
+
+
+@BOTH_FORMS
+def test_an_adapter_for_flux_is_refused_on_a_unet(form: FluxForm) -> None:
+    with pytest.raises(ValueError, match=r"is made for Flux \(20-wide text, \d layers\), but the model is "):
+        styled(make_unet("sd15"), style_of(adapter_of(form)), blocks={})
+
+
+@BOTH_FORMS
+def test_an_adapter_of_fewer_blocks_is_refused(form: FluxForm) -> None:
+    short = manage_adapter("short", flatten(flux_adapter_state_dict(form, double=1)))
+    with pytest.raises(
+        ValueError, match=r"'short' is made for Flux .* but the model is Flux \(20-wide text, 5 layers\)"
+    ):
+        short.numbers_for(map_styled(FLUX.model()))
+
+
+@pytest.mark.parametrize("name", ["flux2", "qwen_image", "wan"])
+def test_other_transformers_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is made for Flux|acts on the UNet of SD 1.5 or SDXL"):
+        styled(TRANSFORMERS[name].model(), style_of(adapter_of("InstantX")), blocks={})
+
+
+def test_blocks_of_style_are_unknown_on_flux() -> None:
+    with pytest.raises(ValueError, match="Semblance knows no blocks for style in Flux models.*Set blocks to 'all'"):
+        map_styled(FLUX.model()).family.preset("style")

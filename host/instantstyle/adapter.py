@@ -67,17 +67,23 @@ class LoadedAdapter:
         numbers = _numbers(self.layout, model_map)
         layout = self.layout
         if not fits(layout, model_map):
-            fitting = FITTING.get(model_map.name)
-            advice = f"Load an adapter for {model_map.name}" + (f", e.g. {fitting}." if fitting else ".")
             raise ValueError(
                 f"The adapter '{self.name}' is made for {layout.family} ({layout.text_width}-wide text, "
                 f"{len(layout.widths)} layers), but the model is {model_map.name} ({model_map.text_width}-wide text, "
-                f"{len(numbers)} layers). {advice}"
+                f"{len(numbers)} layers). {_advice(layout.family, model_map.name)}"
             )
         return numbers
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.layout}"
+
+
+def _advice(made_for: str, model: str) -> str:
+    """What to do with an adapter and a model that do not fit each other."""
+    if made_for == model:
+        return "One of the two is not whole: download the adapter again, or load a model that is no thinned copy."
+    fitting = FITTING.get(model)
+    return f"Load an adapter for {model}, e.g. {fitting}." if fitting else f"Load a model of {made_for}."
 
 
 def fits(layout: Layout, model_map: ModelMap) -> bool:

@@ -75,8 +75,8 @@ def double_block(block: Any, number: int, doubles: int, adapters: Sequence[Writt
             (img1, img2), (txt1, txt2) = vec
         img_q, img_k, img_v = heads_of(block.img_attn, modulated(img, img1), block.num_heads)
         txt_q, txt_k, txt_v = heads_of(block.txt_attn, modulated(txt, txt1), block.num_heads)
-        joined = (torch.cat(pair, dim=2) for pair in ((txt_q, img_q), (txt_k, img_k), (txt_v, img_v)))
-        attended = attention(*joined, pe)
+        query, key, value = (torch.cat(pair, dim=2) for pair in ((txt_q, img_q), (txt_k, img_k), (txt_v, img_v)))
+        attended = attention(query, key, value, pe)
         of_text, of_image = attended[:, : txt.shape[1]], attended[:, txt.shape[1] :]
         after: Tensor | float = 0.0
         for adapter in adapters:

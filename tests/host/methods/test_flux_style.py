@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.sample
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -68,7 +69,11 @@ def sampled(model: ModelPatcher, family: TransformerFamily = FLUX, **settings: A
     latent = family.latent(settings.pop("images", 1), *settings.pop("size", (8, 8)))
     positive = settings.pop("positive", None) or family.conditioning()
     negative = settings.pop("negative", None) or family.conditioning(seed=2)
-    return sample(model, positive, negative, latent, **{"cfg": 1.0} | settings)
+    if "noise" not in settings:
+        return sample(model, positive, negative, latent, **{"cfg": 1.0} | settings)
+    given = (model, settings["noise"], 2, settings["cfg"], "euler", "simple", positive, negative)
+    with torch.inference_mode():
+        return comfy.sample.sample(*given, torch.zeros_like(settings["noise"]), disable_pbar=True, seed=1)
 
 
 @BOTH_FORMS
@@ -291,7 +296,7 @@ def test_an_adapter_for_flux_is_refused_on_a_unet(form: FluxForm) -> None:
 def test_an_adapter_of_fewer_blocks_is_refused(form: FluxForm) -> None:
     short = manage_adapter("short", flatten(flux_adapter_state_dict(form, double=1)))
     with pytest.raises(
-        ValueError, match=r"'short' is made for Flux .* but the model is Flux \(20-wide text, 5 layers\)"
+        ValueError, match=r"'short' is made for Flux .* but the model is Flux \(.*One of the two is not whole"
     ):
         short.numbers_for(map_styled(FLUX.model()))
 
@@ -305,3 +310,8 @@ def test_other_transformers_are_refused(name: str) -> None:
 def test_blocks_of_style_are_unknown_on_flux() -> None:
     with pytest.raises(ValueError, match="Semblance knows no blocks for style in Flux models.*Set blocks to 'all'"):
         map_styled(FLUX.model()).family.preset("style")
+
+
+def test_a_model_of_another_width_of_text_is_named_with_the_family_to_load() -> None:
+    with pytest.raises(ValueError, match=r"made for Flux .* but the model is Flux.2 \(.*\). Load a model of Flux"):
+        adapter_of("InstantX").numbers_for(map_styled(TRANSFORMERS["flux2"].model(context_in_dim=28)))

@@ -30,7 +30,7 @@ class InstantStyle(io.ComfyNode):
             search_aliases=["ipadapter", "ip-adapter", "style transfer", "reference only", "apply ipadapter", "style"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SD 1.5 or SDXL model. It is not changed; a patched copy comes out."
+                    "model", tooltip="An SD 1.5, SDXL or Flux model. It is not changed; a patched copy comes out."
                 ),
                 sockets.Reference.Input("reference", tooltip="The style, from Encode Style Reference or Load Style."),
                 blocks_input(),

@@ -25,7 +25,6 @@ from ...functional.rotation import normalised_heads, rotated_back
 from .method import InstantStyle
 
 
-@dataclass(frozen=True, eq=False)
 class FluxStyle(InstantStyle):
     """What both forms share."""
 
@@ -68,7 +67,6 @@ class ByHead(Attend):
         return torch.unflatten(packed, -1, (self.heads, -1)).transpose(1, 2)
 
 
-@dataclass(frozen=True, eq=False)
 class InstantXStyle(FluxStyle):
     """InstantX's form (huggingface.co/InstantX/FLUX.1-dev-IP-Adapter)."""
 
@@ -85,7 +83,6 @@ class InstantXStyle(FluxStyle):
         return [(normalised_heads(key, call.heads), normalised_heads(value, call.heads)) for key, value in kept]
 
 
-@dataclass(frozen=True, eq=False)
 class XLabsStyle(FluxStyle, EditsStreams):
     """XLabs' form (huggingface.co/XLabs-AI/flux-ip-adapter), as diffusers has it too."""
 

@@ -11,7 +11,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from semblance.attention.adapters.checkpoint import flatten
+from semblance.attention.engine.guests import ShownPicture
 from semblance.attention.engine.scope import ImageMask, ScheduleWindow, Scope
+from semblance.attention.methods.reference_style import ReferenceStyle
 from semblance.attention.references.style import StyleReference
 from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
@@ -315,3 +317,20 @@ def test_blocks_of_style_are_unknown_on_flux() -> None:
 def test_a_model_of_another_width_of_text_is_named_with_the_family_to_load() -> None:
     with pytest.raises(ValueError, match=r"made for Flux .* but the model is Flux.2 \(.*\). Load a model of Flux"):
         adapter_of("InstantX").numbers_for(map_styled(TRANSFORMERS["flux2"].model(context_in_dim=28)))
+
+
+# Beside a method of ours that shows the model pictures
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize("size", [(8, 8), (6, 10)], ids=["as guest rows", "in a call of its own"])
+def test_a_reference_that_rides_along_gets_nothing_of_the_style(form: FluxForm, size: tuple[int, int]) -> None:
+    style = style_of(adapter_of(form))
+    everything = Scope(map_styled(FLUX.model()).family.preset("all"))
+    noise = torch.randn(2, 1, 16, *size, generator=torch.Generator().manual_seed(4))
+    shows = ReferenceStyle((ShownPicture("reference", noise[0], noise[1]),), everything)
+    before = sampled(styled(add_patch(FLUX.model(), shows), style), cfg=3.0)
+    after = sampled(add_patch(styled(FLUX.model(), style), shows), cfg=3.0)
+    assert relative_error(before, after) <= 1e-5
+    assert relative_error(before, sampled(styled(FLUX.model(), style), cfg=3.0)) > CHANGED
+    assert relative_error(before, sampled(add_patch(FLUX.model(), shows), cfg=3.0)) > CHANGED

@@ -19,8 +19,13 @@ METHOD: Mapping[FluxForm, type[InstantStyle]] = {"InstantX": InstantXStyle, "XLa
 def map_styled(model: Any) -> ModelMap:
     """The map of a MODEL that IP-Adapters exist for. Raises ValueError for a model of another family."""
     transformer = transformer_of(model.model)
-    if transformer is None or transformer.kind.blocks != FLUX_BLOCKS:
+    if transformer is None:
         return map_unet(model)
+    if transformer.kind.blocks != FLUX_BLOCKS:
+        raise ValueError(
+            f"This model is a {transformer.name} transformer, for which Semblance knows no IP-Adapter. Load an SD 1.5, "
+            "SDXL or Flux model; on this one Semblance has Reference Style."
+        )
     network = model.model.diffusion_model
     widths = {site: int(network.hidden_size) for site in transformer.sites}
     return ModelMap(map_transformer(model), network.txt_in.in_features, widths)

@@ -148,7 +148,9 @@ class InstantStyle(AttentionPatch, Advises):
 
         def line_up() -> tuple[Tensor, Tensor]:
             sides = [int(conditional) for conditional in call.layout.conditional]
-            if images is None:
+            if images is None and self.scaling == "V only":  # the side that no call asks for stays on the CPU
+                key, value = (both[sides].to(query) for both in self._keys_for(call)[picture or 0])
+            elif images is None:
                 key, value = (both[sides] for both in bank.once(name, bring))
             else:  # of many images only those come along that a call shows
                 found = self._keys_for(call)

@@ -7,6 +7,7 @@ from typing import Any
 import comfy.sample
 import pytest
 import torch
+from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.instantstyle.applying import map_styled, style_patch
 from semblance.host.instantstyle.encoding import EncodedStyle
+from semblance.tests.support.endings import Fault, tensors_alive
 from semblance.tests.support.flux_blocks import WrittenAdapter, rewritten
 from semblance.tests.support.studio import relative_error
 from semblance.tests.support.transformers import TRANSFORMERS, TransformerFamily, sample
@@ -334,3 +336,46 @@ def test_a_reference_that_rides_along_gets_nothing_of_the_style(form: FluxForm, 
     assert relative_error(before, after) <= 1e-5
     assert relative_error(before, sampled(styled(FLUX.model(), style), cfg=3.0)) > CHANGED
     assert relative_error(before, sampled(add_patch(FLUX.model(), shows), cfg=3.0)) > CHANGED
+
+
+# What a run leaves
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize("raised", [Fault, InterruptProcessingException])
+def test_a_run_leaves_nothing_however_it_ends(form: FluxForm, raised: type[BaseException]) -> None:
+    model = styled(FLUX.model(), style_of(adapter_of(form)))
+    plain = sampled(model)
+    before = tensors_alive()
+
+    def stop(given: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        raise raised
+
+    stopped = model.clone()
+    stopped.set_model_patch_replace(stop, "dit", "double_block", 1)
+    with pytest.raises(raised):
+        sampled(stopped)
+    del stopped
+    assert torch.equal(sampled(model), plain)
+    assert tensors_alive() <= before
+
+
+@BOTH_FORMS
+def test_many_runs_keep_no_more_than_one(form: FluxForm) -> None:
+    model = styled(FLUX.model(), style_of(adapter_of(form)))
+    sampled(model)
+    before = tensors_alive()
+    for seed in range(5):
+        sampled(model, seed=seed)
+    assert tensors_alive() <= before
+
+
+@BOTH_FORMS
+def test_a_later_step_brings_nothing_from_the_cpu(form: FluxForm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image keys are normalised and brought in the first step alone."""
+    brought: list[Any] = []
+    method = type(styled_patch := patches_on(styled(FLUX.model(), style_of(adapter_of(form))))[0])
+    original = method._keys_for
+    monkeypatch.setattr(method, "_keys_for", lambda self, call: (brought.append(call.site), original(self, call))[1])
+    sampled(styled(FLUX.model(), style_of(adapter_of(form))), steps=4, cfg=3.0)
+    assert len(brought) == len(set(brought)) == len(styled_patch.numbers)

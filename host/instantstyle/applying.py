@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from ...attention.adapters.flux_checkpoint import FluxAdapterLayout, FluxForm
@@ -31,6 +32,17 @@ def map_styled(model: Any) -> ModelMap:
     return ModelMap(map_transformer(model), network.txt_in.in_features, widths)
 
 
+def _reached(scope: Scope, blocks: Set[str], adapter: str) -> Scope:
+    """The scope without blocks that an adapter has no weights for. Raises ValueError if those alone are chosen."""
+    reached = {block: weight for block, weight in scope.blocks.items() if block in blocks}
+    if any(scope.blocks.values()) and not any(reached.values()):
+        raise ValueError(
+            f"The adapter '{adapter}' has weights for the double blocks alone, and none of them is chosen. Set blocks "
+            "to 'all', or name double blocks under 'custom', e.g. double.0."
+        )
+    return replace(scope, blocks=reached)
+
+
 def style_patch(
     style: EncodedStyle, model_map: ModelMap, scope: Scope, strength: float, masks_by: MasksBy
 ) -> InstantStyle:
@@ -39,4 +51,5 @@ def style_patch(
     numbers = adapter.numbers_for(model_map)
     layout = adapter.layout
     method = METHOD[layout.form] if isinstance(layout, FluxAdapterLayout) else InstantStyle
+    scope = _reached(scope, {site.block for site in numbers}, adapter.name)
     return method(adapter.image_tokens(style.reference), adapter, numbers, scope, strength, adapter.name, masks_by)

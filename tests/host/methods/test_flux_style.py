@@ -17,6 +17,7 @@ from semblance.attention.engine.scope import ImageMask, ScheduleWindow, Scope
 from semblance.attention.methods.reference_style import ReferenceStyle
 from semblance.attention.references.style import StyleReference
 from semblance.host.binding.model import add_patch, patches_on
+from semblance.host.each_block import WAYS, each_block
 from semblance.host.instantstyle.adapter import LoadedAdapter, manage_adapter
 from semblance.host.instantstyle.applying import map_styled, style_patch
 from semblance.host.instantstyle.encoding import EncodedStyle
@@ -122,10 +123,24 @@ def test_block_weights_choose_the_blocks_of_the_page(form: FluxForm) -> None:
     assert relative_error(found, expected) <= SAME
 
 
-def test_xlabs_form_does_nothing_in_single_blocks() -> None:
-    only_single = {"single.0": 1.0, "single.2": 1.0}
-    found = sampled(styled(FLUX.model(), style_of(adapter_of("XLabs")), blocks=only_single))
-    assert torch.equal(found, sampled(FLUX.model()))
+def test_xlabs_form_has_no_weights_for_single_blocks() -> None:
+    style = style_of(adapter_of("XLabs"))
+    with pytest.raises(ValueError, match="'XLabs' has weights for the double blocks alone, and none of them is chosen"):
+        styled(FLUX.model(), style, blocks={"single.0": 1.0, "single.2": 1.0})
+    (patch,) = patches_on(styled(FLUX.model(), style))
+    assert list(patch.scope.blocks) == ["double.0", "double.1"]
+
+
+@BOTH_FORMS
+def test_each_block_can_be_tried_alone(form: FluxForm) -> None:
+    """Which blocks carry style is unknown; a user can find out."""
+    style = style_of(adapter_of(form))
+    tried = each_block(styled(FLUX.model(), style), WAYS[0], 1)
+    assert [caption for caption, _ in tried] == [f"double.{n}" for n in range(2)] + [
+        f"single.{n}" for n in range(3) if form == "InstantX"
+    ]
+    for caption, model in tried:
+        assert torch.equal(sampled(model), sampled(styled(FLUX.model(), style, blocks={caption: 1.0})))
 
 
 @BOTH_FORMS

@@ -37,7 +37,7 @@ def blocks_input() -> io.DynamicCombo.Input:
         options=[*options, io.DynamicCombo.Option(CUSTOM, [weights])],
         tooltip="The blocks that the reference acts on. 'style' takes its look and leaves out its content; 'layout' "
         "takes its composition; 'style + layout' takes both; 'all' is a plain IP-Adapter; 'custom' sets a weight for "
-        "each block.",
+        "each block. Which blocks carry style in Flux is unknown: take 'all' or 'custom' there.",
     )
 
 

@@ -112,5 +112,7 @@ class AttentionCall:
     """Which tokens are the picture's own; the others are text, reference pictures of an editing model, or padding."""
     rotary: Rotary | None = None
     """How query and key were rotated already; None where the model does not rotate them."""
+    rotation: Tensor | None = None  # (rows or 1, 1, tokens, head_dim / 2, 2, 2)
+    """The rotation of each two neighbouring channels; None where the model rotates nothing, or does not tell."""
     apart: Mapping[Hashable, tuple[Tensor, ...]] = field(default_factory=dict[Hashable, tuple[Tensor, ...]])
     """What patches keep of their pictures that went through the model before this call; see `pictures.py`."""

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from .bank import FeatureBank
-from .call import AttentionCall, BlockCall
+from .call import AttentionCall, AttentionSite, BlockCall
 from .guests import Guest, PinnedImages, ShownPicture
 from .layout import BatchLayout
 from .moment import Moment, RunPlan
@@ -109,6 +109,18 @@ class EditsBlocks(Protocol):
 
     def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
         """Returns the block to run in place of `call`."""
+        ...
+
+
+@runtime_checkable
+class EditsStreams(Protocol):
+    """Edits what leaves a double block of a transformer."""
+
+    def edit_stream(self, site: AttentionSite, picture: Tensor, bank: FeatureBank) -> Tensor:
+        """Returns the tokens to use in place of `picture` (rows, tokens, channels), after the block of `site`.
+
+        Asked where the patch applies. The picture's own tokens come first, then those of reference pictures.
+        """
         ...
 
 

@@ -29,14 +29,16 @@ class TransformerKind:
     """Where the tokens of reference pictures stand, seen from the picture's."""
     counted: bool = False
     """Whether the host does not say which block it is in, so that attentions have to be counted."""
+    tells_rotation: bool = False
+    """Whether the host hands patches a table of rotations, and lets them run around its double blocks."""
     frames: bool = False
     """Whether latents have frames: (rows, channels, frames, height, width)."""
 
 
 FLUX_BLOCKS: Mapping[BlockPart, str] = {"double": "double_blocks", "single": "single_blocks"}
 KINDS: Mapping[str, TransformerKind] = {
-    "comfy.ldm.flux.model.Flux": TransformerKind("Flux", FLUX_BLOCKS),
-    "comfy.ldm.chroma.model.Chroma": TransformerKind("Chroma", FLUX_BLOCKS),
+    "comfy.ldm.flux.model.Flux": TransformerKind("Flux", FLUX_BLOCKS, tells_rotation=True),
+    "comfy.ldm.chroma.model.Chroma": TransformerKind("Chroma", FLUX_BLOCKS, tells_rotation=True),
     "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": TransformerKind(
         "Qwen-Image", {"double": "transformer_blocks"}, frames=True
     ),

@@ -12,7 +12,8 @@ from ..attention.families import STYLEID
 from ..attention.methods.styleid import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.binding.model import add_patch, map_unet
-from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of, styleid_sampler
+from ..host.inversion.solver import retracing_sampler
+from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of
 from . import sockets
 from .inputs import CATEGORY, CUSTOM, custom_blocks, fraction_input, missing_choice
 
@@ -165,4 +166,5 @@ class StyleID(io.ComfyNode):
             finite(strength, "The strength"),
         )
         begin = start_of(model, content, style, start_mode, finite(adain, "AdaIN"))
-        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas, styleid_sampler())
+        sampler = retracing_sampler(content)
+        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas, sampler)

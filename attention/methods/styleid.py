@@ -26,6 +26,7 @@ from ..engine.patch import Attend, AttentionPatch
 from ..engine.protocols import Advises, BringsGuests, NeedsMemory
 from ..engine.scope import Scope
 from ..engine.token_masks import mask_per_image
+from ..functional.inversion import MIDPOINT
 from ..references.trajectory import ReferenceTrajectory
 
 CONTENT, STYLE = "content", "style"
@@ -96,6 +97,11 @@ class StyleID(AttentionPatch, BringsGuests, NeedsMemory, Advises):
             raise ValueError(
                 "The sampler node adds fresh noise, which the inverted pictures do not hold. Sample by SamplerCustom "
                 "with the sampler of the StyleID node, or turn add_noise off."
+            )
+        if MIDPOINT in (self.content.convention, self.style.convention) and not plan.takes_state:
+            raise ValueError(
+                "On a flow model ComfyUI's own samplers scale an inverted picture to nothing before the first step. "
+                "Sample by SamplerCustom with the sampler of the StyleID node."
             )
         if plan.inpaints:
             raise ValueError(

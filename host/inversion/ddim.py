@@ -23,6 +23,8 @@ from .runs import (
     Inversion,
     SamplerCall,
     check_steps,
+    check_unet_channels,
+    falling_levels,
     noise_levels,
     sample_with_text,
     sample_without_noise,
@@ -38,6 +40,7 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention,
     """
     stamp = stamp_of(model)
     check_steps(steps)
+    check_unet_channels(model)
     sigmas = noise_levels(model, inversion_timesteps(steps, convention))
     inversion = _Inversion(convention, stamp.prediction == "v")
     noise, (context, vector) = sample_with_text(model, pictures, sigmas, text, inversion)
@@ -50,7 +53,7 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention,
 
 def sample_back(model: Any, trajectory: ReferenceTrajectory, text: Text) -> Tensor:
     """The pictures sampled by DDIM from the noisy end over the trajectory's points, as latents for VAE Decode."""
-    falling = torch.tensor(trajectory.sigmas).flip(0)
+    falling = falling_levels(trajectory)
     start = start_latent(model, trajectory.latents[-1], falling[0].item())
     back = sample_without_noise(model, start, falling, text, walk_sampler(_ddim))
     return back / math.sqrt(1 + trajectory.sigmas[0] ** 2)

@@ -8,6 +8,19 @@ from typing import Any
 import pytest
 
 FAMILIES = ("sd15", "sdxl")
+"""UNets."""
+TRANSFORMER_NAMES = (
+    "flux",
+    "flux2",
+    "chroma",
+    "qwen_image",
+    "krea2",
+    "z_image",
+    "lumina2",
+    "anima",
+    "wan",
+    "sd35",
+)
 
 
 def slow_but(values: Iterable[Any], quick: Collection[Any] | Callable[[Any], bool]) -> list[Any]:

@@ -18,7 +18,7 @@ from ...attention.functional.inversion import (
 )
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..conditioning import Text
-from ..identity import stamp_of
+from ..identity import FLOW, stamp_of
 from .runs import (
     Inversion,
     SamplerCall,
@@ -39,6 +39,8 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention,
     The model is called once per step. Raises ValueError for a model, a number of steps or a text that cannot be used.
     """
     stamp = stamp_of(model)
+    if stamp.prediction == FLOW:
+        raise ValueError(f"This model ({stamp.family}) is a flow model, which DDIM cannot invert.")
     check_steps(steps)
     check_unet_channels(model)
     sigmas = noise_levels(model, inversion_timesteps(steps, convention))

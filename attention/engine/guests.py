@@ -24,6 +24,21 @@ class Guest:
 
 
 @dataclass(frozen=True, eq=False)
+class ShownPicture:
+    """A picture that the model looks at in every call, noised to the call's own level, once for each chunk.
+
+    It rides as guest rows where it fits beside the sampler's; a picture of another size, or with text of another
+    length, goes through the model before the call.
+    """
+
+    name: str
+    clean: Tensor  # (1, channels, [frames,] height, width), free of noise, scaled as the model's latents are
+    noise: Tensor  # the same shape
+    prompt: object | None = None
+    """The host's conditioning for it beside conditional chunks; None for each chunk's own."""
+
+
+@dataclass(frozen=True, eq=False)
 class PinnedImages:
     """Known images at the start of the batch. They replace whatever the sampler computes for them."""
 

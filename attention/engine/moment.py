@@ -90,6 +90,8 @@ class RunPlan:
     """Whether a conditioning is for a part of the picture."""
     channels: int = 4
     """Input channels of the UNet: those of the latent, and of an inpainting model also of mask and picture."""
+    latent_channels: int | None = None
+    """Channels of the latent."""
     adds_noise: bool = False
     """Whether the sampler adds noise to the latent that it is given."""
     takes_state: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .bank import FeatureBank
 from .call import AttentionCall, BlockCall
-from .guests import Guest, PinnedImages
+from .guests import Guest, PinnedImages, ShownPicture
 from .layout import BatchLayout
 from .moment import Moment, RunPlan
 
@@ -43,6 +43,23 @@ class BringsGuests(Protocol):
         """Extra rows for the next model call. They are cut off before the sampler sees the result.
 
         `layout` tells which images of the batch the call shows.
+        """
+        ...
+
+
+@runtime_checkable
+class ShowsPictures(Protocol):
+    """Shows the model pictures of its own, at the noise level of each call."""
+
+    def pictures(self, moment: Moment) -> Sequence[ShownPicture]:
+        """The pictures for the next model call."""
+        ...
+
+    def features(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """What the patch takes of a picture in one attention, given its tokens; text is left out.
+
+        Each is (chunks, tokens, channels) or (chunks, heads, tokens, head_dim). Where the picture goes through the
+        model before the call, the result is kept until the call is done, for every attention.
         """
         ...
 

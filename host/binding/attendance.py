@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,22 @@ class Attendance:
                 f"{_named(missing)} calls the model twice on the same latents, and the second call came back without "
                 f"an attention: another node answers it from the first, as a cache does. {others()} Bypass that node."
             )
+
+
+def take_attendance(
+    attendance: Attendance,
+    acting: Sequence[AttentionPatch],
+    rehearsed: set[int],
+    met: set[int],
+    options: Mapping[str, Any],
+    others: Callable[[], str],
+) -> None:
+    """Notes at the end of a call which of the patches that wanted to act in it met an attention."""
+    attendance.met |= met
+    if "easycache" in options:  # which never skips a first step; methods that it would mislead refuse it by name
+        return
+    attendance.want(acting)
+    attendance.check_rehearsed(rehearsed, met, others)
 
 
 def wants(patches: Sequence[AttentionPatch], sites: Sequence[AttentionSite], moment: Moment) -> list[AttentionPatch]:

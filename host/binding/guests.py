@@ -52,6 +52,10 @@ class InvitedGuests:
             )
         )
 
+    def with_more(self, owned: Sequence[tuple[AttentionPatch, Guest]]) -> InvitedGuests:
+        """These and others, which come after."""
+        return InvitedGuests((*self.owned, *owned))
+
     @property
     def rows(self) -> tuple[GuestRows, ...]:
         return tuple(GuestRows(patch, guest.name, guest.rows) for patch, guest in self.owned)
@@ -97,7 +101,7 @@ def seat_guests(
         torch.cat([timesteps, timesteps[:1].expand(rows)]),
         joined_contexts([context, *(_expanded(guest.context, guest).to(context) for guest in guests)]),
         None if y is None else torch.cat([y, *(vector.to(y) for vector in vectors)]),
-        _with_empty_control(control, layout.host_rows, rows),
+        with_empty_control(control, layout.host_rows, rows),
     )
 
 
@@ -153,7 +157,7 @@ def _expanded(tensor: Tensor, guest: Guest) -> Tensor:
     return tensor.expand(guest.rows, *tensor.shape[1:])
 
 
-def _with_empty_control(control: Control, rows: int, guests: int) -> Control:
+def with_empty_control(control: Control, rows: int, guests: int) -> Control:
     """ControlNet residuals with zeros for the guests."""
     if control is None:
         return None

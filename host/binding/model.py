@@ -13,9 +13,11 @@ from ...attention.engine.call import AttentionSite
 from ...attention.engine.patch import AttentionPatch
 from ...attention.families import AMUSED, FAMILIES, ModelFamily, amused_of, family_of
 from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
+from ...attention.families.transformers import KINDS, transformer_family
 from ..masked.transformer import MaskedTransformer
 from .carried import KEY, carried_patches, carry
 from .step import diffusion_model
+from .transformer import transformer_of, unreached
 from .unet import attention_layer, attention_sites
 from .wrappers import apply_model, calc_cond_batch, outer_sample, predict_noise, prepare_sampling
 
@@ -50,8 +52,29 @@ class ModelMap:
         return FAMILY_OF_TEXT_WIDTH.get(self.text_width, self.family.name)
 
 
+def map_transformer(model: Any) -> ModelFamily:
+    """The family of a MODEL that is a diffusion transformer. Raises ValueError for any other."""
+    transformer = transformer_of(model.model)
+    if transformer is not None:
+        return transformer_family(transformer.name, transformer.sites)
+    if name := unreached(model.model):
+        raise ValueError(
+            f"This model is a {name}, whose attention ComfyUI lets no node reach. Load a model of another family."
+        )
+    known = ", ".join(kind.name for kind in KINDS.values())
+    raise ValueError(
+        f"This model ({type(model.model).__name__}) is of a family that Semblance does not know. Load a UNet (SD 1.5, "
+        f"SDXL), or one of {known}."
+    )
+
+
 def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
+    if (transformer := transformer_of(model.model)) is not None:
+        raise ValueError(
+            f"This model is a {transformer.name} transformer, and this method acts on the UNet of SD 1.5 or SDXL. Load "
+            "an SD 1.5 or SDXL checkpoint; on this model Semblance has Reference Style."
+        )
     unet = model.model.diffusion_model
     if isinstance(unet, MaskedTransformer):
         widths = {site: attention_layer(unet, site).to_q.out_features for site in attention_sites(unet)}
@@ -85,10 +108,17 @@ def add_patch(model: Any, patch: AttentionPatch) -> Any:
     patched = model.clone()
     options = patched.model_options["transformer_options"]
     carry(options, (*carried_patches(options), patch))
-    for kind, wrapper in WRAPPERS.items():
+    for kind, wrapper in _wrappers_for(model).items():
         if not comfy.patcher_extension.get_wrappers_with_key(kind, KEY, patched.model_options, is_model_options=True):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, True)
     return patched
+
+
+def _wrappers_for(model: Any) -> Mapping[str, Any]:
+    """A transformer is bound where its model is applied: each family's own module is called in a way of its own."""
+    if transformer_of(model.model) is None:
+        return WRAPPERS
+    return {kind: wrapper for kind, wrapper in WRAPPERS.items() if kind != WrappersMP.DIFFUSION_MODEL}
 
 
 def exchange_patch(model: Any, old: AttentionPatch, new: AttentionPatch) -> Any:

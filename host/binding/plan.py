@@ -39,6 +39,7 @@ def plan_of(
         guided=guides(guider),
         cropped=any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group),
         channels=getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1]),
+        latent_channels=noise.shape[1],
         adds_noise=getattr(sampler, "adds_noise", True) and bool(noise.any()),
         takes_state=getattr(sampler, "takes_state", False),
         empty=not latent.any(),

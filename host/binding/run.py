@@ -62,6 +62,8 @@ class Run(Uncopied):
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None
         """Known images in the call in progress, which replace what the sampler computes for them."""
+        self.model: Any = None
+        """The host's model around the network, once it is called."""
         self.shown: Sequence[int] = ()
         """For each image of the call in progress, which of the batch it is."""
 
@@ -145,6 +147,7 @@ class Run(Uncopied):
         self._banks.clear()
         self._sites.clear()
         self._conditionings, self.others, self.attendance = dict, str, Attendance()
+        self.model = None
 
 
 @contextmanager

@@ -1,0 +1,18 @@
+"""What an attention shows of the pictures that a patch shows to the model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .call import AttentionCall
+from .protocols import ShowsPictures
+
+
+def features_of(call: AttentionCall, patch: ShowsPictures, name: str) -> tuple[Tensor, ...]:
+    """What `patch` takes of its picture `name` in this attention, a row for each chunk."""
+    kept = call.apart.get((id(patch), name))
+    if kept is not None:
+        return kept
+    rows = call.layout.guest_rows(patch, name)
+    query, key, value = (part[rows][..., call.image, :] for part in (call.query, call.key, call.value))
+    return patch.features(query, key, value)

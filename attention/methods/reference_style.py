@@ -1,0 +1,199 @@
+"""Reference Style: images attend to a reference picture beside their own tokens, in every family of models.
+
+The reference, noised to the level of the step, goes through the model once for each conditioning. With its keys K' and
+values V' an image's tokens give
+
+    Z = softmax(Q [K, s K']^T / sqrt(d)) [V, V']
+
+where Q and K may take the statistics of the reference's first, and s is a factor for each frequency of the rotary
+positions: high frequencies tell places and make the image copy the reference's structure, low ones tell what is alike
+(Untwisting RoPE, arXiv:2602.05013). On a UNet, where nothing is rotated, this is StyleAligned (arXiv:2312.02133) and,
+with the reference's tokens instead of the image's own, Visual Style Prompting (arXiv:2402.12974).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..engine.bank import FeatureBank
+from ..engine.call import AttentionCall, AttentionSite, Rotary, SharedTokens
+from ..engine.guests import ShownPicture
+from ..engine.moment import Moment, RunPlan
+from ..engine.patch import Attend, AttentionPatch
+from ..engine.pictures import features_of
+from ..engine.protocols import Advises, NeedsMemory, ShowsPictures
+from ..engine.scope import Scope
+from ..engine.sharing import merge_shared
+from ..engine.token_masks import mask_per_image
+from ..functional.rotary import frequency_factors
+from ..functional.token_statistics import Moments, moments, pooled, with_moments
+
+KEPT_APART = 3.0
+"""As how many images the features count that are kept of a picture which does not ride: about that in Flux."""
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """Factors of the reference's keys by frequency, at the beginning of the noise schedule and at its end."""
+
+    structure: tuple[float, float] = (0.0, 0.5)
+    """Of the highest frequency: how much of the reference's places and shapes is copied."""
+    detail: tuple[float, float] = (1.0, 1.2)
+    """Of the lowest: how strongly what is alike is taken over, whatever its place. Where a model does not rotate keys,
+    of all channels."""
+    falloff: float = 2.5
+    """How many frequencies count as high: 0 none, 1 half of them, large values all but the lowest."""
+
+    def at(self, progress: float) -> tuple[float, float]:
+        """The two factors at a fraction of the schedule."""
+        high, low = (start + (end - start) * progress for start, end in (self.structure, self.detail))
+        return high, low
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How far tokens of the images take the mean and deviation of the reference's, 0 to 1."""
+
+    queries_and_keys: float = 0.0
+    values: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
+    """Lets the images of the batch attend to reference pictures where the scope says.
+
+    Acts on conditional and unconditional rows alike, beside each of which the references are looked at.
+    """
+
+    references: tuple[ShownPicture, ...]
+    scope: Scope
+    strength: float = 1.0
+    """0 is plain attention, 1 the method."""
+    frequencies: Frequencies = Frequencies()
+    statistics: Statistics = Statistics()
+    instead: bool = False
+    """Whether the references' tokens stand in the place of the images' own."""
+
+    def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
+        return site.kind != "cross" and self._weight(site, moment) != 0.0
+
+    def pictures(self, moment: Moment) -> Sequence[ShownPicture]:
+        return self.references
+
+    def features(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        if not self.statistics.queries_and_keys:
+            return key, value
+        return key, value, *moments(query)
+
+    def extra_images(self, plan: RunPlan) -> float:
+        acts = self.strength and any(self.scope.blocks.values()) and any(map(self.scope.window.weight, plan.moments))
+        apart = (one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size for one in self.references)
+        return sum(1 + KEPT_APART * alone for alone in apart) if acts else 0.0
+
+    def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
+        return self._styled(call, bank) if self._wholly(call) else call
+
+    def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
+        if self._wholly(call):
+            return output
+        rows, styled = call.layout.host_rows, self._styled(call, bank)
+        made = attend.of(_of_the_sampler(styled))
+        weight: float | Tensor = self._weight(call.site, call.moment)
+        if self.scope.mask is not None:
+            area = mask_per_image(self.scope.mask, call, bank)
+            weight = weight * _on_every_token(area.expand(len(call.layout.chunks), call.layout.images, -1, -1), call)
+        return torch.cat([torch.lerp(output[:rows], made, weight), output[rows:]])
+
+    def check(self, plan: RunPlan) -> None:
+        if caches := plan.conflicts & {"EasyCache", "LazyCache"}:
+            raise ValueError(
+                f"{' and '.join(sorted(caches))} on the same model answers some steps without looking at the "
+                "references. Bypass it."
+            )
+        for reference in self.references:
+            channels = reference.clean.shape[1]
+            if plan.latent_channels not in (None, channels):
+                raise ValueError(
+                    f"The reference is a latent of {channels} channels, and the sampler works on "
+                    f"{plan.latent_channels}. Encode the picture with the VAE of this model."
+                )
+
+    def advice(self, plan: RunPlan) -> Sequence[str]:
+        return self.scope.advice(plan, "Reference Style") if self.strength else ()
+
+    def __repr__(self) -> str:
+        high, low = self.frequencies.structure, self.frequencies.detail
+        way = "instead of their own tokens" if self.instead else f"structure {high[0]:g} to {high[1]:g}"
+        shown = f"{len(self.references)} reference{'' if len(self.references) == 1 else 's'}"
+        factors = f"{way}, detail {low[0]:g} to {low[1]:g}"
+        taken = f"statistics {self.statistics.queries_and_keys:g} and {self.statistics.values:g}"
+        return f"Reference Style ({shown}), {factors}, {taken}, strength {self.strength:g}, {self.scope}"
+
+    def _weight(self, site: AttentionSite, moment: Moment) -> float:
+        return self.strength * self.scope.weight(site, moment)
+
+    def _wholly(self, call: AttentionCall) -> bool:
+        """Whether the method replaces plain attention everywhere, so that one attention serves."""
+        return self.scope.mask is None and self._weight(call.site, call.moment) == 1.0
+
+    def _styled(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
+        """The attention in which every image also attends to the references."""
+        seen = [features_of(call, self, reference.name) for reference in self.references]
+        key, value = (torch.cat([features[part] for features in seen], dim=-2) for part in (0, 1))
+        shared = SharedTokens(tuple(range(call.layout.images)), self._scaled(key, call, bank), value, self.instead)
+        query, own_key, own_value = call.query, call.key, call.value
+        if share := self.statistics.queries_and_keys:
+            of_queries = pooled([Moments(*features[2:]) for features in seen])
+            query = _moved(query, of_queries, call, share)
+            own_key = _moved(own_key, pooled([moments(features[0]) for features in seen]), call, share)
+        if share := self.statistics.values:
+            own_value = _moved(own_value, pooled([moments(features[1]) for features in seen]), call, share)
+        return replace(call, query=query, key=own_key, value=own_value, shared=merge_shared(*call.shared, shared))
+
+    def _scaled(self, key: Tensor, call: AttentionCall, bank: FeatureBank) -> Tensor:
+        """The references' keys by frequency."""
+        high, low = self.frequencies.at(call.moment.progress)
+        rotary = call.rotary
+        if rotary is None:
+            return key if low == 1.0 else key * low
+        if high == low == 1.0:
+            return key
+        name = "factors", high, low, rotary, key.shape[-1], key.device, key.dtype
+        if name not in bank:
+            bank.forget_all("factors")
+        return key * bank.once(name, lambda: self._factors(high, low, rotary, key))
+
+    def _factors(self, high: float, low: float, rotary: Rotary, key: Tensor) -> Tensor:
+        factors = frequency_factors(rotary.axes, high, low, self.frequencies.falloff, rotary.pairs == "halves")
+        return factors.repeat(key.shape[-1] // len(factors)).to(key)  # packed heads have them one after another
+
+
+def _of_the_sampler(call: AttentionCall) -> AttentionCall:
+    """The attention of the sampler's rows alone."""
+    rows = call.layout.host_rows
+    query, key, value = call.query[:rows], call.key[:rows], call.value[:rows]
+    mask = call.mask if call.mask is None or len(call.mask) == 1 else call.mask[:rows]
+    return replace(call, layout=replace(call.layout, guests=()), query=query, key=key, value=value, mask=mask)
+
+
+def _moved(tokens: Tensor, given: Moments, call: AttentionCall, share: float) -> Tensor:
+    """The picture's tokens in the sampler's rows with the statistics given for each chunk; all others as they are."""
+    rows, images = call.layout.host_rows, call.layout.images
+    first, end, _ = call.image.indices(tokens.shape[-2])
+    for_rows = Moments(*(part.repeat_interleave(images, dim=0) for part in given))
+    moved = with_moments(tokens[:rows, ..., first:end, :], for_rows, share)
+    within = torch.cat([tokens[:rows, ..., :first, :], moved, tokens[:rows, ..., end:, :]], dim=-2)
+    return torch.cat([within, tokens[rows:]])
+
+
+def _on_every_token(area: Tensor, call: AttentionCall) -> Tensor:
+    """Weights (chunks, images, picture tokens, 1) as (rows, tokens, 1): all that is not the picture's has none."""
+    tokens = call.query.shape[-2]
+    first, end, _ = call.image.indices(tokens)
+    weights = area.flatten(0, 1)
+    weights = weights.repeat(1, (end - first) // weights.shape[1], 1)  # one area for every frame
+    return torch.nn.functional.pad(weights, (0, 0, first, tokens - end))

@@ -1,0 +1,231 @@
+"""One call of a diffusion transformer: patches bind to its attentions in APPLY_MODEL, whatever the family.
+
+The host hands every attention of a call to one function, `optimized_attention_override`. Ours runs around the one that
+other packs put there, if any, and is gone after the call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.engine.call import AttentionCall, AttentionSite
+from ...attention.engine.layout import BatchLayout
+from ...attention.engine.moment import Moment
+from ...attention.engine.patch import AttentionPatch
+from ...attention.engine.protocols import Prepares
+from ...attention.engine.unexpected import UnexpectedCall
+from .attendance import take_attendance
+from .attending import Attending
+from .carried import Uncopied, carried_patches
+from .conditions import Conditions
+from .kept_features import KeptFeatures, keep_features
+from .layouts import layout_of, wanted
+from .pictures import Seats
+from .run import RUN, Run
+from .transformer import Transformer
+from .unet import PatchWithBank
+
+OVERRIDE = "optimized_attention_override"
+
+
+def called(
+    executor: Any, transformer: Transformer, x: Tensor, t: Tensor, conditions: Conditions, options: dict[str, Any]
+) -> Tensor:
+    """The model's answer to `x` at the noise levels `t` (rows,), with the carried patches bound to this call."""
+    run: Run = options[RUN]
+    run.attendance.called = True
+    try:
+        return _bound(executor, transformer, run, x, t, conditions, options)
+    except UnexpectedCall as unexpected:
+        raise ValueError(unexpected.beside(run.others())) from unexpected
+
+
+def _bound(
+    executor: Any,
+    transformer: Transformer,
+    run: Run,
+    x: Tensor,
+    t: Tensor,
+    conditions: Conditions,
+    given: Mapping[str, Any],
+) -> Tensor:
+    layout = replace(layout_of(given, x, run), device=x.device)
+    # The one number read back from the device in a call, and outside every attention.
+    moment = run.moment(float(t[0]))
+    patches = [(patch, run.bank_of(patch)) for patch in carried_patches(given)]
+    acting_at = wanted(transformer.sites, patches, moment)
+    acting = {id(patch) for those in acting_at.values() for patch, _ in those}
+    shown = [one for one in patches if id(one[0]) in acting]
+    seats = Seats.find(shown, layout, moment, conditions, x, executor.class_obj, alone=_others_attend(given))
+    layout = replace(layout, guests=seats.rows)
+    for patch, bank in patches:
+        if isinstance(patch, Prepares):
+            patch.begin(layout, moment, bank)
+    options = {name: option for name, option in given.items() if name not in ("block_index", "block_type")}
+    bound = BoundTransformer(
+        transformer, acting_at, layout, moment, transformer.picture_tokens(x), options.get(OVERRIDE)
+    )
+    for group in seats.groups:
+        watching = PictureWatch(transformer, acting_at, transformer.picture_tokens(group.x), group.shown, bound.apart)
+        plain = {name: option for name, option in options.items() if name not in ("patches", "patches_replace")}
+        group.conditions.call(executor, group.x, t[:1].expand(len(group.x)), {**plain, OVERRIDE: watching})
+    rows = layout.rows - layout.host_rows
+    levels = t if not rows else t[:1].expand(layout.rows)
+    output = seats.seated(conditions).call(executor, seats.seated_latents(x), levels, {**options, OVERRIDE: bound})
+    take_attendance(run.attendance, [patch for patch, _ in shown], set(), bound.met, given, run.others)
+    return output[: layout.host_rows]
+
+
+def _others_attend(options: Mapping[str, Any]) -> bool:
+    """Whether another pack takes part in attentions; it may count the rows of a call."""
+    return OVERRIDE in options or any(options.get(name) for name in ("patches", "patches_replace"))
+
+
+@dataclass(eq=False)
+class Whereabouts:
+    """Where in a call the host is: it tells the block, but not which of a block's attentions comes."""
+
+    transformer: Transformer
+    image_tokens: int
+    _passed: Counter[Any] = field(default_factory=Counter[Any])
+    _last: Any = None
+
+    def site(self, options: Mapping[str, Any], query: Tensor) -> AttentionSite | None:
+        """The site of the attention that has come; None for one that is no block's own, such as a refiner's."""
+        kind = self.transformer.kind
+        if kind.counted:
+            if self._passed["joint"] == self.transformer.blocks and query.shape[-2] != self.image_tokens:
+                self._passed.clear()  # the model runs once more in this call
+            alone = query.shape[-2] == self.image_tokens
+            number = self._passed["joint"] - (1 if alone else 0)
+            self._passed["self" if alone else "joint"] += 1
+            return AttentionSite("self" if alone else "joint", next(iter(kind.blocks)), number)
+        if "block_index" not in options:
+            return None
+        parts = list(kind.blocks)
+        part = parts[parts.index(told)] if (told := options.get("block_type")) in parts else parts[0]
+        block = part, int(options["block_index"])
+        if block != self._last and self._passed[block]:
+            self._passed.clear()
+        self._last = block
+        place = min(self._passed[block], len(kind.attentions) - 1)
+        self._passed[block] += 1
+        return AttentionSite(kind.attentions[place], *block)
+
+
+@dataclass(eq=False)
+class BoundTransformer(Uncopied):
+    """The attentions of one call of a transformer: inputs edited, attention run once, output edited."""
+
+    transformer: Transformer
+    acting_at: Mapping[AttentionSite, Sequence[PatchWithBank]]
+    layout: BatchLayout
+    moment: Moment
+    grid: tuple[int, int, int]
+    """Frames, height and width of the picture in tokens."""
+    occupant: Callable[..., Tensor] | None
+    met: set[int] = field(default_factory=set[int])
+    """Gets the ids of the patches that an attention came to."""
+    apart: KeptFeatures = field(default_factory=KeptFeatures)
+
+    def __post_init__(self) -> None:
+        frames, height, width = self.grid
+        self._whereabouts = Whereabouts(self.transformer, frames * height * width)
+
+    def __call__(
+        self,
+        func: Callable[..., Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        *rest: Any,
+        **named: Any,
+    ) -> Tensor:
+        options = named.get("transformer_options") or {}
+        site = self._whereabouts.site(options, query)
+        host = func if self.occupant is None else partial(self.occupant, func)
+        patches = () if site is None else self.acting_at.get(site, ())
+        if site is None or not patches:
+            return host(query, key, value, heads, *rest, **named)
+        attending = Attending(host, heads, rest, named)
+        query, key, value = (attending.in_form(part) for part in (query, key, value))
+        return self._edited(self._call(site, options, attending, query, key, value), patches, attending)
+
+    def _edited(self, call: AttentionCall, patches: Sequence[PatchWithBank], attending: Attending) -> Tensor:
+        self.met.update(id(patch) for patch, _ in patches)
+        for patch, bank in patches:
+            call = patch.edit_inputs(call, bank)
+        output = attending.of(call)
+        for patch, bank in patches:
+            output = patch.edit_output(call, output, attending, bank)
+        return output
+
+    def _call(
+        self,
+        site: AttentionSite,
+        options: Mapping[str, Any],
+        attending: Attending,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+    ) -> AttentionCall:
+        frames, height, width = self.grid
+        tokens = query.shape[-2]
+        if len(query) != self.layout.rows or tokens < frames * height * width:
+            raise UnexpectedCall(
+                f"At {site} the model shows {len(query)} rows of {tokens} tokens where there are "
+                f"{self.layout.rows} rows of a picture of {frames * height * width}.",
+                "Bypass the node that changes the rows or tokens inside the model.",
+            )
+        return AttentionCall(
+            site,
+            self.layout,
+            self.moment,
+            height,
+            width,
+            attending.heads,
+            query,
+            key,
+            value,
+            attending.mask,
+            image=self.transformer.image(site, tokens, frames * height * width, options),
+            rotary=self.transformer.rotary if site.kind != "cross" else None,
+            apart=self.apart.at(site),
+        )
+
+
+@dataclass(eq=False)
+class PictureWatch(Uncopied):
+    """The attentions of a call that shows the model a patch's pictures alone: plain, and their features are kept."""
+
+    transformer: Transformer
+    acting_at: Mapping[AttentionSite, Sequence[PatchWithBank]]
+    grid: tuple[int, int, int]
+    shown: Sequence[tuple[AttentionPatch, str]]
+    """Whose picture each row is, and its name."""
+    into: KeptFeatures
+
+    def __post_init__(self) -> None:
+        frames, height, width = self.grid
+        self._tokens = frames * height * width
+        self._whereabouts = Whereabouts(self.transformer, self._tokens)
+
+    def __call__(
+        self, func: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any
+    ) -> Tensor:
+        options = named.get("transformer_options") or {}
+        site = self._whereabouts.site(options, query)
+        if site is not None and site in self.acting_at:
+            image = self.transformer.image(site, query.shape[-2], self._tokens, options)
+            acting = {id(patch) for patch, _ in self.acting_at[site]}
+            attending = Attending(func, named.get("heads", rest[0] if rest else 1), rest[1:], named)
+            own = (attending.in_form(part) for part in (query, key, value))
+            keep_features(self.into, site, acting, self.shown, image, *own)
+        return func(query, key, value, *rest, **named)

@@ -20,6 +20,7 @@ from ..attention.functional.inversion import TRAINING_STEPS
 from ..attention.references.trajectory import ModelStamp
 from ..attention.references.weight_samples import WeightSamples
 from .binding.model import map_model, map_unet
+from .binding.transformer import transformer_of
 from .weight_values import is_merged, sample_weights
 
 INVERT_AGAIN = "Invert the picture with the model you sample with; a LoRA may be added afterwards."
@@ -59,9 +60,9 @@ def stamp_of(model: Any) -> ModelStamp:
 
 def name_of(model: Any) -> str:
     """The family of a MODEL as people know it; of one without a map, the name that ComfyUI gives its class."""
-    if hasattr(model.model.diffusion_model, "output_blocks"):
-        return map_unet(model).name
-    return type(model.model).__name__
+    if (transformer := transformer_of(model.model)) is not None:
+        return transformer.name
+    return map_unet(model).name if hasattr(model.model.diffusion_model, "output_blocks") else type(model.model).__name__
 
 
 def subject_stamp(model: Any) -> ModelStamp:
@@ -87,7 +88,8 @@ def check_model(stamp: ModelStamp, here: ModelStamp, model: Any, made: str, reme
 def check_family(stamp: ModelStamp, family: str, made: str, remedy: str) -> None:
     """Like `check_model`, for what any model of its family may use."""
     if stamp.family != family:
-        raise _other_model(made, f"an {stamp.family} model, but this one is {family}", remedy)
+        article = "an" if stamp.family.startswith(("SD", "A", "E", "I", "O")) else "a"
+        raise _other_model(made, f"{article} {stamp.family} model, but this one is {family}", remedy)
 
 
 def _other_model(made: str, found: str, remedy: str) -> ValueError:

@@ -104,23 +104,6 @@ class StateSampler(comfy.samplers.Sampler):
         return self._walk(SamplerCall(model, {**extra_args, "denoise_mask": None}, report), state, sigmas.tolist())
 
 
-class _Velocity:
-    """The model's velocity, by what the guider predicts; `denoised` is its last prediction."""
-
-    def __init__(self, call: SamplerCall) -> None:
-        self._call = call
-        sampling = call.model.inner_model.inner_model.model_sampling
-        self._lowest = float(sampling.sigma_min)
-        self.denoised: Tensor | None = None
-
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        # At 0 a prediction of the clean latent is the latent itself, whatever the velocity: a first step asks the model
-        # for the velocity of the clean latent at the lowest level of its schedule, some ten-thousandths.
-        level = max(sigma, self._lowest)
-        self.denoised = self._call.denoise(x, level)
-        return flow_velocity(x, self.denoised, level)
-
-
 class _Inversion:
     """Steps up a rising ladder that keep the state of every point, (images, channels, height, width)."""
 

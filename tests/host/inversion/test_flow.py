@@ -113,10 +113,11 @@ def test_two_pictures_inverted_together_come_out_as_alone(flux: ModelPatcher) ->
     two = pictures(images=2, size=(8, 9))
     both = invert(flux, two, 4, MIDPOINT, words(rows=2)).trajectory
     assert both.images == 2 and both.context.shape[0] == both.vector.shape[0] == 2
+    ((context, extras),) = words(rows=2).positive
     for image in range(2):
-        own = [[part[image : image + 1] if isinstance(part, Tensor) else part for part in words(rows=2).positive[0]]]
-        extras = {**own[0][1], "pooled_output": own[0][1]["pooled_output"][image : image + 1]}
-        alone = invert(flux, two[image : image + 1], 4, MIDPOINT, Text([[own[0][0], extras]], [])).trajectory
+        own = {**extras, "pooled_output": extras["pooled_output"][image : image + 1]}
+        text = Text([[context[image : image + 1], own]], [])
+        alone = invert(flux, two[image : image + 1], 4, MIDPOINT, text).trajectory
         assert relative_error(both.latents[:, image], alone.latents[:, 0]) < 1e-4
 
 
@@ -170,16 +171,16 @@ def test_a_picture_of_a_model_of_video_is_one_frame() -> None:
 
 
 def test_another_model_is_told_by_its_weights_and_a_lora_is_forgiven() -> None:
-    for family in (FLUX, QWEN):
+    for family, name in ((FLUX, "Flux"), (QWEN, "Qwen-Image")):
         model, other = family.model(), family.model(seed=9)
         stamp = stamp_of(model)
-        assert stamp.prediction == "flow" and stamp.family == type(model.model).__name__
+        assert stamp.prediction == "flow" and stamp.family == name
         check_model(stamp, stamp_of(family.model(dtype=torch.bfloat16)), model, "It was made", INVERT_AGAIN)
-        with pytest.raises(ValueError, match=f"another {stamp.family} model, whose weights"):
+        with pytest.raises(ValueError, match=f"another {name} model, whose weights"):
             check_model(stamp, stamp_of(other), other, "It was made", INVERT_AGAIN)
         lora = model.clone()
-        name = next(name for name in model.model.state_dict() if name.endswith("proj.weight") or "to_out" in name)
-        lora.add_patches({name: (torch.ones_like(model.model.state_dict()[name]),)})
+        layer = next(name for name in model.model.state_dict() if name.endswith("proj.weight") or "to_out" in name)
+        lora.add_patches({layer: (torch.ones_like(model.model.state_dict()[layer]),)})
         comfy.model_management.load_models_gpu([lora])
         try:
             check_model(stamp, stamp_of(lora), lora, "It was made", INVERT_AGAIN)
@@ -194,6 +195,8 @@ def test_flow_is_told_by_how_the_model_is_sampled(flux: ModelPatcher) -> None:
     assert is_flow(shifted) and stamp_of(shifted).family == "SD 1.5"
     with pytest.raises(ValueError, match="predicts flow, but this one predicts eps"):
         check_model(stamp_of(shifted), stamp_of(unet), unet, "It was made", INVERT_AGAIN)
+    with pytest.raises(ValueError, match="with a Flux model, but this one is SD 1.5"):
+        check_model(stamp_of(flux), stamp_of(shifted), shifted, "It was made", INVERT_AGAIN)
 
 
 # Refusals

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.families import STYLEID
-from ..attention.methods.styleid import StyleID as StyleIDPatch
+from ..attention.methods.styleid.method import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
-from ..host.binding.model import add_patch, map_unet
+from ..host.binding.model import add_patch
 from ..host.inversion.solver import retracing_sampler
-from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of
+from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, family_for, form_for, start_of
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, custom_blocks, fraction_input, missing_choice
+from .inputs import CATEGORY, CUSTOM, custom_blocks_of, fraction_input, missing_choice
 
 PRESETS: dict[str, tuple[float, float]] = {
     "balanced": (StyleIDPatch.gamma, StyleIDPatch.temperature),
@@ -155,9 +155,10 @@ class StyleID(io.ComfyNode):
     ) -> io.NodeOutput:
         check_pair(model, content, style)
         gamma, temperature = PRESETS.get(preset["preset"]) or (preset["gamma"], preset["temperature"])
-        weights = custom_blocks(blocks["weights"] if blocks["blocks"] == CUSTOM else "", map_unet(model), STYLEID)
+        named = blocks["weights"] if blocks["blocks"] == CUSTOM else ""
+        weights = custom_blocks_of(family_for(model), named, STYLEID)
         scope = Scope(weights, ScheduleWindow(start, end), None if mask is None else ImageMask(mask))
-        patch = StyleIDPatch(
+        patch = form_for(model)(
             content,
             style,
             scope,

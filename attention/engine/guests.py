@@ -39,6 +39,16 @@ class ShownPicture:
 
 
 @dataclass(frozen=True, eq=False)
+class InvertedPicture:
+    """A picture that the model looks at in one call as ShownPicture, in the state that an inversion passed there."""
+
+    name: str
+    state: Tensor  # (1, channels, height, width), with the noise of the call, scaled as the network's inputs
+    prompt: object | None = None
+    """As in ShownPicture."""
+
+
+@dataclass(frozen=True, eq=False)
 class PinnedImages:
     """Known images at the start of the batch. They replace whatever the sampler computes for them."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...attention.engine.call import AttentionSite
-from ...attention.engine.guests import Guest, ShownPicture
+from ...attention.engine.guests import Guest, InvertedPicture, ShownPicture
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
@@ -89,7 +89,7 @@ class UnetWatch(Uncopied):
 
 
 def _guest(
-    picture: ShownPicture,
+    picture: ShownPicture | InvertedPicture,
     latent: Tensor,
     layout: BatchLayout,
     context: Tensor,

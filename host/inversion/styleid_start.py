@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ...attention.families.family import ModelFamily
 from ...attention.functional.inversion import MIDPOINT
 from ...attention.functional.statistics import adain
+from ...attention.methods.styleid.joint import JointStyleID
+from ...attention.methods.styleid.method import StyleID
 from ...attention.references.trajectory import ReferenceTrajectory
+from ..binding.model import map_transformer, map_unet
+from ..binding.transformer import transformer_of
 from ..identity import INVERT_AGAIN, check_model, stamp_of
 from .ddim import sampling_sigmas
 from .runs import Start, as_latent, falling_levels, start_latent
@@ -48,6 +53,16 @@ def _styled(content: ReferenceTrajectory, style: ReferenceTrajectory, level: flo
     """The content's latent at a level with the style's statistics."""
     noise = content.at(level)
     return adain(noise, style.at(level), strength) if strength else noise
+
+
+def family_for(model: Any) -> ModelFamily:
+    """The family of a MODEL that StyleID acts on: a UNet or a diffusion transformer. Raises ValueError for others."""
+    return map_unet(model).family if transformer_of(model.model) is None else map_transformer(model)
+
+
+def form_for(model: Any) -> type[StyleID] | type[JointStyleID]:
+    """The form of StyleID that acts on a MODEL."""
+    return StyleID if transformer_of(model.model) is None else JointStyleID
 
 
 def check_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTrajectory) -> None:

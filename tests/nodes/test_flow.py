@@ -13,9 +13,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from torch import Tensor
 
-from semblance.attention.methods.styleid import StyleID as StyleIDPatch
+from semblance.attention.methods.styleid.joint import JointStyleID
+from semblance.attention.methods.styleid.method import StyleID as StyleIDPatch
 from semblance.attention.references.trajectory import ReferenceTrajectory
-from semblance.host.binding.model import patches_on
+from semblance.host.binding.model import map_transformer, patches_on
 from semblance.host.inversion import solver
 from semblance.nodes.edit_friendly import InvertEditFriendly
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
@@ -167,3 +168,28 @@ def test_a_stock_sampler_is_refused_where_it_would_paint_from_nothing(flow_unet:
     ddim, *_ = inverted(make_unet("sd15"), latent(1), text=text)
     with pytest.raises(ValueError, match="a model that predicts eps, but this one predicts flow"):
         painted(flow_unet, content, ddim)
+
+
+# StyleID on transformers
+
+
+@pytest.mark.parametrize("name", slow_but(("flux", "qwen_image", "sd35"), ("flux", "qwen_image")))
+def test_a_transformer_is_painted_from_the_styled_noise(name: str) -> None:
+    family = TRANSFORMERS[name]
+    model, text = family.model(), family.conditioning()
+    content, _, style, _, _, _ = inverted(model, loud(family, 5), loud(family, 6), text=text)
+    patched, start, sigmas, sampler = painted(model, content, style)
+    (patch,) = patches_on(patched)
+    assert isinstance(patch, JointStyleID) and "midpoint" in repr(patch)
+    blocks = map_transformer(model).blocks
+    assert list(patch.scope.blocks) == list(blocks[len(blocks) // 2 :])
+    noise = model.model.process_latent_in(start["samples"])
+    noise = noise[:, :, 0] if family.has_frames else noise
+    assert torch.allclose(noise.mean(dim=(2, 3)), style.latents[-1].mean(dim=(2, 3)), atol=1e-4)
+    made = sampled(patched, text, start, sigmas, sampler)
+    assert made.shape == loud(family, 5)["samples"].shape
+    assert relative_error(made, sampled(model, text, start, sigmas, sampler)) > 1e-3
+    named = {"blocks": "custom", "weights": f"{blocks[0]}=1"}
+    assert list(patches_on(painted(model, content, style, blocks=named)[0])[0].scope.blocks) == [blocks[0]]
+    with pytest.raises(ValueError, match="scale an inverted picture to nothing"):
+        sampled(patched, text, start, sigmas, "euler")

@@ -27,7 +27,9 @@ FAMILY_BLOCKS = "family"
 
 
 class StyleID(io.ComfyNode):
-    """StyleID (arXiv:2312.09008). Templates styleid, styleid_sdxl; help page SemblanceStyleID."""
+    """StyleID (arXiv:2312.09008), and on flow models a form of ours. Templates styleid, styleid_sdxl; help page
+    SemblanceStyleID.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,7 +81,8 @@ class StyleID(io.ComfyNode):
                         io.DynamicCombo.Option(CUSTOM, [weights]),
                     ],
                     tooltip="The blocks that take the style's keys and values. 'family' is the authors' choice on SD "
-                    "1.5 and our own on SDXL; 'custom' sets a weight for each block.",
+                    "1.5, our own on SDXL, and the later half of the blocks on a flow model; 'custom' sets a weight "
+                    "for each block.",
                 ),
                 fraction_input(
                     "strength",
@@ -98,7 +101,7 @@ class StyleID(io.ComfyNode):
                     "start_mode",
                     options=list(START_MODES),
                     tooltip="'official' follows the authors' code: it skips the first step and starts from a latent "
-                    "one noise level too high. 'exact' starts where the inversion ended.",
+                    "one noise level too high. 'exact' starts where the inversion ended, as flow models always do.",
                 ),
                 fraction_input(
                     "start",
@@ -128,7 +131,8 @@ class StyleID(io.ComfyNode):
                 io.Sigmas.Output("sigmas", tooltip="The noise levels of the steps, for SamplerCustom."),
                 io.Sampler.Output(
                     "sampler",
-                    tooltip="Euler for SamplerCustom. It adds no noise, whether add_noise is on or off.",
+                    tooltip="For SamplerCustom: Euler, or the midpoint rule on a flow model, where no other can begin "
+                    "from the latent. It adds no noise, whether add_noise is on or off.",
                 ),
             ],
         )

@@ -40,12 +40,10 @@ class ShownPicture:
 
 @dataclass(frozen=True, eq=False)
 class InvertedPicture:
-    """A picture that the model looks at in one call as ShownPicture, in the state that an inversion passed there."""
+    """A picture that the model looks at in one call, in the state of its inversion there, with each chunk's text."""
 
     name: str
     state: Tensor  # (1, channels, height, width), with the noise of the call, scaled as the network's inputs
-    prompt: object | None = None
-    """As in ShownPicture."""
 
 
 @dataclass(frozen=True, eq=False)

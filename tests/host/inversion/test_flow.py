@@ -167,6 +167,25 @@ def test_a_picture_of_a_model_of_video_is_one_frame() -> None:
         picture_latents({"samples": torch.randn(1, 16, 3, 8, 8)})
 
 
+def test_an_interrupt_ends_it_and_the_next_inversion_is_whole(
+    flux: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def interrupted(step: int, *rest: Any) -> None:
+        steps.append(step)
+        if step == 1:
+            comfy.model_management.interrupt_current_processing()
+
+    plain = invert(flux, pictures(), 4, MIDPOINT, words()).trajectory
+    with monkeypatch.context() as patched:
+        patched.setattr("latent_preview.prepare_callback", lambda *given: interrupted)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            invert(flux, pictures(), 4, MIDPOINT, words())
+    assert steps == [0, 1]
+    assert torch.equal(invert(flux, pictures(), 4, MIDPOINT, words()).trajectory.latents, plain.latents)
+
+
 # Which model it was
 
 

@@ -192,3 +192,27 @@ def test_a_white_mask_is_the_whole_and_half_of_one_styles_half() -> None:
     assert relative_error(painted(mask=ImageMask(white)), whole) < 1e-4
     for half in (painted(mask=ImageMask(left)), painted(strength=0.5)):
         assert relative_error(half, whole) > 1e-3 and relative_error(half, plain) > 1e-3
+
+
+def test_another_packs_attention_is_kept_and_changes_nothing() -> None:
+    """Beside one the pictures go through the model before the call, in calls of one row; else they ride in it."""
+    model = FLUX.model()
+    pair = inverted(FLUX, model)
+    content, style = pair.select([0]), pair.select([1])
+    patch = JointStyleID(content, style, everywhere(model))
+    occupied, calls = watched(model)
+    riding, apart = (sampled(FLUX, add_patch(each, patch), content) for each in (model, occupied))
+    assert relative_error(apart, riding) < 1e-5
+    assert {len(attention.query) for call in calls for attention in call.attentions} == {1}
+
+
+def test_half_precision_keeps_its_kind() -> None:
+    family = TRANSFORMERS["qwen_image"]
+    whole, half = family.model(), family.model(dtype=torch.bfloat16)
+    pair = inverted(family, whole)
+    content, style = pair.select([0]), pair.select([1])
+    made = [
+        sampled(family, add_patch(model, JointStyleID(content, style, everywhere(model))), content)
+        for model in (whole, half)
+    ]
+    assert relative_error(made[1], made[0]) < 0.1

@@ -16,9 +16,11 @@ from torch import Tensor
 import nodes as host_nodes
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.host.binding.model import patches_on
+from semblance.host.conditioning import Text
 from semblance.host.files import UnreadableFile
 from semblance.host.identity import stamp_of
 from semblance.host.inversion import ddim as inversion
+from semblance.host.inversion.ddim import sample_back
 from semblance.nodes.adain import AdaINLatent
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from semblance.nodes.styleid import PRESETS, StyleID
@@ -103,6 +105,15 @@ def test_a_style_moves_the_picture_and_not_the_model(kind: Family) -> None:
     assert relative_error(made, sampled(model, start, sigmas, kind)) > CHANGED
     assert torch.equal(sampled(plain, start, sigmas, kind), sampled(model, start, sigmas, kind))
     assert patches_on(model) == ()
+
+
+def test_the_nodes_own_sampler_and_noise_levels_go_the_way_back() -> None:
+    model = make_unet("sd15")
+    text = make_conditioning("sd15", seed=1)
+    content, noise, _, _, sigmas, sampler = inverted(model, latent(1), convention="ddim", text=text).result
+    made = sampled(model, noise, sigmas, positive=text, negative=text, sampler=sampler, add_noise=True)
+    expected = sample_back(model, content, Text(text, text)) * (1 + content.sigmas[0] ** 2) ** 0.5
+    assert relative_error(made, expected) < 1e-4
 
 
 def test_every_setting_acts(pair: Any) -> None:

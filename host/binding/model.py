@@ -92,6 +92,12 @@ def map_model(model: Any) -> ModelMap:
     return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
 
 
+def blocks_of(model: Any) -> tuple[str, ...]:
+    """The blocks with attention of any MODEL that Semblance knows, in the order the model runs them."""
+    family = map_model(model).family if transformer_of(model.model) is None else map_transformer(model)
+    return family.blocks
+
+
 def map_unet(model: Any) -> ModelMap:
     """Like `map_model`, for methods that act on a UNet alone: raises ValueError for a masked transformer too."""
     known = map_model(model)

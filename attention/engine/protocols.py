@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .bank import FeatureBank
 from .call import AttentionCall, AttentionSite, BlockCall
-from .guests import Guest, PinnedImages, ShownPicture
+from .guests import Guest, InvertedPicture, PinnedImages, ShownPicture
 from .layout import BatchLayout
 from .moment import Moment, RunPlan
 
@@ -51,7 +51,7 @@ class BringsGuests(Protocol):
 class ShowsPictures(Protocol):
     """Shows the model pictures of its own, at the noise level of each call."""
 
-    def pictures(self, moment: Moment) -> Sequence[ShownPicture]:
+    def pictures(self, moment: Moment) -> Sequence[ShownPicture | InvertedPicture]:
         """The pictures for the next model call."""
         ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..engine.call import AttentionKind, AttentionSite, BlockPart
-from .family import ModelFamily
+from .family import STYLEID, BlockChoice, ModelFamily
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,6 @@ UNREACHED: Mapping[str, str] = {
 
 def transformer_family(name: str, sites: tuple[AttentionSite, ...]) -> ModelFamily:
     """The family of one transformer: any number of blocks is one family."""
-    return ModelFamily(name, tuple(dict.fromkeys(site.block for site in sites)), {})
+    blocks = tuple(dict.fromkeys(site.block for site in sites))
+    later = BlockChoice(blocks[len(blocks) // 2 :], "ours, after the paper's choice of the decoder; not measured")
+    return ModelFamily(name, blocks, {STYLEID: later})

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..engine.bank import FeatureBank
 from ..engine.call import AttentionCall, AttentionSite, Rotary, SharedTokens
 from ..engine.guests import ShownPicture
+from ..engine.joint import of_the_sampler, on_every_token
 from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
 from ..engine.pictures import features_of
@@ -101,11 +102,11 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         if self._wholly(call):
             return output
         rows, styled = call.layout.host_rows, self._styled(call, bank)
-        made = attend.of(_of_the_sampler(styled))
+        made = attend.of(of_the_sampler(styled))
         weight: float | Tensor = self._weight(call.site, call.moment)
         if self.scope.mask is not None:
             area = mask_per_image(self.scope.mask, call, bank)
-            weight = weight * _on_every_token(area.expand(len(call.layout.chunks), call.layout.images, -1, -1), call)
+            weight = weight * on_every_token(area.expand(len(call.layout.chunks), call.layout.images, -1, -1), call)
         return torch.cat([torch.lerp(output[:rows], made, weight), output[rows:]])
 
     def check(self, plan: RunPlan) -> None:
@@ -182,14 +183,6 @@ def _seen_as_own(call: AttentionCall) -> tuple[Tensor, Tensor]:
     return next((shared.own for shared in call.shared if shared.own is not None), (call.key, call.value))
 
 
-def _of_the_sampler(call: AttentionCall) -> AttentionCall:
-    """The attention of the sampler's rows alone."""
-    rows = call.layout.host_rows
-    query, key, value = call.query[:rows], call.key[:rows], call.value[:rows]
-    mask = call.mask if call.mask is None or len(call.mask) == 1 else call.mask[:rows]
-    return replace(call, layout=replace(call.layout, guests=()), query=query, key=key, value=value, mask=mask)
-
-
 def _moved(tokens: Tensor, given: Moments, call: AttentionCall, share: float) -> Tensor:
     """The picture's tokens in the sampler's rows with the statistics given for each chunk; all others as they are."""
     rows, images = call.layout.host_rows, call.layout.images
@@ -198,12 +191,3 @@ def _moved(tokens: Tensor, given: Moments, call: AttentionCall, share: float) ->
     moved = with_moments(tokens[:rows, ..., first:end, :], for_rows, share)
     within = torch.cat([tokens[:rows, ..., :first, :], moved, tokens[:rows, ..., end:, :]], dim=-2)
     return torch.cat([within, tokens[rows:]])
-
-
-def _on_every_token(area: Tensor, call: AttentionCall) -> Tensor:
-    """Weights (chunks, images, picture tokens, 1) as (rows, tokens, 1): all that is not the picture's has none."""
-    tokens = call.query.shape[-2]
-    first, end, _ = call.image.indices(tokens)
-    weights = area.flatten(0, 1)
-    weights = weights.repeat(1, (end - first) // weights.shape[1], 1)  # one area for every frame
-    return torch.nn.functional.pad(weights, (0, 0, first, tokens - end))

@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...attention.engine.guests import ShownPicture
+from ...attention.engine.guests import InvertedPicture, ShownPicture
 from .guests import Control, with_empty_control
 
 REFERENCES = ("ref_", "siglip_")
@@ -66,9 +66,9 @@ class Prompts:
     def __init__(self) -> None:
         self._made: dict[tuple[int, torch.Size, torch.device], Conditions] = {}
 
-    def of(self, picture: ShownPicture, model: Any, like: Tensor) -> Conditions | None:
+    def of(self, picture: ShownPicture | InvertedPicture, model: Any, like: Tensor) -> Conditions | None:
         """For one picture (1, channels, ...) like this; None if it has no prompt of its own."""
-        if picture.prompt is None:
+        if isinstance(picture, InvertedPicture) or picture.prompt is None:
             return None
         key = id(picture), like.shape, like.device
         if key not in self._made:

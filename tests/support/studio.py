@@ -26,7 +26,7 @@ from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepRange
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.methods.styledrop import StyleDrop
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.attention.references.style import StyleReference
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.attention.subjects.user_masks import UserMasks

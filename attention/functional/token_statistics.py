@@ -11,7 +11,7 @@ EPSILON = 1e-5  # added to variances, as in StyleAligned's code
 
 
 class Moments(NamedTuple):
-    """Mean and variance (unbiased) over tokens: (..., 1, channels)."""
+    """Mean and variance (unbiased; of a single token 0) over tokens: (..., 1, channels)."""
 
     mean: Tensor
     variance: Tensor
@@ -19,7 +19,8 @@ class Moments(NamedTuple):
 
 def moments(tokens: Tensor) -> Moments:
     """Of tokens (..., tokens, channels)."""
-    variance, mean = torch.var_mean(tokens.float(), dim=-2, keepdim=True)
+    correction = min(tokens.shape[-2] - 1, 1)
+    variance, mean = torch.var_mean(tokens.float(), dim=-2, keepdim=True, correction=correction)
     return Moments(mean, variance)
 
 

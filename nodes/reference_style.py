@@ -8,23 +8,20 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
-from ..attention.families.family import ModelFamily
-from ..attention.families.reference_styles import STYLE_PRESETS, StyleSettings
 from ..attention.methods.reference_style import ReferenceStyle as ReferenceStylePatch
-from ..attention.references.shared_style import Frequencies, Statistics
 from ..host.binding.model import add_patch
 from ..host.conditioning import Conditioning
-from ..host.reference_style import family_for_reference, shown_pictures, style_preset
-from .inputs import CATEGORY, CUSTOM, curve_input, fraction_input, missing_choice, read_curve
-from .inputs import CHOICES as INPUT_CHOICES
-from .parsing import parse_block_weights
+from ..host.reference_style import family_for_reference, shown_pictures
+from .inputs import CATEGORY, curve_input, fraction_input, missing_choice, read_curve
+from .reference_style_inputs import (
+    STYLE_CHOICES,
+    read_style_blocks,
+    read_style_settings,
+    style_blocks_input,
+    style_preset_input,
+)
 
-AUTO = "auto"
-BLOCKS = ("preset", "all", CUSTOM)
-BESIDE, INSTEAD = "beside", "instead"
-PRESETS = (AUTO, *(key.name for key in reversed(STYLE_PRESETS)), CUSTOM)
 LARGEST_SEED = 2**64 - 1
-CHOICES = {"preset": PRESETS, "blocks": BLOCKS, "curve": INPUT_CHOICES["curve"]}
 
 
 class ReferenceStyle(io.ComfyNode):
@@ -51,7 +48,7 @@ class ReferenceStyle(io.ComfyNode):
                     "picture of a batch is a reference of its own: more references mix their styles, and each takes "
                     "the time of one more image.",
                 ),
-                _preset_input(),
+                style_preset_input(),
                 fraction_input(
                     "strength",
                     1.0,
@@ -59,7 +56,7 @@ class ReferenceStyle(io.ComfyNode):
                     "two in each attention.",
                     step=0.05,
                 ),
-                _blocks_input(),
+                style_blocks_input(),
                 fraction_input(
                     "start",
                     0.0,
@@ -105,7 +102,7 @@ class ReferenceStyle(io.ComfyNode):
         cls, model: Any = None, preset: Any = None, blocks: Any = None, curve: Any = None
     ) -> bool | str:
         # ComfyUI leaves out a choice it does not know. It wants the complaint on an input it did pass, hence `model`.
-        return missing_choice(CHOICES, preset=preset, blocks=blocks, curve=curve)
+        return missing_choice(STYLE_CHOICES, preset=preset, blocks=blocks, curve=curve)
 
     @classmethod
     def execute(
@@ -123,9 +120,9 @@ class ReferenceStyle(io.ComfyNode):
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         family = family_for_reference(model)
-        settings = _settings(preset, family)
+        settings = read_style_settings(preset, family)
         area = None if mask is None else ImageMask(mask)
-        scope = Scope(_blocks(blocks, family, settings), ScheduleWindow(start, end, read_curve(curve)), area)
+        scope = Scope(read_style_blocks(blocks, family, settings), ScheduleWindow(start, end, read_curve(curve)), area)
         patch = ReferenceStylePatch(
             shown_pictures(model, reference, reference_prompt, reference_seed),
             scope,
@@ -135,117 +132,3 @@ class ReferenceStyle(io.ComfyNode):
             settings.instead,
         )
         return io.NodeOutput(add_patch(model, patch))
-
-
-def _preset_input() -> io.DynamicCombo.Input:
-    """What the reference's tokens are made of, and where they act."""
-    factor = {"min": 0.0, "max": 4.0, "step": 0.01}
-    default = Frequencies()
-    numbers: list[io.Input] = [
-        io.Combo.Input(
-            "reference_tokens",
-            options=[BESIDE, INSTEAD],
-            tooltip="Where the reference's tokens stand: 'beside' the images' own, as in StyleAligned; or 'instead' of "
-            "them, as in Visual Style Prompting, which takes over more.",
-        ),
-        io.Float.Input(
-            "structure",
-            default=default.structure[1],
-            **factor,
-            tooltip="At the end of the schedule, how much the images copy where things stand in the reference (a "
-            "factor of the highest rotary frequencies of its keys). 0 copies no places, 1 is plain attention; higher "
-            "values copy the picture itself. No effect on SD 1.5, SDXL and SD 3.5, which rotate no keys.",
-        ),
-        io.Float.Input(
-            "detail",
-            default=default.detail[1],
-            **factor,
-            tooltip="At the end of the schedule, how strongly the images look at the reference at all (a factor of the "
-            "lowest rotary frequencies of its keys; on SD 1.5, SDXL and SD 3.5 of all). 1 is plain attention; higher "
-            "values take more of its style, far above 1 the image suffers.",
-        ),
-        fraction_input(
-            "statistics",
-            0.5,
-            "How far the images' queries and keys take on the mean and deviation of the reference's (AdaIN). Higher "
-            "values look at the reference more evenly and take more of its style.",
-            step=0.05,
-        ),
-        fraction_input(
-            "value_statistics",
-            0.0,
-            "How far the images' values take on the mean and deviation of the reference's. Higher values bring its "
-            "colours and contrast in more directly.",
-            step=0.05,
-            advanced=True,
-        ),
-        io.Float.Input(
-            "structure_start",
-            default=default.structure[0],
-            **factor,
-            advanced=True,
-            tooltip="The same as structure, at the beginning of the schedule; between, it changes evenly. Higher values "
-            "copy more of the reference's layout, which is settled there.",
-        ),
-        io.Float.Input(
-            "detail_start",
-            default=default.detail[0],
-            **factor,
-            advanced=True,
-            tooltip="The same as detail, at the beginning of the schedule; between, it changes evenly. Higher values "
-            "take more of the reference's large areas of colour, which are settled there.",
-        ),
-        io.Float.Input(
-            "falloff",
-            default=default.falloff,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            advanced=True,
-            tooltip="How many frequencies follow structure rather than detail: 0 none, 1 half of them; higher values "
-            "more, up to all but the lowest.",
-        ),
-    ]
-    return io.DynamicCombo.Input(
-        "preset",
-        options=[io.DynamicCombo.Option(name, numbers if name == CUSTOM else []) for name in PRESETS],
-        tooltip="How the images attend to the reference. 'auto': 'StyleAligned' on SDXL and SD 1.5, 'Krea 2' on Krea "
-        "2, 'Untwisting RoPE' on other transformers. 'Visual Style Prompting', for SDXL and SD 1.5, keeps the "
-        "reference's content out better. 'custom' shows the numbers.",
-    )
-
-
-def _blocks_input() -> io.DynamicCombo.Input:
-    weights = io.String.Input(
-        "weights",
-        default="",
-        tooltip="Blocks with their weights, e.g. output.3=1.0 on a UNet, or double.0=1.0, single.7=0.5 on a "
-        "transformer. A block with a higher weight follows the reference more. If a name is wrong, the error lists the "
-        "right ones.",
-    )
-    return io.DynamicCombo.Input(
-        "blocks",
-        options=[io.DynamicCombo.Option(name, [weights] if name == CUSTOM else []) for name in BLOCKS],
-        tooltip="The blocks whose attention looks at the reference. 'preset' takes those of the preset, all of them "
-        "for 'custom' numbers; 'all' takes every block; 'custom' sets a weight for each.",
-    )
-
-
-def _settings(preset: dict[str, Any], family: ModelFamily) -> StyleSettings:
-    """What the `preset` input means on a model."""
-    if preset["preset"] != CUSTOM:
-        return style_preset(family, None if preset["preset"] == AUTO else preset["preset"])
-    given = {name: finite(number, name) for name, number in preset.items() if isinstance(number, float)}
-    frequencies = Frequencies(
-        (given["structure_start"], given["structure"]), (given["detail_start"], given["detail"]), given["falloff"]
-    )
-    statistics = Statistics(given["statistics"], given["value_statistics"])
-    instead = preset["reference_tokens"] == INSTEAD
-    return StyleSettings(family.blocks, "the user", frequencies, statistics, instead)
-
-
-def _blocks(blocks: dict[str, Any], family: ModelFamily, settings: StyleSettings) -> dict[str, float]:
-    """Weights by block name from the `blocks` input."""
-    if blocks["blocks"] == CUSTOM:
-        return parse_block_weights(blocks["weights"], family.blocks)
-    return dict.fromkeys(family.blocks if blocks["blocks"] == "all" else settings.blocks, 1.0)

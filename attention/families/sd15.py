@@ -37,8 +37,8 @@ SD15 = ModelFamily(
         STYLE_ALIGNED: style_aligned(_BLOCKS),
         VISUAL_STYLE_PROMPTING: visual_style_prompting(
             ("output.6", "output.7", "output.8", "output.9", "output.10", "output.11"),
-            "Semblance's own: Visual Style Prompting's authors wrote for SDXL alone. These are the decoder's two finest "
-            "levels.",
+            "Semblance's own: Visual Style Prompting's authors wrote for SDXL alone. The two finest levels of "
+            "the decoder.",
         ),
     },
 )

@@ -24,8 +24,6 @@ class TransformerKind:
     """The lists of blocks by part, in the order the model runs them, by the name of the module's attribute."""
     attentions: tuple[AttentionKind, ...] = ("joint",)
     """What attends in a block, in order."""
-    tokens: Literal["text first", "picture alone"] = "text first"
-    """What the sequence holds whose attention is "joint" or "self"."""
     pairs: Literal["neighbours", "halves", "none"] = "neighbours"
     """Which channels a rotation takes together, as in `Rotary`; "none" where positions are learnt."""
     references: Literal["behind", "before"] = "behind"
@@ -47,14 +45,12 @@ KINDS: Mapping[str, TransformerKind] = {
     "comfy.ldm.krea2.model.SingleStreamDiT": TransformerKind(KREA2, {"single": "blocks"}),
     "comfy.ldm.lumina.model.NextDiT": TransformerKind("Lumina 2", {"single": "layers"}, references="before"),
     "comfy.ldm.anima.model.Anima": TransformerKind(
-        "Anima", {"single": "blocks"}, ("self", "cross"), "picture alone", "halves", frames=True
+        "Anima", {"single": "blocks"}, ("self", "cross"), "halves", frames=True
     ),
     "comfy.ldm.cosmos.predict2.MiniTrainDIT": TransformerKind(
-        "Cosmos 2", {"single": "blocks"}, ("self", "cross"), "picture alone", "halves", frames=True
+        "Cosmos 2", {"single": "blocks"}, ("self", "cross"), "halves", frames=True
     ),
-    "comfy.ldm.wan.model.WanModel": TransformerKind(
-        "Wan", {"single": "blocks"}, ("self", "cross"), "picture alone", frames=True
-    ),
+    "comfy.ldm.wan.model.WanModel": TransformerKind("Wan", {"single": "blocks"}, ("self", "cross"), frames=True),
     "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": TransformerKind(
         "SD 3.5", {"double": "joint_blocks"}, ("joint", "self"), pairs="none", counted=True
     ),

@@ -11,7 +11,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...attention.engine.guests import ShownPicture
 from .guests import Control, with_empty_control
+
+REFERENCES = ("ref_", "siglip_")
+"""How the names begin under which editing models get pictures, and what goes with them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,11 @@ class Conditions:
         named = {name: _row(value, number, rows) for name, value in self.named.items()}
         return Conditions(_row(self.concat, number, rows), _row(self.text, number, rows), None, named)
 
+    def without_references(self) -> Conditions:
+        """These without the reference pictures of an editing model."""
+        named = {name: value for name, value in self.named.items() if not name.startswith(REFERENCES)}
+        return replace(self, named=named)
+
     def fits(self, other: Conditions, rows: int) -> bool:
         """Whether `other`, of one row, can be a row beside the `rows` of these."""
         own = self.row(0, rows)
@@ -51,8 +60,26 @@ def join_conditions(rows: Sequence[Conditions]) -> Conditions:
     return Conditions(_joined([row.concat for row in rows]), _joined([row.text for row in rows]), None, named)
 
 
-def read_prompt(model: Any, prompt: Any, like: Tensor) -> Conditions:
-    """A CONDITIONING as the host gives it to `model`, for one picture (1, channels, ...) like this."""
+class Prompts:
+    """The prompts of pictures as the host gives them to a model; each is made once a run."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, torch.Size, torch.device], Conditions] = {}
+
+    def of(self, picture: ShownPicture, model: Any, like: Tensor) -> Conditions | None:
+        """For one picture (1, channels, ...) like this; None if it has no prompt of its own."""
+        if picture.prompt is None:
+            return None
+        key = id(picture), like.shape, like.device
+        if key not in self._made:
+            self._made[key] = _encoded(model, picture.prompt, like)
+        return self._made[key]
+
+    def clear(self) -> None:
+        self._made.clear()
+
+
+def _encoded(model: Any, prompt: Any, like: Tensor) -> Conditions:
     converted = comfy.sampler_helpers.convert_cond(prompt)[:1]
     encoded = comfy.samplers.encode_model_conds(model.extra_conds, converted, like, like.device, "positive")
     named = {

@@ -62,7 +62,7 @@ def _bound(
     acting_at = wanted(transformer.sites, patches, moment)
     acting = {id(patch) for those in acting_at.values() for patch, _ in those}
     shown = [one for one in patches if id(one[0]) in acting]
-    seats = Seats.find(shown, layout, moment, conditions, x, executor.class_obj, alone=_others_attend(given))
+    seats = Seats.find(shown, layout, moment, conditions, x, run, alone=_others_attend(given))
     layout = replace(layout, guests=seats.rows)
     for patch, bank in patches:
         if isinstance(patch, Prepares):
@@ -177,12 +177,14 @@ class BoundTransformer(Uncopied):
         value: Tensor,
     ) -> AttentionCall:
         frames, height, width = self.grid
-        tokens = query.shape[-2]
-        if len(query) != self.layout.rows or tokens < frames * height * width:
+        tokens, own = query.shape[-2], frames * height * width
+        alone = site.kind == "self"
+        if len(query) != self.layout.rows or tokens < own or (alone and tokens != own):
             raise UnexpectedCall(
-                f"At {site} the model shows {len(query)} rows of {tokens} tokens where there are "
-                f"{self.layout.rows} rows of a picture of {frames * height * width}.",
-                "Bypass the node that changes the rows or tokens inside the model.",
+                f"At {site} the model shows {len(query)} rows of {tokens} tokens where there are {self.layout.rows} "
+                f"rows of a picture of {own}.",
+                "Bypass the node that changes the rows or tokens inside the model, such as reference frames of a video "
+                "model.",
             )
         return AttentionCall(
             site,
@@ -195,7 +197,7 @@ class BoundTransformer(Uncopied):
             key,
             value,
             attending.mask,
-            image=self.transformer.image(site, tokens, frames * height * width, options),
+            image=self.transformer.image(site, tokens, own, options),
             rotary=self.transformer.rotary if site.kind != "cross" else None,
             apart=self.apart.at(site),
         )

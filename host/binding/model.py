@@ -18,7 +18,7 @@ from ..masked.transformer import MaskedTransformer
 from .carried import KEY, carried_patches, carry
 from .step import diffusion_model
 from .transformer import transformer_of, unreached
-from .unet import attention_layer, attention_sites
+from .unet_sites import attention_layer, attention_sites
 from .wrappers import apply_model, calc_cond_batch, outer_sample, predict_noise, prepare_sampling
 
 WRAPPERS = {

@@ -15,7 +15,8 @@ from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import ShowsPictures
-from .conditions import Conditions, join_conditions, read_prompt
+from .conditions import Conditions, join_conditions
+from .run import Run
 from .unet import PatchWithBank
 
 
@@ -66,7 +67,7 @@ class Seats:
         moment: Moment,
         conditions: Conditions,
         x: Tensor,
-        model: Any,
+        run: Run,
         alone: bool,
     ) -> Seats:
         """Seats for the pictures of all patches, a row beside each chunk; `alone` keeps all of them apart."""
@@ -75,7 +76,7 @@ class Seats:
         apart: list[Seat] = []
         for patch, bank in patches:
             for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
-                seats = _seats_of(patch, bank, picture, layout, moment, conditions, x, model)
+                seats = _seats_of(patch, bank, picture, layout, moment, conditions, x, run)
                 if alone or not all(_fits(seat, conditions, x) for seat in seats):
                     apart += seats
                 else:
@@ -109,13 +110,13 @@ def _seats_of(
     moment: Moment,
     conditions: Conditions,
     x: Tensor,
-    model: Any,
+    run: Run,
 ) -> list[Seat]:
-    latent = noised(picture, bank, layout, moment, model).to(x)
-    prompted = None if picture.prompt is None else read_prompt(model, picture.prompt, latent)
+    latent = noised(picture, bank, layout, moment, run.model).to(x)
+    prompted = run.prompts.of(picture, run.model, latent)
     seats: list[Seat] = []
     for number, chunk in enumerate(layout.chunks):
-        of_chunk = conditions.row(layout.chunk_rows(number).start, len(x))
+        of_chunk = conditions.row(layout.chunk_rows(number).start, len(x)).without_references()
         own = prompted if prompted is not None and chunk.conditional else of_chunk
         seats.append(Seat(patch, picture.name, latent, own))
     return seats

@@ -17,6 +17,7 @@ from ...attention.engine.protocols import Reports, Resumes, SamplesAgain
 from .attendance import Attendance
 from .carried import KEY, Uncopied
 from .conditionings import Conditionings, Group
+from .conditions import Prompts
 from .noise_schedule import NoiseSchedule
 
 RUN = f"{KEY}_run"
@@ -64,6 +65,7 @@ class Run(Uncopied):
         """Known images in the call in progress, which replace what the sampler computes for them."""
         self.model: Any = None
         """The host's model around the network, once it is called."""
+        self.prompts = Prompts()
         self.shown: Sequence[int] = ()
         """For each image of the call in progress, which of the batch it is."""
 
@@ -148,6 +150,7 @@ class Run(Uncopied):
         self._sites.clear()
         self._conditionings, self.others, self.attendance = dict, str, Attendance()
         self.model = None
+        self.prompts.clear()
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from .guests import Control, InvitedGuests, brought, seat_guests, shield_from_gu
 from .layouts import layout_of, wanted
 from .regions import Regions
 from .run import RUN, Run
-from .unet import LayerInputs, PatchWithBank, attention_sites, bound_sites, with_block_edits
+from .unet import LayerInputs, PatchWithBank, bound_sites, with_block_edits
 from .unet_pictures import UnetPictures
+from .unet_sites import attention_sites
 
 
 def diffusion_model(
@@ -66,7 +67,7 @@ def _called(
     acting_at = wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
     acting = {id(patch) for those in acting_at.values() for patch, _ in those}
     shown = [one for one in patches if id(one[0]) in acting]  # a patch that acts nowhere now has no use for guests
-    pictures = UnetPictures.of(shown, layout, moment, x, context, y, run.model)
+    pictures = UnetPictures.of(shown, layout, moment, x, context, y, run)
     guests = InvitedGuests.invite(shown, layout, moment).with_more(pictures.beside)
     layout = replace(layout, guests=guests.rows)
     for patch, bank in patches:

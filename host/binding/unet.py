@@ -11,7 +11,7 @@ import comfy.ldm.modules.attention as host_attention
 from torch import Tensor
 
 from ...attention.engine.bank import FeatureBank
-from ...attention.engine.call import AttentionCall, AttentionKind, AttentionSite, BlockCall, BlockPart
+from ...attention.engine.call import AttentionCall, AttentionKind, AttentionSite, BlockCall
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
@@ -19,15 +19,14 @@ from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
 from ...attention.engine.states import joined_states, split_states
 from ...attention.engine.unexpected import UnexpectedCall
-from ..masked.transformer import MaskedTransformer
 from .carried import Uncopied
 from .guests import ShieldedOccupant
 from .kept_features import KeptFeatures
 from .occupants import Occupant, attend_as_batch, checked
 from .regions import Regions
+from .unet_sites import SLOT, attention_layer
 
 PatchWithBank = tuple[AttentionPatch, FeatureBank]
-SLOT: Mapping[AttentionKind, str] = {"self": "attn1", "cross": "attn2"}
 
 
 @dataclass
@@ -177,35 +176,6 @@ class UnetAttending(Uncopied):
 
     def of(self, call: AttentionCall) -> Tensor:
         return self.bound.attended(call, self.extra)
-
-
-def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
-    """Every attention layer of a UNet or of a masked transformer, in the order it runs them."""
-    if isinstance(unet, MaskedTransformer):
-        kinds: tuple[AttentionKind, ...] = ("self", "cross")
-        return tuple(AttentionSite(kind, "middle", layer) for layer in range(unet.settings.layers) for kind in kinds)
-    parts: list[tuple[BlockPart, Sequence[Any]]] = [
-        ("input", unet.input_blocks),
-        ("middle", [] if unet.middle_block is None else [unet.middle_block]),
-        ("output", unet.output_blocks),
-    ]
-    return tuple(
-        AttentionSite(kind, part, number, depth)
-        for part, blocks in parts
-        for number, block in enumerate(blocks)
-        for layer in block
-        for depth, transformer in enumerate(getattr(layer, "transformer_blocks", ()))
-        for kind in (("self", "cross") if transformer.attn2 is not None else ("self",))
-    )
-
-
-def attention_layer(unet: Any, site: AttentionSite) -> Any:
-    """The module at a site, with its to_q, to_k and to_v."""
-    if isinstance(unet, MaskedTransformer):
-        return getattr(unet.transformer_layers[site.number], SLOT[site.kind])
-    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[site.part]
-    transformer = next(layer for layer in blocks[site.number] if hasattr(layer, "transformer_blocks"))
-    return getattr(transformer.transformer_blocks[site.depth], SLOT[site.kind])
 
 
 def bound_sites(

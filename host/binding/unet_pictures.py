@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 
 from ...attention.engine.call import AttentionSite
-from ...attention.engine.guests import Guest, ShownPicture
+from ...attention.engine.guests import Guest
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import ShowsPictures
 from ...attention.functional.attention import joined_contexts
 from .carried import Uncopied
-from .conditions import read_prompt
+from .conditions import Conditions
 from .kept_features import KeptFeatures, keep_features
 from .pictures import noised
-from .unet import SLOT, PatchWithBank, attend
+from .run import Run
+from .unet import PatchWithBank, attend
+from .unet_sites import SLOT
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +41,17 @@ class UnetPictures:
         x: Tensor,
         context: Tensor,
         y: Tensor | None,
-        model: Any,
+        run: Run,
     ) -> UnetPictures:
         """The pictures of all patches, noised and scaled as the UNet sees the sampler's rows."""
         beside: list[tuple[AttentionPatch, Guest]] = []
         apart: list[tuple[AttentionPatch, Guest]] = []
         for patch, bank in patches:
             for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
-                held = noised(picture, bank, layout, moment, model)
-                latent = model.model_sampling.calculate_input(torch.tensor([moment.sigma]), held).to(x)
-                guest = _guest(picture, latent, layout, context, y, held, model)
+                held = noised(picture, bank, layout, moment, run.model)
+                latent = run.model.model_sampling.calculate_input(torch.tensor([moment.sigma]), held).to(x)
+                prompt = run.prompts.of(picture, run.model, held)
+                guest = _guest(picture.name, latent, layout, context, y, prompt)
                 (beside if latent.shape[1:] == x.shape[1:] else apart).append((patch, guest))
         return cls(tuple(beside), tuple(apart))
 
@@ -89,18 +92,11 @@ class UnetWatch(Uncopied):
 
 
 def _guest(
-    picture: ShownPicture,
-    latent: Tensor,
-    layout: BatchLayout,
-    context: Tensor,
-    y: Tensor | None,
-    held: Tensor,
-    model: Any,
+    name: str, latent: Tensor, layout: BatchLayout, context: Tensor, y: Tensor | None, prompt: Conditions | None
 ) -> Guest:
     """The picture once for each chunk, with the chunk's text or, beside a conditional one, with its own prompt."""
     texts: list[Tensor] = []
     vectors: list[Tensor] = []
-    prompt = None if picture.prompt is None else read_prompt(model, picture.prompt, held)
     for number, chunk in enumerate(layout.chunks):
         row = layout.chunk_rows(number).start
         own = prompt if chunk.conditional else None
@@ -109,4 +105,4 @@ def _guest(
             vectors.append(y[row : row + 1] if own is None or "y" not in own.named else own.named["y"].to(y))
     rows = len(layout.chunks)
     joined = joined_contexts(texts)
-    return Guest(picture.name, latent.expand(rows, *latent.shape[1:]), joined, torch.cat(vectors) if vectors else None)
+    return Guest(name, latent.expand(rows, *latent.shape[1:]), joined, torch.cat(vectors) if vectors else None)

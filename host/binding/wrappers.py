@@ -24,7 +24,7 @@ from .neighbours import also_on
 from .plan import advice, check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
 from .transformer import transformer_of
-from .unet import attention_sites
+from .unet_sites import attention_sites
 
 
 def outer_sample(

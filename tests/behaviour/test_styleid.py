@@ -1,4 +1,4 @@
-"""StyleID moves style and keeps structure, judged by the drawn world's truth over 32 held-out pairs."""
+"""StyleID moves style and keeps structure, judged by the drawn world's truth over 24 held-out pairs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from semblance.demo.world import draw
 
 pytestmark = pytest.mark.behaviour
 
-PAIRS = 32
+PAIRS = 24
 """The means that are compared lie as far apart as over 64 pairs, which take eight minutes of one core."""
 BOTH = tuple(Way(f"gamma {gamma}", gamma=gamma) for gamma in GAMMAS)
 

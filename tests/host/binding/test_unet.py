@@ -16,7 +16,7 @@ from semblance.attention.engine.call import AttentionCall, AttentionKind
 from semblance.attention.engine.patch import Attend
 from semblance.attention.engine.scope import Scope
 from semblance.host.binding.model import add_patch
-from semblance.host.binding.unet import SLOT, attention_sites
+from semblance.host.binding.unet_sites import SLOT, attention_sites
 from semblance.tests.support.neighbours import Foreigner, Kernel
 from semblance.tests.support.speeds import slow_but
 from semblance.tests.support.studio import OF_EACH_KIND, PATCHES, STORIES, Studio, record_calls, relative_error

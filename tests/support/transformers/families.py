@@ -167,11 +167,12 @@ def sample(
     sampler_name: str = "euler",
     scheduler: str = "simple",
     seed: int = 1,
+    noise: Tensor | None = None,
     **more: Any,
 ) -> Tensor:
-    """What the KSampler node samples, in inference mode as the host's executor runs it."""
+    """What the KSampler node samples, in inference mode as the host's executor has it; `noise` replaces the seed's."""
     with torch.inference_mode():
         start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        noise = comfy.sample.prepare_noise(start, seed)
-        given = (model, noise, steps, cfg, sampler_name, scheduler, positive, negative, start)
+        chosen: Any = comfy.sample.prepare_noise(start, seed) if noise is None else noise
+        given = (model, chosen, steps, cfg, sampler_name, scheduler, positive, negative, start)
         return comfy.sample.sample(*given, disable_pbar=True, seed=seed, **more)

@@ -24,10 +24,16 @@ class SeenAttention:
     mask: Tensor | None
     unpacked: bool  # the tensors are (rows, heads, tokens, head_dim), else (rows, tokens, heads * head_dim)
     options: Mapping[str, Any]  # transformer_options at that moment
+    output: Tensor
 
     @property
     def rows(self) -> int:
         return len(self.query)
+
+    @property
+    def width(self) -> int:
+        """Channels of all heads."""
+        return self.query.shape[-1] * (self.heads if self.unpacked else 1)
 
     @property
     def block(self) -> tuple[str | None, int | None]:
@@ -57,7 +63,8 @@ def watched(model: ModelPatcher, edit: Edit | None = None) -> tuple[ModelPatcher
         output = function(query, key, value, *rest, **named)
         heads, mask = (*rest, *(named.get(name) for name in ("heads", "mask")[len(rest) :]))[:2]
         options, unpacked = dict(named.get("transformer_options") or {}), bool(named.get("skip_reshape"))
-        seen = SeenAttention(query.clone(), key.clone(), value.clone(), heads, mask, unpacked, options)
+        tensors = (query.clone(), key.clone(), value.clone())
+        seen = SeenAttention(*tensors, heads, mask, unpacked, options, output.clone())
         calls[-1].attentions.append(seen)
         return output if edit is None else edit(len(calls[-1].attentions) - 1, output)
 

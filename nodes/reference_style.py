@@ -84,7 +84,7 @@ class ReferenceStyle(io.ComfyNode):
                     optional=True,
                     tooltip="What the reference shows, as one prompt. The model then sees the reference with its own "
                     "words, which keeps more of its content out of the images. Without it, it has the prompt of the "
-                    "images.",
+                    "images, of a batch of prompts the first.",
                 ),
                 io.Mask.Input(
                     "mask",

@@ -65,8 +65,8 @@ class Family:
             return {"samples": torch.zeros(shape)}
         return {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 4}
 
-    def sampled(self, model: Any, images: int = 1, cfg: float = 3.0, **settings: Any) -> Tensor:
-        texts, latent = (self.text(1), self.text(2)), self.latent(None, images)
+    def sampled(self, model: Any, images: int = 1, cfg: float = 3.0, texts: Any = None, **settings: Any) -> Tensor:
+        texts, latent = texts or (self.text(1), self.text(2)), self.latent(None, images)
         if self.name in UNETS:
             return ksampler(model, *texts, latent, **{"steps": 2, "cfg": cfg, "seed": 1, **settings})
         return sample(model, *texts, latent, cfg=cfg, **settings)
@@ -291,6 +291,27 @@ def test_two_nodes_give_two_references_and_each_image_comes_out_as_alone(name: s
     batch = family.sampled(once, images=2)
     assert batch.shape[0] == 2
     assert relative_error(batch[:1], family.sampled(once)) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_with_a_prompt_of_its_own_a_reference_is_the_same_beside_every_prompt_of_a_batch(name: str) -> None:
+    family = Family(name)
+    one, other, negative, own = (family.text(seed) for seed in (1, 8, 2, 9))
+    both = [[torch.cat([one[0][0], other[0][0]]), joined(one[0][1], other[0][1])]]
+    patched = styled(family.model(), family.latent(seed=5), reference_prompt=own)
+    batch = family.sampled(patched, images=2, texts=(both, negative))
+    images = [
+        family.sampled(patched, images=2, texts=(text, negative))[number] for number, text in enumerate((one, other))
+    ]
+    assert relative_error(batch, torch.stack(images)) < 1e-3
+    unprompted = styled(family.model(), family.latent(seed=5))
+    batch = family.sampled(unprompted, images=2, texts=(both, negative))
+    assert relative_error(batch[:1], family.sampled(unprompted, images=2, texts=(one, negative))[:1]) < 1e-3
+
+
+def joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What two conditionings have besides text, for both as one batch."""
+    return {key: torch.cat([part, other[key]]) if isinstance(part, Tensor) else part for key, part in one.items()}
 
 
 # Memory and refusals

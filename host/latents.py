@@ -25,6 +25,12 @@ def picture_latents(latent: Mapping[str, Any]) -> Tensor:
             f"The latent has shape {tuple(samples.shape)}; expected (images, channels, height, width), none of them 0, "
             "or one frame of them. Connect VAE Encode, with single pictures."
         )
+    check_pictures(samples)
+    return samples
+
+
+def check_pictures(samples: Tensor) -> None:
+    """Raises ValueError for latents that are no numbers, or no pictures."""
     if not torch.isfinite(samples).all():
         raise ValueError(
             "The latent holds values that are not numbers (NaN or infinite). The VAE may have overflowed in fp16; "
@@ -32,9 +38,8 @@ def picture_latents(latent: Mapping[str, Any]) -> Tensor:
         )
     if not samples.any():
         raise ValueError(
-            "The latent is empty (all zeros): there is no picture to invert. Connect VAE Encode, not Empty Latent."
+            "The latent is empty (all zeros): there is no picture in it. Connect VAE Encode, not Empty Latent."
         )
-    return samples
 
 
 def joined_latents(content: Mapping[str, Any], style: Mapping[str, Any] | None) -> Tensor:

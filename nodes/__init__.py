@@ -28,6 +28,7 @@ from .picture_tiles import ApplyAdapterTiles
 from .prepare_picture import PreparePicture
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
+from .reference_style import ReferenceStyle
 from .replacements import register_replacements
 from .score_table import ScoreTable
 from .style_adapter import ApplyStyleAdapter, StyleDropGuider
@@ -59,6 +60,7 @@ NODES: list[type[io.ComfyNode]] = [
     InvertImage,
     InvertEditFriendly,
     StyleID,
+    ReferenceStyle,
     AdaINLatent,
     SaveTrajectory,
     LoadTrajectory,

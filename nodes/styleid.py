@@ -24,6 +24,7 @@ PRESETS: dict[str, tuple[float, float]] = {
 }
 """gamma and temperature; the first two are the authors'."""
 FAMILY_BLOCKS = "family"
+CHOICES = {"preset": (*PRESETS, CUSTOM), "blocks": (FAMILY_BLOCKS, CUSTOM)}
 
 
 class StyleID(io.ComfyNode):
@@ -140,7 +141,7 @@ class StyleID(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model: Any = None, preset: Any = None, blocks: Any = None) -> bool | str:
         # ComfyUI leaves out a choice it does not know. It wants the complaint on an input it did pass, hence `model`.
-        return missing_choice(preset=preset, blocks=blocks)
+        return missing_choice(CHOICES, preset=preset, blocks=blocks)
 
     @classmethod
     def execute(

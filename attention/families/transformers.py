@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..engine.call import AttentionKind, AttentionSite, BlockPart
-from .family import STYLEID, BlockChoice, ModelFamily
+from .family import STYLEID, BlockChoice, Choice, ChoiceKey, ModelFamily
+from .reference_styles import KREA2_STYLE, UNTWISTING, krea2_style, untwisting_rope
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TransformerKind:
     """Whether latents have frames: (rows, channels, frames, height, width)."""
 
 
+KREA2 = "Krea 2"
 FLUX_BLOCKS: Mapping[BlockPart, str] = {"double": "double_blocks", "single": "single_blocks"}
 KINDS: Mapping[str, TransformerKind] = {
     "comfy.ldm.flux.model.Flux": TransformerKind("Flux", FLUX_BLOCKS, tells_rotation=True),
@@ -42,7 +44,7 @@ KINDS: Mapping[str, TransformerKind] = {
     "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": TransformerKind(
         "Qwen-Image", {"double": "transformer_blocks"}, frames=True
     ),
-    "comfy.ldm.krea2.model.SingleStreamDiT": TransformerKind("Krea 2", {"single": "blocks"}),
+    "comfy.ldm.krea2.model.SingleStreamDiT": TransformerKind(KREA2, {"single": "blocks"}),
     "comfy.ldm.lumina.model.NextDiT": TransformerKind("Lumina 2", {"single": "layers"}, references="before"),
     "comfy.ldm.anima.model.Anima": TransformerKind(
         "Anima", {"single": "blocks"}, ("self", "cross"), "halves", frames=True
@@ -68,4 +70,7 @@ def transformer_family(name: str, sites: tuple[AttentionSite, ...]) -> ModelFami
     """The family of one transformer: any number of blocks is one family."""
     blocks = tuple(dict.fromkeys(site.block for site in sites))
     later = BlockChoice(blocks[len(blocks) // 2 :], "ours, after the paper's choice of the decoder; not measured")
-    return ModelFamily(name, blocks, {STYLEID: later})
+    choices: dict[ChoiceKey[Choice], Choice] = {STYLEID: later, UNTWISTING: untwisting_rope(blocks)}
+    if name == KREA2:
+        choices[KREA2_STYLE] = krea2_style(blocks)
+    return ModelFamily(name, blocks, choices)

@@ -11,7 +11,7 @@ EPSILON = 1e-5  # added to variances, as in StyleAligned's code
 
 
 class Moments(NamedTuple):
-    """Mean and variance (unbiased) over tokens: (..., 1, channels)."""
+    """Mean and variance (unbiased; of a single token 0) over tokens: (..., 1, channels)."""
 
     mean: Tensor
     variance: Tensor

@@ -32,35 +32,10 @@ from ..engine.sharing import merge_shared
 from ..engine.token_masks import mask_per_image
 from ..functional.rotary import frequency_factors
 from ..functional.token_statistics import Moments, moments, pooled, with_moments
+from ..references.shared_style import Frequencies, Statistics
 
 KEPT_APART = 3.0
 """As how many images the features count that are kept of a picture which does not ride: about that in Flux."""
-
-
-@dataclass(frozen=True)
-class Frequencies:
-    """Factors of the reference's keys by frequency, at the beginning of the noise schedule and at its end."""
-
-    structure: tuple[float, float] = (0.0, 0.5)
-    """Of the highest frequency: how much of the reference's places and shapes is copied."""
-    detail: tuple[float, float] = (1.0, 1.2)
-    """Of the lowest: how strongly what is alike is taken over, whatever its place. Where a model does not rotate keys,
-    of all channels."""
-    falloff: float = 2.5
-    """How many frequencies count as high: 0 none, 1 half of them, large values all but the lowest."""
-
-    def at(self, progress: float) -> tuple[float, float]:
-        """The two factors at a fraction of the schedule."""
-        high, low = (start + (end - start) * progress for start, end in (self.structure, self.detail))
-        return high, low
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """How far tokens of the images take the mean and deviation of the reference's, 0 to 1."""
-
-    queries_and_keys: float = 0.0
-    values: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

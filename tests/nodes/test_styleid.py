@@ -228,6 +228,18 @@ def test_lora_controlnet_and_instantstyle_act_beside_it(pair: Any, models: Path)
     assert relative_error(sampled(before, start, sigmas), sampled(after, start, sigmas)) < 1e-4
 
 
+def test_a_choice_that_styleid_does_not_have_is_refused_with_those_it_has() -> None:
+    """A preset that was not on offer ended in a KeyError, and blocks in InstantStyle's choices."""
+    assert StyleID.validate_inputs(model=1, preset={}, blocks={}) is True
+    said = [
+        StyleID.validate_inputs(model=1, preset=preset, blocks=blocks) for preset, blocks in ((None, {}), ({}, None))
+    ]
+    assert said[0] == (
+        "The choice for preset is missing or not on offer. Choose one of: balanced, high style, faithful, custom."
+    )
+    assert said[1] == "The choice for blocks is missing or not on offer. Choose one of: family, custom."
+
+
 def test_added_noise_is_refused_before_the_first_step(pair: Any) -> None:
     model, content, style = pair
     patched, start, sigmas, _ = painted(model, content, style).result

@@ -73,7 +73,7 @@ def map_model(model: Any) -> ModelMap:
     if (transformer := transformer_of(model.model)) is not None:
         raise ValueError(
             f"This model is a {transformer.name} transformer, and this method acts on the UNet of SD 1.5 or SDXL. Load "
-            "an SD 1.5 or SDXL checkpoint; on this model Semblance has Reference Style."
+            "an SD 1.5 or SDXL checkpoint; on this model Semblance has Reference Style and StyleID."
         )
     unet = model.model.diffusion_model
     if isinstance(unet, MaskedTransformer):

@@ -71,10 +71,11 @@ def map_transformer(model: Any) -> ModelFamily:
 def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
     if (transformer := transformer_of(model.model)) is not None:
-        also = " and InstantStyle" if transformer.kind.blocks == FLUX_BLOCKS else ""
+        flux = transformer.kind.blocks == FLUX_BLOCKS
+        others = "Reference Style, StyleID and InstantStyle" if flux else "Reference Style and StyleID"
         raise ValueError(
             f"This model is a {transformer.name} transformer, and this method acts on the UNet of SD 1.5 or SDXL. Load "
-            f"an SD 1.5 or SDXL checkpoint; on this model Semblance has Reference Style{also}."
+            f"an SD 1.5 or SDXL checkpoint; on this model Semblance has {others}."
         )
     unet = model.model.diffusion_model
     if isinstance(unet, MaskedTransformer):

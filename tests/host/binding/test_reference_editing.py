@@ -14,7 +14,8 @@ from semblance.attention.engine.scope import ImageMask
 from semblance.attention.methods.reference_style import Frequencies, ReferenceStyle, Statistics
 from semblance.host.binding.model import add_patch
 from semblance.host.binding.transformer import transformer_of
-from semblance.tests.support.reference_styles import Page, by_the_page, picture, recorded, sampled, styled
+from semblance.tests.support.reference_page import Page, by_the_page
+from semblance.tests.support.reference_styles import picture, recorded, sampled, styled
 from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import Studio, relative_error
 from semblance.tests.support.transformers import TRANSFORMERS, TransformerFamily

@@ -9,6 +9,7 @@ from .apply_adapter import ApplyAdapter
 from .clip_score import CLIPScore
 from .consistory import ConsiStory
 from .demo import LoadDemo
+from .each_block import EachBlock
 from .edit_friendly import InvertEditFriendly
 from .evaluate_pairs import CFSD, LPIPS
 from .evaluate_sets import FID, ArtFID
@@ -79,6 +80,7 @@ NODES: list[type[io.ComfyNode]] = [
     PickImages,
     ScoreTable,
     PictureGrid,
+    EachBlock,
     LPIPS,
     FID,
     ArtFID,

@@ -66,6 +66,8 @@ class SharedTokens:
     value: Tensor  # the same
     instead: bool = False
     """Whether they stand in the place of the image's own tokens; text is attended to as before."""
+    own: tuple[Tensor, Tensor] | None = None
+    """Key and value of the sampler's rows that the picture's tokens see in place of the call's, where text does not."""
 
 
 @dataclass(frozen=True)
@@ -110,5 +112,7 @@ class AttentionCall:
     """Which tokens are the picture's own; the others are text, reference pictures of an editing model, or padding."""
     rotary: Rotary | None = None
     """How query and key were rotated already; None where the model does not rotate them."""
+    rotation: Tensor | None = None  # (rows or 1, 1, tokens, head_dim / 2, 2, 2)
+    """The rotation of each two neighbouring channels; None where the model rotates nothing, or does not tell."""
     apart: Mapping[Hashable, tuple[Tensor, ...]] = field(default_factory=dict[Hashable, tuple[Tensor, ...]])
     """What patches keep of their pictures that went through the model before this call; see `pictures.py`."""

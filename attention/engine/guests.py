@@ -39,6 +39,14 @@ class ShownPicture:
 
 
 @dataclass(frozen=True, eq=False)
+class InvertedPicture:
+    """A picture that the model looks at in one call, in the state of its inversion there, with each chunk's text."""
+
+    name: str
+    state: Tensor  # (1, channels, height, width), with the noise of the call, scaled as the network's inputs
+
+
+@dataclass(frozen=True, eq=False)
 class PinnedImages:
     """Known images at the start of the batch. They replace whatever the sampler computes for them."""
 

@@ -94,6 +94,8 @@ class RunPlan:
     """Channels of the latent."""
     adds_noise: bool = False
     """Whether the sampler adds noise to the latent that it is given."""
+    takes_state: bool = False
+    """Whether the sampler takes the latent as it is for the state at the first noise level, on flow models too."""
     empty: bool = False
     """Whether the latent is empty, so that the run makes its images from noise alone."""
     cfg: float | None = None

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from .bank import FeatureBank
-from .call import AttentionCall, BlockCall
-from .guests import Guest, PinnedImages, ShownPicture
+from .call import AttentionCall, AttentionSite, BlockCall
+from .guests import Guest, InvertedPicture, PinnedImages, ShownPicture
 from .layout import BatchLayout
 from .moment import Moment, RunPlan
 
@@ -51,7 +51,7 @@ class BringsGuests(Protocol):
 class ShowsPictures(Protocol):
     """Shows the model pictures of its own, at the noise level of each call."""
 
-    def pictures(self, moment: Moment) -> Sequence[ShownPicture]:
+    def pictures(self, moment: Moment) -> Sequence[ShownPicture | InvertedPicture]:
         """The pictures for the next model call."""
         ...
 
@@ -109,6 +109,18 @@ class EditsBlocks(Protocol):
 
     def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
         """Returns the block to run in place of `call`."""
+        ...
+
+
+@runtime_checkable
+class EditsStreams(Protocol):
+    """Edits what leaves a double block of a transformer."""
+
+    def edit_stream(self, site: AttentionSite, picture: Tensor, bank: FeatureBank) -> Tensor:
+        """Returns the tokens to use in place of `picture` (rows, tokens, channels), after the block of `site`.
+
+        Asked where the patch applies. The picture's own tokens come first, then those of reference pictures.
+        """
         ...
 
 

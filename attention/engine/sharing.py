@@ -50,6 +50,7 @@ def merge_shared(*shared: SharedTokens) -> tuple[SharedTokens, ...]:
             torch.cat([shared[index].key for index in indices], dim=-2),
             torch.cat([shared[index].value for index in indices], dim=-2),
             any(shared[index].instead for index in indices),
+            next((shared[index].own for index in reversed(indices) if shared[index].own is not None), None),
         )
         for indices, images in watchers.items()
     )
@@ -84,7 +85,10 @@ def _attended(
     if shared is None:
         made = attention(query, key, value, len(images), mask)
     else:
-        made = _attended_with(shared, call.image, attention, query, key, value, len(images), mask)
+        seen = key, value
+        if shared.own is not None:
+            seen = _rows_of(call, shared.own[0], images), _rows_of(call, shared.own[1], images)
+        made = _attended_with(shared, call.image, attention, query, key, value, seen, len(images), mask)
     return torch.unflatten(made, 0, (-1, len(images)))
 
 
@@ -103,11 +107,12 @@ def _attended_with(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    own: tuple[Tensor, Tensor],
     images: int,
     mask: Tensor | None,
 ) -> Tensor:
-    """Attention of the picture's tokens to the shared ones too, and of all others to their own."""
-    longer = _joined(key, shared.key, image, shared.instead), _joined(value, shared.value, image, shared.instead)
+    """Attention of the picture's tokens to the shared ones too, and of all others to the call's alone."""
+    longer = _joined(own[0], shared.key, image, shared.instead), _joined(own[1], shared.value, image, shared.instead)
     longer_mask = None if mask is None else _widened(mask, shared.key.shape[-2], image, shared.instead)
     first, end, _ = image.indices(query.shape[-2])
     if end - first == query.shape[-2]:

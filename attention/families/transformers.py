@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..engine.call import AttentionKind, AttentionSite, BlockPart
-from .family import Choice, ChoiceKey, ModelFamily
+from .family import STYLEID, BlockChoice, Choice, ChoiceKey, ModelFamily
 from .reference_styles import KREA2_STYLE, UNTWISTING, krea2_style, untwisting_rope
 
 
@@ -30,6 +30,8 @@ class TransformerKind:
     """Where the tokens of reference pictures stand, seen from the picture's."""
     counted: bool = False
     """Whether the host does not say which block it is in, so that attentions have to be counted."""
+    tells_rotation: bool = False
+    """Whether the host hands patches a table of rotations, and lets them run around its double blocks."""
     frames: bool = False
     """Whether latents have frames: (rows, channels, frames, height, width)."""
 
@@ -37,8 +39,8 @@ class TransformerKind:
 KREA2 = "Krea 2"
 FLUX_BLOCKS: Mapping[BlockPart, str] = {"double": "double_blocks", "single": "single_blocks"}
 KINDS: Mapping[str, TransformerKind] = {
-    "comfy.ldm.flux.model.Flux": TransformerKind("Flux", FLUX_BLOCKS),
-    "comfy.ldm.chroma.model.Chroma": TransformerKind("Chroma", FLUX_BLOCKS),
+    "comfy.ldm.flux.model.Flux": TransformerKind("Flux", FLUX_BLOCKS, tells_rotation=True),
+    "comfy.ldm.chroma.model.Chroma": TransformerKind("Chroma", FLUX_BLOCKS, tells_rotation=True),
     "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": TransformerKind(
         "Qwen-Image", {"double": "transformer_blocks"}, frames=True
     ),
@@ -67,7 +69,8 @@ UNREACHED: Mapping[str, str] = {
 def transformer_family(name: str, sites: tuple[AttentionSite, ...]) -> ModelFamily:
     """The family of one transformer: any number of blocks is one family."""
     blocks = tuple(dict.fromkeys(site.block for site in sites))
-    choices: dict[ChoiceKey[Choice], Choice] = {UNTWISTING: untwisting_rope(blocks)}
+    later = BlockChoice(blocks[len(blocks) // 2 :], "ours, after the paper's choice of the decoder; not measured")
+    choices: dict[ChoiceKey[Choice], Choice] = {STYLEID: later, UNTWISTING: untwisting_rope(blocks)}
     if name == KREA2:
         choices[KREA2_STYLE] = krea2_style(blocks)
     return ModelFamily(name, blocks, choices)

@@ -18,8 +18,8 @@ class Moments(NamedTuple):
 
 
 def moments(tokens: Tensor) -> Moments:
-    """Of tokens (..., tokens, channels)."""
-    correction = min(tokens.shape[-2] - 1, 1)
+    """Of tokens (..., tokens, channels); the variance of a single token is 0."""
+    correction = min(1, tokens.shape[-2] - 1)
     variance, mean = torch.var_mean(tokens.float(), dim=-2, keepdim=True, correction=correction)
     return Moments(mean, variance)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..engine.bank import FeatureBank
 from ..engine.call import AttentionCall, AttentionSite, Rotary, SharedTokens
 from ..engine.guests import ShownPicture
+from ..engine.joint import of_the_sampler, on_every_token
 from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
 from ..engine.pictures import features_of
@@ -76,11 +77,11 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         if self._wholly(call):
             return output
         rows, styled = call.layout.host_rows, self._styled(call, bank)
-        made = attend.of(_of_the_sampler(styled))
+        made = attend.of(of_the_sampler(styled))
         weight: float | Tensor = self._weight(call.site, call.moment)
         if self.scope.mask is not None:
             area = mask_per_image(self.scope.mask, call, bank)
-            weight = weight * _on_every_token(area.expand(len(call.layout.chunks), call.layout.images, -1, -1), call)
+            weight = weight * on_every_token(area.expand(len(call.layout.chunks), call.layout.images, -1, -1), call)
         return torch.cat([torch.lerp(output[:rows], made, weight), output[rows:]])
 
     def check(self, plan: RunPlan) -> None:
@@ -124,15 +125,20 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         """The attention in which every image also attends to the references."""
         seen = [features_of(call, self, reference.name) for reference in self.references]
         key, value = (torch.cat([features[part] for features in seen], dim=-2) for part in (0, 1))
-        shared = SharedTokens(tuple(range(call.layout.images)), self._scaled(key, call, bank), value, self.instead)
-        query, own_key, own_value = call.query, call.key, call.value
+        query, own_key, own_value = call.query, *_seen_as_own(call)
         if share := self.statistics.queries_and_keys:
             of_queries = pooled([Moments(*features[2:]) for features in seen])
             query = _moved(query, of_queries, call, share)
             own_key = _moved(own_key, pooled([moments(features[0]) for features in seen]), call, share)
         if share := self.statistics.values:
             own_value = _moved(own_value, pooled([moments(features[1]) for features in seen]), call, share)
-        return replace(call, query=query, key=own_key, value=own_value, shared=merge_shared(*call.shared, shared))
+        images = tuple(range(call.layout.images))
+        shared = SharedTokens(images, self._scaled(key, call, bank), value, self.instead)
+        if call.image == slice(None):
+            call = replace(call, key=own_key, value=own_value)
+        elif self.statistics != Statistics():
+            shared = replace(shared, own=(own_key, own_value))
+        return replace(call, query=query, shared=merge_shared(*call.shared, shared))
 
     def _scaled(self, key: Tensor, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The references' keys by frequency."""
@@ -152,12 +158,9 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         return factors.repeat(key.shape[-1] // len(factors)).to(key)  # packed heads have them one after another
 
 
-def _of_the_sampler(call: AttentionCall) -> AttentionCall:
-    """The attention of the sampler's rows alone."""
-    rows = call.layout.host_rows
-    query, key, value = call.query[:rows], call.key[:rows], call.value[:rows]
-    mask = call.mask if call.mask is None or len(call.mask) == 1 else call.mask[:rows]
-    return replace(call, layout=replace(call.layout, guests=()), query=query, key=key, value=value, mask=mask)
+def _seen_as_own(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Key and value that the picture's tokens see as their own, after other patches."""
+    return next((shared.own for shared in call.shared if shared.own is not None), (call.key, call.value))
 
 
 def _moved(tokens: Tensor, given: Moments, call: AttentionCall, share: float) -> Tensor:
@@ -168,12 +171,3 @@ def _moved(tokens: Tensor, given: Moments, call: AttentionCall, share: float) ->
     moved = with_moments(tokens[:rows, ..., first:end, :], for_rows, share)
     within = torch.cat([tokens[:rows, ..., :first, :], moved, tokens[:rows, ..., end:, :]], dim=-2)
     return torch.cat([within, tokens[rows:]])
-
-
-def _on_every_token(area: Tensor, call: AttentionCall) -> Tensor:
-    """Weights (chunks, images, picture tokens, 1) as (rows, tokens, 1): all that is not the picture's has none."""
-    tokens = call.query.shape[-2]
-    first, end, _ = call.image.indices(tokens)
-    weights = area.flatten(0, 1)
-    weights = weights.repeat(1, (end - first) // weights.shape[1], 1)  # one area for every frame
-    return torch.nn.functional.pad(weights, (0, 0, first, tokens - end))

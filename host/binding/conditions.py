@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...attention.engine.guests import ShownPicture
+from ...attention.engine.guests import InvertedPicture, ShownPicture
 from .guests import Control, with_empty_control
 
 REFERENCES = ("ref_", "siglip_")
@@ -66,9 +66,9 @@ class Prompts:
     def __init__(self) -> None:
         self._made: dict[tuple[int, torch.Size, torch.device], Conditions] = {}
 
-    def of(self, picture: ShownPicture, model: Any, like: Tensor) -> Conditions | None:
+    def of(self, picture: ShownPicture | InvertedPicture, model: Any, like: Tensor) -> Conditions | None:
         """For one picture (1, channels, ...) like this; None if it has no prompt of its own."""
-        if picture.prompt is None:
+        if isinstance(picture, InvertedPicture) or picture.prompt is None:
             return None
         key = id(picture), like.shape, like.device
         if key not in self._made:
@@ -81,12 +81,19 @@ class Prompts:
 
 def _encoded(model: Any, prompt: Any, like: Tensor) -> Conditions:
     converted = comfy.sampler_helpers.convert_cond(prompt)[:1]
-    encoded = comfy.samplers.encode_model_conds(model.extra_conds, converted, like, like.device, "positive")
+    encoded = comfy.samplers.encode_model_conds(
+        model.extra_conds, converted, like, like.device, "positive", latent_image=torch.zeros_like(like)
+    )
     named = {
         name: _on(cond.process_cond(batch_size=1, area=None).cond, like.device)
         for name, cond in encoded[0]["model_conds"].items()
     }
     return Conditions(named.pop("c_concat", None), named.pop("c_crossattn", None), None, named)
+
+
+def nothing_to_fill(model: Any, like: Tensor) -> Tensor | None:
+    """What a model that fills, edits or animates is given beside latents of which nothing is known; None for others."""
+    return model.concat_cond(noise=like, device=like.device, latent_image=torch.zeros_like(like))
 
 
 def _row(value: Any, number: int, rows: int) -> Any:

@@ -28,6 +28,7 @@ from .kept_features import KeptFeatures, keep_features
 from .layouts import layout_of, wanted
 from .pictures import Seats
 from .run import RUN, Run
+from .streams import Streams
 from .transformer import Transformer
 from .unet import PatchWithBank
 
@@ -77,7 +78,8 @@ def _bound(
         group.conditions.call(executor, group.x, t[:1].expand(len(group.x)), {**plain, OVERRIDE: watching})
     rows = layout.rows - layout.host_rows
     levels = t if not rows else t[:1].expand(layout.rows)
-    output = seats.seated(conditions).call(executor, seats.seated_latents(x), levels, {**options, OVERRIDE: bound})
+    seated = {**bound.streams.seated(options), OVERRIDE: bound}
+    output = seats.seated(conditions).call(executor, seats.seated_latents(x), levels, seated)
     take_attendance(run.attendance, [patch for patch, _ in shown], set(), bound.met, given, run.others)
     return output[: layout.host_rows]
 
@@ -137,6 +139,7 @@ class BoundTransformer(Uncopied):
     def __post_init__(self) -> None:
         frames, height, width = self.grid
         self._whereabouts = Whereabouts(self.transformer, frames * height * width)
+        self.streams = Streams(self.acting_at, self.transformer.kind.tells_rotation)
 
     def __call__(
         self,
@@ -199,6 +202,7 @@ class BoundTransformer(Uncopied):
             attending.mask,
             image=self.transformer.image(site, tokens, own, options),
             rotary=self.transformer.rotary if site.kind != "cross" else None,
+            rotation=self.streams.rotation,
             apart=self.apart.at(site),
         )
 

@@ -13,7 +13,7 @@ from ...attention.engine.call import AttentionSite
 from ...attention.engine.patch import AttentionPatch
 from ...attention.families import AMUSED, FAMILIES, ModelFamily, amused_of, family_of
 from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
-from ...attention.families.transformers import KINDS, transformer_family
+from ...attention.families.transformers import FLUX_BLOCKS, KINDS, transformer_family
 from ..masked.transformer import MaskedTransformer
 from .carried import KEY, carried_patches, carry
 from .step import diffusion_model
@@ -71,9 +71,10 @@ def map_transformer(model: Any) -> ModelFamily:
 def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
     if (transformer := transformer_of(model.model)) is not None:
+        also = " and InstantStyle" if transformer.kind.blocks == FLUX_BLOCKS else ""
         raise ValueError(
             f"This model is a {transformer.name} transformer, and this method acts on the UNet of SD 1.5 or SDXL. Load "
-            "an SD 1.5 or SDXL checkpoint; on this model Semblance has Reference Style."
+            f"an SD 1.5 or SDXL checkpoint; on this model Semblance has Reference Style{also}."
         )
     unet = model.model.diffusion_model
     if isinstance(unet, MaskedTransformer):
@@ -90,6 +91,12 @@ def map_model(model: Any) -> ModelMap:
             f"another family, or a thinned copy such as SSD-1B. Load an {known} checkpoint."
         )
     return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
+
+
+def blocks_of(model: Any) -> tuple[str, ...]:
+    """The blocks with attention of any MODEL that Semblance knows, in the order the model runs them."""
+    family = map_model(model).family if transformer_of(model.model) is None else map_transformer(model)
+    return family.blocks
 
 
 def map_unet(model: Any) -> ModelMap:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...attention.engine.bank import FeatureBank
-from ...attention.engine.guests import ShownPicture
+from ...attention.engine.guests import InvertedPicture, ShownPicture
 from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import ShowsPictures
-from .conditions import Conditions, join_conditions
+from .conditions import Conditions, join_conditions, nothing_to_fill
 from .run import Run
 from .unet import PatchWithBank
 
@@ -91,8 +91,13 @@ class Seats:
         return conditions.with_rows([seat.conditions for seat in self.beside], self._host_rows)
 
 
-def noised(picture: ShownPicture, bank: FeatureBank, layout: BatchLayout, moment: Moment, model: Any) -> Tensor:
+def noised(
+    picture: ShownPicture | InvertedPicture, bank: FeatureBank, layout: BatchLayout, moment: Moment, model: Any
+) -> Tensor:
     """The picture with the noise of a call, as the sampler would hold it: (1, channels, ...), float32."""
+    if isinstance(picture, InvertedPicture):
+        state = picture.state.to(layout.device, torch.float32)
+        return state[:, :, None] if model.latent_format.latent_dimensions == 3 else state
 
     def brought() -> tuple[Tensor, Tensor]:
         return picture.clean.to(layout.device, torch.float32), picture.noise.to(layout.device, torch.float32)
@@ -105,7 +110,7 @@ def noised(picture: ShownPicture, bank: FeatureBank, layout: BatchLayout, moment
 def _seats_of(
     patch: AttentionPatch,
     bank: FeatureBank,
-    picture: ShownPicture,
+    picture: ShownPicture | InvertedPicture,
     layout: BatchLayout,
     moment: Moment,
     conditions: Conditions,
@@ -117,6 +122,8 @@ def _seats_of(
     seats: list[Seat] = []
     for number, chunk in enumerate(layout.chunks):
         of_chunk = conditions.row(layout.chunk_rows(number).start, len(x)).without_references()
+        if of_chunk.concat is not None:  # the picture to fill is the sampler's, and of its size
+            of_chunk = replace(of_chunk, concat=nothing_to_fill(run.model, latent))
         own = prompted if prompted is not None and chunk.conditional else of_chunk
         seats.append(Seat(patch, picture.name, latent, own))
     return seats

@@ -41,6 +41,7 @@ def plan_of(
         channels=getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1]),
         latent_channels=noise.shape[1],
         adds_noise=getattr(sampler, "adds_noise", True) and bool(noise.any()),
+        takes_state=getattr(sampler, "takes_state", False),
         empty=not latent.any(),
         cfg=cfg_of(guider),
         end=levels[-1],

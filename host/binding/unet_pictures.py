@@ -17,7 +17,7 @@ from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import ShowsPictures
 from ...attention.functional.attention import joined_contexts
 from .carried import Uncopied
-from .conditions import Conditions
+from .conditions import Conditions, nothing_to_fill
 from .kept_features import KeptFeatures, keep_features
 from .pictures import noised
 from .run import Run
@@ -50,6 +50,8 @@ class UnetPictures:
             for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
                 held = noised(picture, bank, layout, moment, run.model)
                 latent = run.model.model_sampling.calculate_input(torch.tensor([moment.sigma]), held).to(x)
+                if latent.shape[1] < x.shape[1] and (beside_it := nothing_to_fill(run.model, held)) is not None:
+                    latent = torch.cat([latent, beside_it.to(x)], dim=1)
                 prompt = run.prompts.of(picture, run.model, held)
                 guest = _guest(picture.name, latent, layout, context, y, prompt)
                 (beside if latent.shape[1:] == x.shape[1:] else apart).append((patch, guest))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionCall
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.demo.metrics import estimate, texture_distance
 from semblance.demo.study import Study
 from semblance.demo.styleid import (

@@ -27,7 +27,7 @@ from semblance.attention.methods.consistory.settings import Injection, QueryBlen
 from semblance.attention.methods.instantstyle import InstantStyle
 from semblance.attention.methods.reference_style import ReferenceStyle
 from semblance.attention.methods.styledrop import StyleDrop
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.attention.references.shared_style import Statistics
 from semblance.attention.references.style import StyleReference
 from semblance.attention.references.trajectory import ReferenceTrajectory

@@ -79,7 +79,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "SemblanceStyleDropGuider": {"strength": 0.0},
 }
 """What turns each method off, by the type of its node."""
-GRIDS = ("compare_strengths",)
+GRIDS = ("compare_strengths", "each_block")
 """Templates that save one picture of several, which has a size of its own."""
 PICTURES = {
     "consistory": 4,

@@ -16,7 +16,7 @@ from semblance.attention.engine.guests import PinnedImages
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.protocols import KnowsImages
 from semblance.attention.engine.scope import Scope
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.host.binding.model import add_patch
 from semblance.tests.support.speeds import slow_but
 from semblance.tests.support.studio import PATCHES, STORIES, Studio, painted, relative_error, rows_of_calls, trajectory

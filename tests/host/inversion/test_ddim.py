@@ -16,7 +16,7 @@ from torch import Tensor
 from semblance.attention.engine.scope import ScheduleWindow, Scope
 from semblance.attention.functional.inversion import Convention, inversion_timesteps, sampling_timesteps
 from semblance.attention.functional.statistics import adain
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.attention.references.trajectory import OffLadder, ReferenceTrajectory
 from semblance.host.binding.model import add_patch
 from semblance.host.conditioning import Text

@@ -90,6 +90,11 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
                 f"{' and '.join(sorted(caches))} on the same model answers some steps without looking at the "
                 "references. Bypass it."
             )
+        if plan.conflicts:
+            raise ValueError(
+                f"{' and '.join(sorted(plan.conflicts))} on the same model changes which tokens there are, so that the "
+                "references do not match the images. Bypass it."
+            )
         for reference in self.references:
             channels = reference.clean.shape[1]
             if plan.latent_channels not in (None, channels):

@@ -10,6 +10,8 @@ import comfy.utils  # noqa: F401  (puts ComfyUI on the path)
 import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_tomesd import TomePatchModel
 from torch import Tensor
 
 import nodes as host_nodes
@@ -66,10 +68,11 @@ class Family:
         return {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 4}
 
     def sampled(self, model: Any, images: int = 1, cfg: float = 3.0, texts: Any = None, **settings: Any) -> Tensor:
-        texts, latent = texts or (self.text(1), self.text(2)), self.latent(None, images)
+        positive, negative = texts or (self.text(1), self.text(2))
+        latent = self.latent(None, images)
         if self.name in UNETS:
-            return ksampler(model, *texts, latent, **{"steps": 2, "cfg": cfg, "seed": 1, **settings})
-        return sample(model, *texts, latent, cfg=cfg, **settings)
+            return ksampler(model, positive, negative, latent, **{"steps": 2, "cfg": cfg, "seed": 1, **settings})
+        return sample(model, positive, negative, latent, cfg=cfg, **settings)
 
 
 @pytest.fixture(scope="module", params=slow_but(FAMILIES, [name for name in FAMILIES if name != "sdxl"]))
@@ -336,6 +339,21 @@ def test_caches_that_answer_without_the_references_are_refused(name: str, node: 
     cached = node.execute(family.model(), 0.2, 0.15, 0.95, False)[0]
     with pytest.raises(ValueError, match=f"{cache} on the same model answers some steps without looking"):
         family.sampled(styled(cached, family.latent(seed=5)))
+
+
+@pytest.mark.parametrize(
+    ("merger", "name"),
+    [
+        (lambda model: HyperTile.execute(model, 128, 2, 2, False)[0], "HyperTile"),
+        (lambda model: TomePatchModel.execute(model, 0.5)[0], "ToMe"),
+    ],
+)
+@pytest.mark.parametrize("height", [8, 12])
+def test_nodes_that_merge_tokens_are_refused_with_references_of_any_size(
+    sd15: Family, merger: Any, name: str, height: int
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} on the same model changes which tokens there are"):
+        sd15.sampled(styled(merger(sd15.model()), sd15.latent(seed=5, height=height)))
 
 
 def test_a_masked_transformer_is_refused_by_name(tmp_path: Path) -> None:

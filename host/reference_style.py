@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from ..attention.engine.guests import ShownPicture
 from ..attention.families.family import ModelFamily
 from ..attention.families.reference_styles import STYLE_PRESETS, StyleSettings
+from .binding.conditions import nothing_to_fill
 from .binding.model import map_model, map_transformer
 from .conditioning import Conditioning
 from .latents import check_pictures
@@ -28,10 +29,11 @@ def family_for_reference(model: Any) -> ModelFamily:
     if not hasattr(network, "output_blocks"):
         return map_transformer(model)
     channels = model.model.latent_format.latent_channels
-    if network.in_channels != channels:
+    fills = network.in_channels != channels
+    if fills and nothing_to_fill(model.model, torch.zeros(1, channels, 8, 8)) is None:
         raise ValueError(
-            f"The model takes {network.in_channels} channels where a picture's latent has {channels}: it is an "
-            "inpainting or editing model. Load an ordinary checkpoint for Reference Style."
+            f"The model takes {network.in_channels} channels where a picture's latent has {channels}, and ComfyUI does "
+            "not say what the others are. Load an ordinary checkpoint for Reference Style."
         )
     return map_model(model).family
 

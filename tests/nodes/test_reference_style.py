@@ -376,11 +376,14 @@ def test_a_family_that_nobody_knows_is_refused_by_name() -> None:
         styled(model, Family("flux").latent(seed=5))
 
 
-def test_an_inpainting_unet_is_refused_before_sampling(sd15: Family) -> None:
+def test_an_inpainting_unet_is_served_and_one_of_unknown_channels_refused_before_sampling(sd15: Family) -> None:
     model = patcher_around(base_model("sd15", {**UNET_CONFIGS["sd15"], "in_channels": 9}))
     seed_weights(model.model.diffusion_model, 0)
     with pytest.raises(ValueError, match="takes 9 channels where a picture's latent has 4.*ordinary checkpoint"):
         styled(model, sd15.latent(seed=5))
+    model.model.set_inpaint()
+    plain, made = (sd15.sampled(one) for one in (model, styled(model, sd15.latent(seed=5))))
+    assert relative_error(made, plain) > CHANGED
 
 
 @pytest.mark.parametrize("name", ["sd15", "flux", "qwen_image"])

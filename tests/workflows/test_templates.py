@@ -29,6 +29,7 @@ QUICK = (
     "consistory",
     "consistory_personalise",
     "consistory_reuse",
+    "each_block",
     "instantstyle_content_subtraction",
     "instantstyle_demo",
     "instantstyle_sd15",

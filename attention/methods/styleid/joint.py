@@ -31,7 +31,7 @@ from ...references.trajectory import ReferenceTrajectory
 from .injection import CONTENT, STYLE, StyleInjection
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointStyleID(StyleInjection, ShowsPictures):
     """StyleID on a diffusion transformer."""
 

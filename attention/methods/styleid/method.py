@@ -29,7 +29,7 @@ from ...references.trajectory import ReferenceTrajectory
 from .injection import CONTENT, STYLE, StyleInjection
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StyleID(StyleInjection, BringsGuests):
     """StyleID on a UNet: the pictures ride as guests with the text of their inversion."""
 

@@ -13,7 +13,6 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from torch import Tensor, nn
 
 from semblance.host.binding.model import map_model, map_transformer, map_unet
-from semblance.host.identity import stamp_of
 from semblance.host.ip_adapter.applying import check_adapter
 from semblance.tests.support.reference_styles import picture, sampled, styled
 from semblance.tests.support.studio import Studio
@@ -39,7 +38,7 @@ def tiny(family: TransformerFamily) -> ModelPatcher:
 
 
 def test_methods_for_unets_name_the_family_and_what_there_is_for_it(family: TransformerFamily, sd15: Studio) -> None:
-    """InstantStyle and ConsiStory ask for the map of a UNet, StyleID for the stamp, StyleDrop for the map of any."""
+    """InstantStyle and ConsiStory ask for the map of a UNet, StyleDrop for the map of any."""
     told = f"{NAMES[family.name]} transformer.* acts on the UNet of SD 1.5 or SDXL.*Reference Style"
     for method in METHODS:
         with pytest.raises(ValueError, match=told):
@@ -49,7 +48,6 @@ def test_methods_for_unets_name_the_family_and_what_there_is_for_it(family: Tran
 METHODS: tuple[Callable[[Any, Studio], Any], ...] = (
     lambda model, studio: map_unet(model),
     lambda model, studio: check_adapter(studio.adapters["base"], model),
-    lambda model, studio: stamp_of(model),
     lambda model, studio: map_model(model),
 )
 

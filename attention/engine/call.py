@@ -110,6 +110,8 @@ class AttentionCall:
     """The model's own projection of states (..., channels) to keys and values, with whatever LoRA is on it."""
     image: slice = field(default_factory=lambda: slice(None))
     """Which tokens are the picture's own; the others are text, reference pictures of an editing model, or padding."""
+    model_query: Tensor | None = None
+    """The query as the model made it, which no patch replaces; transformers alone tell."""
     rotary: Rotary | None = None
     """How query and key were rotated already; None where the model does not rotate them."""
     rotation: Tensor | None = None  # (rows or 1, 1, tokens, head_dim / 2, 2, 2)

@@ -92,6 +92,8 @@ class RunPlan:
     """Input channels of the UNet: those of the latent, and of an inpainting model also of mask and picture."""
     latent_channels: int | None = None
     """Channels of the latent."""
+    pictures_apart: bool = False
+    """Whether pictures of patches cannot ride beside the sampler's rows, whatever their size."""
     adds_noise: bool = False
     """Whether the sampler adds noise to the latent that it is given."""
     takes_state: bool = False

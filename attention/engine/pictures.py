@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .call import AttentionCall
 from .protocols import ShowsPictures
+from .unexpected import UnexpectedCall
 
 
 def features_of(call: AttentionCall, patch: ShowsPictures, name: str) -> tuple[Tensor, ...]:
@@ -13,6 +14,12 @@ def features_of(call: AttentionCall, patch: ShowsPictures, name: str) -> tuple[T
     kept = call.apart.get((id(patch), name))
     if kept is not None:
         return kept
-    rows = call.layout.guest_rows(patch, name)
+    try:
+        rows = call.layout.guest_rows(patch, name)
+    except KeyError:
+        raise UnexpectedCall(
+            f"The model was shown the picture '{name}', and no attention of {call.site.block} came of it.",
+            "Bypass the node that answers in the model's place, as a cache does.",
+        ) from None
     query, key, value = (part[rows][..., call.image, :] for part in (call.query, call.key, call.value))
     return patch.features(query, key, value)

@@ -124,6 +124,10 @@ class EditsStreams(Protocol):
         ...
 
 
+class AddsToOutput:
+    """Adds to what an attention of a transformer gives, and so acts after all patches that replace part of it."""
+
+
 @runtime_checkable
 class Advises(Protocol):
     """Knows before a run what the user may not expect of it."""

@@ -67,7 +67,10 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
 
     def extra_images(self, plan: RunPlan) -> float:
         acts = self.strength and any(self.scope.blocks.values()) and any(map(self.scope.window.weight, plan.moments))
-        apart = (one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size for one in self.references)
+        apart = (
+            plan.pictures_apart or one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size
+            for one in self.references
+        )
         return sum(1 + KEPT_APART * alone for alone in apart) if acts else 0.0
 
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
@@ -148,9 +151,9 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
             return key if low == 1.0 else key * low
         if high == low == 1.0:
             return key
-        name = "factors", high, low, rotary, key.shape[-1], key.device, key.dtype
+        name = "factors", key.device, high, low, rotary, key.shape[-1], key.dtype
         if name not in bank:
-            bank.forget_all("factors")
+            bank.forget_all(*name[:2])
         return key * bank.once(name, lambda: self._factors(high, low, rotary, key))
 
     def _factors(self, high: float, low: float, rotary: Rotary, key: Tensor) -> Tensor:

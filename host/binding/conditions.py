@@ -16,6 +16,8 @@ from .guests import Control, with_empty_control
 
 REFERENCES = ("ref_", "siglip_")
 """How the names begin under which editing models get pictures, and what goes with them."""
+OF_THE_SAMPLER = ("denoise_mask", "concat_mask")
+"""Names of what says which part of the sampler's own picture is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +38,17 @@ class Conditions:
         named = {name: _row(value, number, rows) for name, value in self.named.items()}
         return Conditions(_row(self.concat, number, rows), _row(self.text, number, rows), None, named)
 
-    def without_references(self) -> Conditions:
-        """These without the reference pictures of an editing model."""
-        named = {name: value for name, value in self.named.items() if not name.startswith(REFERENCES)}
+    def for_picture(self, same_size: bool) -> Conditions:
+        """These without what is the sampler's picture's own: references to edit, and what of it is known.
+
+        A picture of another size goes without a mask of every token by every token too, as Redux makes one.
+        """
+        named = {
+            name: value
+            for name, value in self.named.items()
+            if not name.startswith(REFERENCES) and name not in OF_THE_SAMPLER
+            if same_size or name != "attention_mask" or value.ndim < 3
+        }
         return replace(self, named=named)
 
     def fits(self, other: Conditions, rows: int) -> bool:

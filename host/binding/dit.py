@@ -6,7 +6,6 @@ other packs put there, if any, and is gone after the call.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +17,7 @@ from ...attention.engine.call import AttentionCall, AttentionSite
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import Prepares
+from ...attention.engine.protocols import AddsToOutput, Prepares
 from ...attention.engine.unexpected import UnexpectedCall
 from .attendance import take_attendance
 from .attending import Attending
@@ -26,11 +25,13 @@ from .carried import Uncopied, carried_patches
 from .conditions import Conditions
 from .kept_features import KeptFeatures, keep_features
 from .layouts import layout_of, wanted
+from .neighbours import others_attend
 from .pictures import Seats
 from .run import RUN, Run
 from .streams import Streams
-from .transformer import Transformer
+from .transformer import REFERENCES, Transformer
 from .unet import PatchWithBank
+from .whereabouts import Whereabouts
 
 OVERRIDE = "optimized_attention_override"
 
@@ -63,7 +64,7 @@ def _bound(
     acting_at = wanted(transformer.sites, patches, moment)
     acting = {id(patch) for those in acting_at.values() for patch, _ in those}
     shown = [one for one in patches if id(one[0]) in acting]
-    seats = Seats.find(shown, layout, moment, conditions, x, run, alone=_others_attend(given))
+    seats = Seats.find(shown, layout, moment, conditions, x, executor.class_obj, run.prompts, others_attend(given))
     layout = replace(layout, guests=seats.rows)
     for patch, bank in patches:
         if isinstance(patch, Prepares):
@@ -74,51 +75,20 @@ def _bound(
     )
     for group in seats.groups:
         watching = PictureWatch(transformer, acting_at, transformer.picture_tokens(group.x), group.shown, bound.apart)
-        plain = {name: option for name, option in options.items() if name not in ("patches", "patches_replace")}
-        group.conditions.call(executor, group.x, t[:1].expand(len(group.x)), {**plain, OVERRIDE: watching})
+        alone = watching.whereabouts.told(_without_others(options, len(group.x)))
+        group.conditions.call(executor, group.x, t[:1].expand(len(group.x)), {**alone, OVERRIDE: watching})
     rows = layout.rows - layout.host_rows
     levels = t if not rows else t[:1].expand(layout.rows)
-    seated = {**bound.streams.seated(options), OVERRIDE: bound}
+    seated = {**bound.streams.seated(bound.whereabouts.told(options)), OVERRIDE: bound}
     output = seats.seated(conditions).call(executor, seats.seated_latents(x), levels, seated)
     take_attendance(run.attendance, [patch for patch, _ in shown], set(), bound.met, given, run.others)
     return output[: layout.host_rows]
 
 
-def _others_attend(options: Mapping[str, Any]) -> bool:
-    """Whether another pack takes part in attentions; it may count the rows of a call."""
-    return OVERRIDE in options or any(options.get(name) for name in ("patches", "patches_replace"))
-
-
-@dataclass(eq=False)
-class Whereabouts:
-    """Where in a call the host is: it tells the block, but not which of a block's attentions comes."""
-
-    transformer: Transformer
-    image_tokens: int
-    _passed: Counter[Any] = field(default_factory=Counter[Any])
-    _last: Any = None
-
-    def site(self, options: Mapping[str, Any], query: Tensor) -> AttentionSite | None:
-        """The site of the attention that has come; None for one that is no block's own, such as a refiner's."""
-        kind = self.transformer.kind
-        if kind.counted:
-            if self._passed["joint"] == self.transformer.blocks and query.shape[-2] != self.image_tokens:
-                self._passed.clear()  # the model runs once more in this call
-            alone = query.shape[-2] == self.image_tokens
-            number = self._passed["joint"] - (1 if alone else 0)
-            self._passed["self" if alone else "joint"] += 1
-            return AttentionSite("self" if alone else "joint", next(iter(kind.blocks)), number)
-        if "block_index" not in options:
-            return None
-        parts = list(kind.blocks)
-        part = parts[parts.index(told)] if (told := options.get("block_type")) in parts else parts[0]
-        block = part, int(options["block_index"])
-        if block != self._last and self._passed[block]:
-            self._passed.clear()
-        self._last = block
-        place = min(self._passed[block], len(kind.attentions) - 1)
-        self._passed[block] += 1
-        return AttentionSite(kind.attentions[place], *block)
+def _without_others(options: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """The options of a call that shows pictures alone, as many as there are rows: no other pack's patches act."""
+    left = {name: option for name, option in options.items() if name not in ("patches", "patches_replace", "uuids")}
+    return {**left, "cond_or_uncond": [0] * rows}
 
 
 @dataclass(eq=False)
@@ -138,7 +108,7 @@ class BoundTransformer(Uncopied):
 
     def __post_init__(self) -> None:
         frames, height, width = self.grid
-        self._whereabouts = Whereabouts(self.transformer, frames * height * width)
+        self.whereabouts = Whereabouts(self.transformer, frames * height * width)
         self.streams = Streams(self.acting_at, self.transformer.kind.tells_rotation)
 
     def __call__(
@@ -152,7 +122,7 @@ class BoundTransformer(Uncopied):
         **named: Any,
     ) -> Tensor:
         options = named.get("transformer_options") or {}
-        site = self._whereabouts.site(options, query)
+        site = self.whereabouts.site(options, query, key)
         host = func if self.occupant is None else partial(self.occupant, func)
         patches = () if site is None else self.acting_at.get(site, ())
         if site is None or not patches:
@@ -166,7 +136,7 @@ class BoundTransformer(Uncopied):
         for patch, bank in patches:
             call = patch.edit_inputs(call, bank)
         output = attending.of(call)
-        for patch, bank in patches:
+        for patch, bank in sorted(patches, key=lambda one: isinstance(one[0], AddsToOutput)):
             output = patch.edit_output(call, output, attending, bank)
         return output
 
@@ -189,6 +159,12 @@ class BoundTransformer(Uncopied):
                 "Bypass the node that changes the rows or tokens inside the model, such as reference frames of a video "
                 "model.",
             )
+        image = self.transformer.image(site, tokens, own, options)
+        if image.start < 0 or (site.kind == "joint" and REFERENCES in options and key.shape[-2] > tokens):
+            raise UnexpectedCall(
+                f"At {site} another node keeps the keys of reference pictures and leaves out their tokens.",
+                "Bypass it; Flux KV Cache does so.",
+            )
         return AttentionCall(
             site,
             self.layout,
@@ -200,7 +176,8 @@ class BoundTransformer(Uncopied):
             key,
             value,
             attending.mask,
-            image=self.transformer.image(site, tokens, own, options),
+            image=image,
+            model_query=query,
             rotary=self.transformer.rotary if site.kind != "cross" else None,
             rotation=self.streams.rotation,
             apart=self.apart.at(site),
@@ -221,13 +198,13 @@ class PictureWatch(Uncopied):
     def __post_init__(self) -> None:
         frames, height, width = self.grid
         self._tokens = frames * height * width
-        self._whereabouts = Whereabouts(self.transformer, self._tokens)
+        self.whereabouts = Whereabouts(self.transformer, self._tokens)
 
     def __call__(
         self, func: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any
     ) -> Tensor:
         options = named.get("transformer_options") or {}
-        site = self._whereabouts.site(options, query)
+        site = self.whereabouts.site(options, query, key)
         if site is not None and site in self.acting_at:
             image = self.transformer.image(site, query.shape[-2], self._tokens, options)
             acting = {id(patch) for patch, _ in self.acting_at[site]}

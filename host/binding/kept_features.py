@@ -31,7 +31,10 @@ class KeptFeatures:
     def at(self, site: AttentionSite) -> Mapping[Hashable, tuple[Tensor, ...]]:
         """What was kept for a site, a row for each chunk."""
         rows = self._rows.get(site, {})
-        return {owner: tuple(torch.cat(parts) for parts in zip(*kept, strict=True)) for owner, kept in rows.items()}
+        return {
+            owner: kept[0] if len(kept) == 1 else tuple(torch.cat(parts) for parts in zip(*kept, strict=True))
+            for owner, kept in rows.items()
+        }
 
 
 def keep_features(
@@ -48,4 +51,5 @@ def keep_features(
     for row, (patch, name) in enumerate(shown):
         if id(patch) in acting and isinstance(patch, ShowsPictures):
             own = (part[row : row + 1, ..., image, :] for part in (query, key, value))
-            kept.keep(site, (id(patch), name), patch.features(*own))
+            # Copied: a view would keep alive all that the layer computed beside it.
+            kept.keep(site, (id(patch), name), tuple(feature.clone() for feature in patch.features(*own)))

@@ -15,8 +15,7 @@ from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import ShowsPictures
-from .conditions import Conditions, join_conditions, nothing_to_fill
-from .run import Run
+from .conditions import Conditions, Prompts, join_conditions, nothing_to_fill
 from .unet import PatchWithBank
 
 
@@ -67,7 +66,8 @@ class Seats:
         moment: Moment,
         conditions: Conditions,
         x: Tensor,
-        run: Run,
+        model: Any,
+        prompts: Prompts,
         alone: bool,
     ) -> Seats:
         """Seats for the pictures of all patches, a row beside each chunk; `alone` keeps all of them apart."""
@@ -76,7 +76,7 @@ class Seats:
         apart: list[Seat] = []
         for patch, bank in patches:
             for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
-                seats = _seats_of(patch, bank, picture, layout, moment, conditions, x, run)
+                seats = _seats_of(patch, bank, picture, layout, moment, conditions, x, model, prompts)
                 if alone or not all(_fits(seat, conditions, x) for seat in seats):
                     apart += seats
                 else:
@@ -115,15 +115,17 @@ def _seats_of(
     moment: Moment,
     conditions: Conditions,
     x: Tensor,
-    run: Run,
+    model: Any,
+    prompts: Prompts,
 ) -> list[Seat]:
-    latent = noised(picture, bank, layout, moment, run.model).to(x)
-    prompted = run.prompts.of(picture, run.model, latent)
+    latent = noised(picture, bank, layout, moment, model).to(x)
+    prompted = prompts.of(picture, model, latent)
+    same_size = latent.shape[1:] == x.shape[1:]
     seats: list[Seat] = []
     for number, chunk in enumerate(layout.chunks):
-        of_chunk = conditions.row(layout.chunk_rows(number).start, len(x)).without_references()
+        of_chunk = conditions.row(layout.chunk_rows(number).start, len(x)).for_picture(same_size)
         if of_chunk.concat is not None:  # the picture to fill is the sampler's, and of its size
-            of_chunk = replace(of_chunk, concat=nothing_to_fill(run.model, latent))
+            of_chunk = replace(of_chunk, concat=nothing_to_fill(model, latent))
         own = prompted if prompted is not None and chunk.conditional else of_chunk
         seats.append(Seat(patch, picture.name, latent, own))
     return seats

@@ -63,8 +63,10 @@ class Run(Uncopied):
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None
         """Known images in the call in progress, which replace what the sampler computes for them."""
-        self.model: Any = None
-        """The host's model around the network, once it is called."""
+        self.models: dict[Any, Any] = {}
+        """The host's model around the network by device, each once it is called."""
+        self.transformers: dict[int, Any] = {}
+        """What each of these is as a transformer, if it is one; read once."""
         self.prompts = Prompts()
         self.shown: Sequence[int] = ()
         """For each image of the call in progress, which of the batch it is."""
@@ -149,7 +151,8 @@ class Run(Uncopied):
         self._banks.clear()
         self._sites.clear()
         self._conditionings, self.others, self.attendance = dict, str, Attendance()
-        self.model = None
+        self.models.clear()
+        self.transformers.clear()
         self.prompts.clear()
 
 

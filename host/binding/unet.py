@@ -117,12 +117,15 @@ class BoundSite(Uncopied):
 
     def _occupied(self, call: AttentionCall, extra: dict[str, Any]) -> Tensor:
         assert self.occupant is not None
-        if call.mask is not None:
+        self._check_mask(call.mask)
+        return checked(self.occupant(call.query, call.key, call.value, extra), call.query, self.site)
+
+    def _check_mask(self, mask: Tensor | None) -> None:
+        if mask is not None:
             raise ValueError(
                 f"Another node replaces the attention of {self.site.block}, and a Semblance patch restricts it with a "
                 "mask there; the two cannot be joined. Bypass one of them for this block."
             )
-        return checked(self.occupant(call.query, call.key, call.value, extra), call.query, self.site)
 
     def _attended_by(
         self,
@@ -137,6 +140,7 @@ class BoundSite(Uncopied):
         """Some of the rows, without guests or guests alone; the first `own` keys of each are its own."""
         if self.occupant is None or not images:
             return attend(extra, query, key, value, mask)
+        self._check_mask(mask)
         bare = self.occupant.occupant if isinstance(self.occupant, ShieldedOccupant) else self.occupant
         return attend_as_batch(bare, self.site, extra, query, key, value, own)
 

@@ -46,15 +46,17 @@ class UnetPictures:
         """The pictures of all patches, noised and scaled as the UNet sees the sampler's rows."""
         beside: list[tuple[AttentionPatch, Guest]] = []
         apart: list[tuple[AttentionPatch, Guest]] = []
+        whole = all(chunk.crop is None for chunk in layout.chunks)
         for patch, bank in patches:
+            model = run.models[layout.device]
             for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
-                held = noised(picture, bank, layout, moment, run.model)
-                latent = run.model.model_sampling.calculate_input(torch.tensor([moment.sigma]), held).to(x)
-                if latent.shape[1] < x.shape[1] and (beside_it := nothing_to_fill(run.model, held)) is not None:
+                held = noised(picture, bank, layout, moment, model)
+                latent = model.model_sampling.calculate_input(torch.tensor([moment.sigma]), held).to(x)
+                if latent.shape[1] < x.shape[1] and (beside_it := nothing_to_fill(model, held)) is not None:
                     latent = torch.cat([latent, beside_it.to(x)], dim=1)
-                prompt = run.prompts.of(picture, run.model, held)
+                prompt = run.prompts.of(picture, model, held)
                 guest = _guest(picture.name, latent, layout, context, y, prompt)
-                (beside if latent.shape[1:] == x.shape[1:] else apart).append((patch, guest))
+                (beside if whole and latent.shape[1:] == x.shape[1:] else apart).append((patch, guest))
         return cls(tuple(beside), tuple(apart))
 
     def look_at_those_apart(

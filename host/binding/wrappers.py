@@ -132,8 +132,11 @@ def apply_model(
 
 def _applied(executor: Any, run: Run, x: Tensor, t: Tensor, conditions: Conditions, options: dict[str, Any]) -> Tensor:
     """The model's answer; the patches bind here to a transformer, and to a UNet once the host calls that."""
-    run.model = executor.class_obj
-    transformer = transformer_of(executor.class_obj)
+    model = executor.class_obj
+    run.models[x.device] = model
+    if id(model) not in run.transformers:
+        run.transformers[id(model)] = transformer_of(model)
+    transformer = run.transformers[id(model)]
     if transformer is None:
         return conditions.call(executor, x, t, options)
     return called(executor, transformer, x, t, conditions, options)

@@ -19,19 +19,19 @@ from torch import Tensor
 from ...engine.bank import FeatureBank
 from ...engine.call import AttentionCall, AttentionSite
 from ...engine.patch import Attend
-from ...engine.protocols import EditsStreams
+from ...engine.protocols import AddsToOutput, EditsStreams
 from ...engine.scope import ImageMask
 from ...functional.rotation import normalised_heads, rotated_back
 from .method import InstantStyle
 
 
-class FluxStyle(InstantStyle):
+class FluxStyle(InstantStyle, AddsToOutput):
     """What both forms share."""
 
     def _found(self, call: AttentionCall, attend: Attend, bank: FeatureBank) -> Tensor:
         """What the asking tokens find in the pictures, (host rows, tokens, channels), at the weight of now."""
         rows, tokens = slice(0, call.layout.host_rows), self._asking(call)
-        query = call.query[rows, :, tokens]
+        query = (call.query if call.model_query is None else call.model_query)[rows, :, tokens]
         if call.rotation is not None:
             every = call.rotation if len(call.rotation) == 1 else call.rotation[rows]
             query = rotated_back(query, every[:, :, tokens])

@@ -66,7 +66,7 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         return key, value, *moments(query)
 
     def extra_images(self, plan: RunPlan) -> float:
-        acts = self.strength and any(self.scope.blocks.values()) and any(map(self.scope.window.weight, plan.moments))
+        acts = self.strength and any(self.scope.blocks.values()) and any(map(self.scope.window.weight, plan.looked_at))
         apart = (one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size for one in self.references)
         return sum(1 + KEPT_APART * alone for alone in apart) if acts else 0.0
 

@@ -150,3 +150,8 @@ class ReferenceTrajectory:
         count = f"{self.images} picture{'' if self.images == 1 else 's'} of {width}x{height}"
         ends = f"{self.sigmas[0]:.3g} to {self.sigmas[-1]:.4g}"
         return f"{count}, {self.steps} steps ({self.convention}), sigma {ends}, {self.stamp.family}"
+
+
+def latent_pixels(size: tuple[int, int]) -> str:
+    """Height and width of latents for a message; how many pixels of the picture each stands for differs by VAE."""
+    return f"{size[1]}x{size[0]} latent pixels"

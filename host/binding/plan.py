@@ -31,6 +31,7 @@ def plan_of(
     return RunPlan(
         sampler=getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__),
         moments=tuple(run.moment(sigma) for sigma in levels[:-1]),
+        between=tuple(run.moment(sigma) for sigma in getattr(sampler, "between", _nothing_between)(levels)),
         images=len(noise),
         size=(height, width),
         inpaints=inpaints,
@@ -55,6 +56,11 @@ def plan_of(
         window=_window(guider.model_options, len(noise)),
         untold_window=_untold_window(guider.model_patcher, len(noise)),
     )
+
+
+def _nothing_between(levels: Sequence[float]) -> Sequence[float]:
+    """Of a SAMPLER that does not tell."""
+    return ()
 
 
 def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:

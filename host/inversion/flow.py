@@ -7,7 +7,7 @@ is 1, the first leaves nothing of an inverted picture and the second is no numbe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import comfy.samplers
@@ -80,6 +80,10 @@ class StateSampler(comfy.samplers.Sampler):
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
+
+    def between(self, levels: Sequence[float]) -> Sequence[float]:
+        """Where the midpoint rule calls the model between the noise levels of a run. Read by the plan."""
+        return [(sigma + target) / 2 for sigma, target in itertools.pairwise(levels)]
 
     def sample(
         self,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .binding.model import map_unet
-from .identity import is_flow, name_of
+from .binding.noise_schedule import is_flow
+from .identity import name_of
 
 Conditioning = list[list[Any]]
 """Entries [context (rows, text_tokens, channels), extras such as pooled_output], the value of a CONDITIONING socket."""

@@ -10,13 +10,15 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_extras.nodes_model_advanced import ModelSamplingFlux, ModelSamplingSD3
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingFlux, ModelSamplingSD3
 from torch import Tensor
 
 from semblance.attention.functional.inversion import MIDPOINT
 from semblance.attention.references.trajectory import OffLadder
+from semblance.host.binding.model import map_model
+from semblance.host.binding.noise_schedule import is_flow
 from semblance.host.conditioning import Text, text_for
-from semblance.host.identity import INVERT_AGAIN, check_model, is_flow, stamp_of
+from semblance.host.identity import INVERT_AGAIN, check_model, stamp_of
 from semblance.host.inversion.ddim import invert as invert_by_ddim
 from semblance.host.inversion.edit_friendly import draw_noises, invert_edit_friendly
 from semblance.host.inversion.flow import StateSampler, flow_levels, flow_sampler
@@ -228,6 +230,23 @@ def test_a_latent_of_another_vae_is_refused_before_the_first_step(flux: ModelPat
     with pytest.raises(ValueError, match="choose a number"):
         invert(model, pictures(), 1, MIDPOINT, words())
     assert calls == []
+
+
+def test_a_model_that_fills_a_picture_is_refused_before_the_first_step() -> None:
+    """Flux Fill reads a picture and a mask beside the latent, as inpainting UNets do."""
+    model, calls = record_calls(FLUX.model(in_channels=96))
+    with pytest.raises(ValueError, match="takes 96 channels where a picture's latent has 16.*cannot invert one"):
+        invert(model, pictures(), 4, MIDPOINT, words())
+    assert calls == []
+
+
+def test_a_transformer_that_is_no_flow_is_sent_to_reference_style_alone(flux: ModelPatcher) -> None:
+    other = ModelSamplingDiscrete().patch(flux, "eps", False)[0]
+    with pytest.raises(ValueError, match="Flux transformer that is not sampled as a rectified flow.*Reference Style"):
+        stamp_of(other)
+    for model, there_is in ((other, "Reference Style and InstantStyle"), (flux, "Style and StyleID and InstantStyle")):
+        with pytest.raises(ValueError, match=f"on this model Semblance has .*{there_is}"):
+            map_model(model)
 
 
 def test_a_flow_model_needs_a_text(flux: ModelPatcher) -> None:

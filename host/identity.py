@@ -59,8 +59,9 @@ def _check_invertible(model: Any) -> None:
     transformer = transformer_of(model.model)
     if transformer is not None:
         raise ValueError(
-            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow, which Semblance "
-            "cannot invert; on this model it has Reference Style. Load SD 1.5, SDXL or a flow model such as Flux."
+            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow, so no picture can "
+            "be inverted on it. Load SD 1.5, SDXL or a flow model such as Flux; on this model Semblance has Reference "
+            "Style."
         )
 
 

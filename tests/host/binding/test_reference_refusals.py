@@ -28,6 +28,7 @@ NAMES = {
     "z_image": "Z-Image",
     "lumina2": "Lumina 2",
     "anima": "Anima",
+    "cosmos2": "Cosmos 2",
     "wan": "Wan",
     "sd35": r"SD 3\.5",
 }

@@ -26,7 +26,7 @@ from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.runs import SamplerCall, falling_levels, sample_without_noise
 from semblance.host.inversion.solver import invert, sample_back
 from semblance.host.latents import adain_latent, picture_latents
-from semblance.tests.support.speeds import TRANSFORMER_NAMES, slow_but
+from semblance.tests.support.speeds import FLOW_NAMES, slow_but
 from semblance.tests.support.studio import record_calls, relative_error
 from semblance.tests.support.transformers import TRANSFORMERS, TransformerFamily
 from semblance.tests.tiny_models import make_clip, make_unet, sampler_custom
@@ -74,7 +74,7 @@ def test_a_picture_comes_back_by_the_second_order_and_hardly_by_euler(flux: Mode
     assert all(errors[steps] < eulers[steps] / 2 for steps in eulers)
 
 
-@pytest.mark.parametrize("name", slow_but(TRANSFORMER_NAMES, ("flux", "qwen_image", "sd35")))
+@pytest.mark.parametrize("name", slow_but(FLOW_NAMES, ("flux", "qwen_image", "sd35")))
 def test_a_picture_of_every_family_comes_back(name: str) -> None:
     family = TRANSFORMERS[name]
     model, calls = record_calls(family.model())
@@ -241,8 +241,13 @@ def test_a_model_that_fills_a_picture_is_refused_before_the_first_step() -> None
 
 
 def test_a_transformer_that_is_no_flow_is_sent_to_reference_style_alone(flux: ModelPatcher) -> None:
+    cosmos, latent = TRANSFORMERS["cosmos2"].model(), TRANSFORMERS["cosmos2"].latent(seed=5)
+    with pytest.raises(ValueError, match="a Cosmos 2 transformer that is not sampled as.*Semblance has Reference Style.$"):
+        invert(cosmos, picture_latents(latent), 4, MIDPOINT, words(TRANSFORMERS["cosmos2"]))
+    with pytest.raises(ValueError, match="on this model Semblance has Reference Style.$"):
+        map_model(cosmos)
     other = ModelSamplingDiscrete().patch(flux, "eps", False)[0]
-    with pytest.raises(ValueError, match="Flux transformer that is not sampled as a rectified flow.*Reference Style"):
+    with pytest.raises(ValueError, match="Flux transformer that is not sampled as a rectified flow.*Reference Style.$"):
         stamp_of(other)
     for model, there_is in ((other, "Reference Style and InstantStyle"), (flux, "Style and StyleID and InstantStyle")):
         with pytest.raises(ValueError, match=f"on this model Semblance has .*{there_is}"):

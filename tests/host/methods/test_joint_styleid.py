@@ -21,12 +21,12 @@ from semblance.host.inversion.runs import as_latent, falling_levels
 from semblance.host.inversion.solver import invert
 from semblance.host.latents import picture_latents
 from semblance.tests.support.reference_page import anatomy, by_head, own_mask
-from semblance.tests.support.speeds import TRANSFORMER_NAMES, slow_but
+from semblance.tests.support.speeds import FLOW_NAMES, slow_but
 from semblance.tests.support.studio import record_calls, relative_error
 from semblance.tests.support.transformers import TRANSFORMERS, SeenCall, TransformerFamily, watched
 from semblance.tests.tiny_models import sampler_custom
 
-FAMILIES = slow_but(TRANSFORMER_NAMES, ("flux", "qwen_image", "z_image", "wan"))
+FAMILIES = slow_but(FLOW_NAMES, ("flux", "qwen_image", "z_image", "wan"))
 FLUX = TRANSFORMERS["flux"]
 
 
@@ -93,7 +93,7 @@ def page(
     return attend
 
 
-@pytest.mark.parametrize("name", slow_but(TRANSFORMER_NAMES, ("flux", "z_image", "wan")))
+@pytest.mark.parametrize("name", slow_but(FLOW_NAMES, ("flux", "z_image", "wan")))
 def test_one_call_equals_a_page_of_plain_torch(name: str) -> None:
     family, body = TRANSFORMERS[name], anatomy(name)
     model = family.model()

@@ -40,7 +40,7 @@ def stamp_of(model: Any) -> ModelStamp:
     """
     if is_flow(model):
         return ModelStamp(name_of(model), FLOW, replace(sample_weights(model), schedule=()).text())
-    _check_invertible(model)
+    check_invertible(model)
     known = map_unet(model)
     model_sampling = model.get_model_object("model_sampling")
     prediction = _prediction(model_sampling)
@@ -53,15 +53,16 @@ def stamp_of(model: Any) -> ModelStamp:
     return ModelStamp(known.name, prediction, sample_weights(model).text())
 
 
-def _check_invertible(model: Any) -> None:
+def check_invertible(model: Any) -> None:
     """Raises ValueError for a transformer that is no rectified flow."""
+    if is_flow(model):
+        return
     check_reached(model)
     transformer = transformer_of(model.model)
     if transformer is not None:
         raise ValueError(
-            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow, so no picture can "
-            "be inverted on it. Load SD 1.5, SDXL or a flow model such as Flux; on this model Semblance has Reference "
-            "Style."
+            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow, and cannot invert "
+            "a picture. Load SD 1.5, SDXL or a flow model such as Flux; on this model Semblance has Reference Style."
         )
 
 

@@ -128,6 +128,13 @@ def test_an_edit_friendly_inversion_refuses_a_flow() -> None:
         run(InvertEditFriendly, family.model(), family.latent(1, seed=5), **settings)
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_a_transformer_that_is_no_flow_is_refused_with_a_text_and_without(words: bool) -> None:
+    family = TRANSFORMERS["cosmos2"]
+    with pytest.raises(ValueError, match="Cosmos 2 transformer that is not sampled as a rectified flow"):
+        inverted(family.model(), family.latent(1, seed=5), text=family.conditioning() if words else None)
+
+
 # StyleID on a UNet that is a flow
 
 

@@ -242,7 +242,9 @@ def test_a_model_that_fills_a_picture_is_refused_before_the_first_step() -> None
 
 def test_a_transformer_that_is_no_flow_is_sent_to_reference_style_alone(flux: ModelPatcher) -> None:
     cosmos, latent = TRANSFORMERS["cosmos2"].model(), TRANSFORMERS["cosmos2"].latent(seed=5)
-    with pytest.raises(ValueError, match="a Cosmos 2 transformer that is not sampled as.*Semblance has Reference Style.$"):
+    with pytest.raises(
+        ValueError, match="a Cosmos 2 transformer that is not sampled as.*Semblance has Reference Style.$"
+    ):
         invert(cosmos, picture_latents(latent), 4, MIDPOINT, words(TRANSFORMERS["cosmos2"]))
     with pytest.raises(ValueError, match="on this model Semblance has Reference Style.$"):
         map_model(cosmos)

@@ -102,7 +102,7 @@ def test_a_window_that_meets_only_the_middle_of_a_step_acts_and_is_reckoned_with
     flux: ModelPatcher, pair: ReferenceTrajectory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top, second = falling_levels(pair)[:2].tolist()
-    sampling = flux.get_model_object("model_sampling")
+    sampling: Any = flux.get_model_object("model_sampling")
     inside = [place / 1000 for place in range(1, 1000) if second < sampling.percent_to_sigma(place / 1000) < top]
     window = ScheduleWindow(inside[0], inside[-1])
     asked: list[float] = []

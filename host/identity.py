@@ -61,7 +61,7 @@ def check_invertible(model: Any) -> None:
     transformer = transformer_of(model.model)
     if transformer is not None:
         raise ValueError(
-            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow, and cannot invert "
+            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow and cannot invert "
             "a picture. Load SD 1.5, SDXL or a flow model such as Flux; on this model Semblance has Reference Style."
         )
 

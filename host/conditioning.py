@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .binding.model import map_unet
-from .identity import is_flow, name_of
+from .binding.noise_schedule import is_flow
+from .identity import check_invertible, name_of
 
 Conditioning = list[list[Any]]
 """Entries [context (rows, text_tokens, channels), extras such as pooled_output], the value of a CONDITIONING socket."""
@@ -64,6 +65,8 @@ def text_for(model: Any, given: Any, guidance: float, negative: Conditioning | N
             f"This model ({name_of(model)}) has no text of zeros. Connect its CLIP to text, for the empty prompt, or a "
             "prompt of your own."
         )
+    if given is None:
+        check_invertible(model)
     empty = _zeros(model) if given is None else _encode(given, "")
     return Text(empty, negative, guidance) if negative else Text(empty, empty)
 

@@ -19,7 +19,8 @@ import comfy.model_sampling
 from ..attention.functional.inversion import TRAINING_STEPS
 from ..attention.references.trajectory import ModelStamp
 from ..attention.references.weight_samples import WeightSamples
-from .binding.model import map_model, map_unet
+from .binding.model import check_reached, map_model, map_unet
+from .binding.noise_schedule import is_flow
 from .binding.transformer import transformer_of
 from .weight_values import is_merged, sample_weights
 
@@ -31,13 +32,6 @@ FLOW = "flow"
 """The prediction of a rectified flow: the velocity from the clean latent to the noise."""
 
 
-def is_flow(model: Any) -> bool:
-    """Whether a MODEL is a rectified flow as ComfyUI samples it: x = (1 - sigma) * x0 + sigma * noise."""
-    sampling = model.get_model_object("model_sampling")
-    others = comfy.model_sampling.IMG_TO_IMG_FLOW
-    return isinstance(sampling, comfy.model_sampling.CONST) and not isinstance(sampling, others)
-
-
 def stamp_of(model: Any) -> ModelStamp:
     """The stamp of a MODEL for trajectories.
 
@@ -46,6 +40,7 @@ def stamp_of(model: Any) -> ModelStamp:
     """
     if is_flow(model):
         return ModelStamp(name_of(model), FLOW, replace(sample_weights(model), schedule=()).text())
+    check_invertible(model)
     known = map_unet(model)
     model_sampling = model.get_model_object("model_sampling")
     prediction = _prediction(model_sampling)
@@ -56,6 +51,19 @@ def stamp_of(model: Any) -> ModelStamp:
             "ModelSampling nodes before Invert Image."
         )
     return ModelStamp(known.name, prediction, sample_weights(model).text())
+
+
+def check_invertible(model: Any) -> None:
+    """Raises ValueError for a transformer that is no rectified flow."""
+    if is_flow(model):
+        return
+    check_reached(model)
+    transformer = transformer_of(model.model)
+    if transformer is not None:
+        raise ValueError(
+            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow and cannot invert "
+            "a picture. Load SD 1.5, SDXL or a flow model such as Flux; on this model Semblance has Reference Style."
+        )
 
 
 def name_of(model: Any) -> str:

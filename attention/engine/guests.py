@@ -68,3 +68,11 @@ class PinnedImages:
         own = images.to(chunks).expand(len(chunks), -1, -1, -1, -1)
         rows = (own[:, image] if image < len(images) else chunks[:, row] for row, image in enumerate(shown))
         return torch.stack([*rows], dim=1)
+
+
+def cannot_follow_a_crop(names: Sequence[str]) -> str:
+    """Why guests of these names refuse a run with a conditioning for a part of the picture, and what to do."""
+    return (
+        f"An area conditioning shows the model a crop of the picture, where the reference latents ({', '.join(names)}) "
+        "cannot follow. Remove Conditioning (Set Area), or use a conditioning mask instead."
+    )

@@ -110,8 +110,15 @@ class RunPlan:
     """The tags of the conditionings that are not guided away from, such as the text of a story."""
     window: int | None = None
     """How many images the model sees at once, if it sees the batch in windows that pass over it."""
+    between: tuple[Moment, ...] = ()
+    """Noise levels between those of the run at which the sampler calls the model too, as far as it tells."""
     untold_window: int | None = None
     """The same for windows of another pack, which do not tell which images they show."""
+
+    @property
+    def looked_at(self) -> tuple[Moment, ...]:
+        """Every noise level at which the model is called, as far as the sampler tells."""
+        return self.moments + self.between
 
     @property
     def start(self) -> float:

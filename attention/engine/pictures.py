@@ -8,6 +8,9 @@ from .call import AttentionCall
 from .protocols import ShowsPictures
 from .unexpected import UnexpectedCall
 
+KEPT_APART = 3.0
+"""As how many images the keys and values count that are kept of a picture which does not ride: about that in Flux."""
+
 
 def features_of(call: AttentionCall, patch: ShowsPictures, name: str) -> tuple[Tensor, ...]:
     """What `patch` takes of its picture `name` in this attention, a row for each chunk."""

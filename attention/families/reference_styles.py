@@ -55,7 +55,8 @@ def untwisting_rope(blocks: Sequence[str]) -> StyleSettings:
     return StyleSettings(
         tuple(blocks),
         "Untwisting RoPE (arXiv:2602.05013): structure below 1, detail above it, both rising over the schedule, in "
-        "every block. The numbers are Semblance's own.",
+        "every block. The numbers are Semblance's own, and statistics are taken of queries and keys after their "
+        "rotation.",
         Frequencies(),
         Statistics(queries_and_keys=0.5),
     )

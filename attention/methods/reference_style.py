@@ -5,9 +5,9 @@ values V' an image's tokens give
 
     Z = softmax(Q [K, s K']^T / sqrt(d)) [V, V']
 
-where Q and K may take the statistics of the reference's first, and s is a factor for each frequency of the rotary
-positions: high frequencies tell places and make the image copy the reference's structure, low ones tell what is alike
-(Untwisting RoPE, arXiv:2602.05013). On a UNet, where nothing is rotated, this is StyleAligned (arXiv:2312.02133) and,
+where Q and K, as the model has rotated them, may take the statistics of the reference's first, and s is a factor for
+each frequency of the rotary positions: high frequencies tell places and make the image copy the reference's structure,
+low ones tell what is alike (Untwisting RoPE, arXiv:2602.05013). On a UNet, where nothing is rotated, this is StyleAligned (arXiv:2312.02133) and,
 with the reference's tokens instead of the image's own, Visual Style Prompting (arXiv:2402.12974).
 """
 
@@ -25,7 +25,7 @@ from ..engine.guests import ShownPicture
 from ..engine.joint import of_the_sampler, on_every_token
 from ..engine.moment import Moment, RunPlan
 from ..engine.patch import Attend, AttentionPatch
-from ..engine.pictures import features_of
+from ..engine.pictures import KEPT_APART, features_of
 from ..engine.protocols import Advises, NeedsMemory, ShowsPictures
 from ..engine.scope import Scope
 from ..engine.sharing import merge_shared
@@ -34,8 +34,6 @@ from ..functional.rotary import frequency_factors
 from ..functional.token_statistics import Moments, moments, pooled, with_moments
 from ..references.shared_style import Frequencies, Statistics
 
-KEPT_APART = 3.0
-"""As how many images the features count that are kept of a picture which does not ride: about that in Flux."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         return key, value, *moments(query)
 
     def extra_images(self, plan: RunPlan) -> float:
-        acts = self.strength and any(self.scope.blocks.values()) and any(map(self.scope.window.weight, plan.moments))
+        acts = self.strength and any(self.scope.blocks.values()) and any(map(self.scope.window.weight, plan.looked_at))
         apart = (
             plan.pictures_apart or one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size
             for one in self.references

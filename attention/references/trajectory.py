@@ -92,8 +92,8 @@ class ReferenceTrajectory:
     def at(self, sigma: float) -> Tensor:
         """The latents (images, channels, height, width) at a noise level. Raises OffLadder like `index`.
 
-        The path of a flow model is nearly straight, so between two of its points it is the line between them; that is
-        as exact as the midpoint rule, which looks there.
+        The path of a flow model is nearly straight, so between two of its points it is the line between them. The
+        midpoint rule looks near that line.
         """
         if self.convention != MIDPOINT or not self.sigmas[0] < sigma < self.sigmas[-1]:
             return self.latents[self.index(sigma)]
@@ -150,3 +150,8 @@ class ReferenceTrajectory:
         count = f"{self.images} picture{'' if self.images == 1 else 's'} of {width}x{height}"
         ends = f"{self.sigmas[0]:.3g} to {self.sigmas[-1]:.4g}"
         return f"{count}, {self.steps} steps ({self.convention}), sigma {ends}, {self.stamp.family}"
+
+
+def latent_pixels(size: tuple[int, int]) -> str:
+    """Height and width of latents for a message; how many pixels of the picture each stands for differs by VAE."""
+    return f"{size[1]}x{size[0]} latent pixels"

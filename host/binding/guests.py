@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...attention.engine.bank import FeatureBank
-from ...attention.engine.guests import Guest
+from ...attention.engine.guests import Guest, cannot_follow_a_crop
 from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
@@ -120,12 +120,8 @@ def shield_from_guests(transformer_options: Mapping[str, Any], layout: BatchLayo
 
 
 def _check_seats(guests: Sequence[Guest], layout: BatchLayout, x: Tensor, context: Tensor, y: Tensor | None) -> None:
-    names = ", ".join(sorted({guest.name for guest in guests}))
     if any(chunk.crop is not None for chunk in layout.chunks):
-        raise ValueError(
-            f"An area conditioning shows the model a crop of the picture, where the reference latents ({names}) cannot "
-            "follow. Remove Conditioning (Set Area), or use a conditioning mask instead."
-        )
+        raise ValueError(cannot_follow_a_crop(sorted({guest.name for guest in guests})))
     for guest in guests:
         if guest.latent.shape[1:] != x.shape[1:]:
             raise _misfit(guest, x, whole=layout.latent_size is not None)

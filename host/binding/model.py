@@ -16,6 +16,7 @@ from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
 from ...attention.families.transformers import FLUX_BLOCKS, KINDS, transformer_family
 from ..masked.transformer import MaskedTransformer
 from .carried import KEY, carried_patches, carry
+from .noise_schedule import is_flow
 from .step import diffusion_model
 from .transformer import transformer_of, unreached
 from .unet_sites import attention_layer, attention_sites
@@ -57,10 +58,7 @@ def map_transformer(model: Any) -> ModelFamily:
     transformer = transformer_of(model.model)
     if transformer is not None:
         return transformer_family(transformer.name, transformer.sites)
-    if name := unreached(model.model):
-        raise ValueError(
-            f"This model is a {name}, whose attention ComfyUI lets no node reach. Load a model of another family."
-        )
+    check_reached(model)
     known = ", ".join(kind.name for kind in KINDS.values())
     raise ValueError(
         f"This model ({type(model.model).__name__}) is of a family that Semblance does not know. Load a UNet (SD 1.5, "
@@ -68,15 +66,24 @@ def map_transformer(model: Any) -> ModelFamily:
     )
 
 
+def check_reached(model: Any) -> None:
+    """Raises ValueError for a transformer whose attention no patch can reach."""
+    if name := unreached(model.model):
+        raise ValueError(
+            f"This model is a {name}, whose attention ComfyUI lets no node reach. Load a model of another family."
+        )
+
+
 def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
     if (transformer := transformer_of(model.model)) is not None:
-        flux = transformer.kind.blocks == FLUX_BLOCKS
-        others = "Reference Style, StyleID and InstantStyle" if flux else "Reference Style and StyleID"
+        others = ["StyleID"] if is_flow(model) else []
+        others += ["InstantStyle"] if transformer.kind.blocks == FLUX_BLOCKS else []
         raise ValueError(
             f"This model is a {transformer.name} transformer, and this method acts on the UNet of SD 1.5 or SDXL. Load "
-            f"an SD 1.5 or SDXL checkpoint; on this model Semblance has {others}."
+            f"an SD 1.5 or SDXL checkpoint; on this model Semblance has {' and '.join(['Reference Style', *others])}."
         )
+    check_reached(model)
     unet = model.model.diffusion_model
     if isinstance(unet, MaskedTransformer):
         widths = {site: attention_layer(unet, site).to_q.out_features for site in attention_sites(unet)}

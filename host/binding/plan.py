@@ -32,6 +32,7 @@ def plan_of(
     return RunPlan(
         sampler=getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__),
         moments=tuple(run.moment(sigma) for sigma in levels[:-1]),
+        between=tuple(run.moment(sigma) for sigma in getattr(sampler, "between", _nothing_between)(levels)),
         images=len(noise),
         size=(height, width),
         inpaints=inpaints,
@@ -65,6 +66,11 @@ def _pictures_apart(guider: Any, noise: Tensor) -> bool:
     edits = any(cond.get("reference_latents") for cond in conds)
     frames = noise.ndim == 5 and noise.shape[2] > 1
     return frames or edits or others_attend(guider.model_options["transformer_options"])
+
+
+def _nothing_between(levels: Sequence[float]) -> Sequence[float]:
+    """Of a SAMPLER that does not tell."""
+    return ()
 
 
 def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:

@@ -7,7 +7,7 @@ is 1, the first leaves nothing of an inverted picture and the second is no numbe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import comfy.samplers
@@ -17,8 +17,10 @@ from torch import Tensor
 from ...attention.functional.flow import flow_velocity, midpoint_step
 from ...attention.functional.inversion import MIDPOINT
 from ...attention.references.trajectory import ReferenceTrajectory
+from ..binding.conditions import nothing_to_fill
+from ..binding.noise_schedule import is_flow
 from ..conditioning import Text
-from ..identity import is_flow, name_of, stamp_of
+from ..identity import name_of, stamp_of
 from .runs import (
     Inversion,
     SamplerCall,
@@ -42,6 +44,7 @@ def invert_flow(model: Any, pictures: Tensor, steps: int, text: Text) -> Inversi
     stamp = stamp_of(model)
     check_steps(steps)
     _check_channels(model, stamp.family, pictures)
+    _check_reads_no_more(model, pictures)
     sigmas = flow_levels(model, steps)
     inversion = _Inversion()
     noise, (context, vector) = sample_with_text(model, pictures, sigmas, text, inversion, StateSampler)
@@ -80,6 +83,10 @@ class StateSampler(comfy.samplers.Sampler):
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
+
+    def between(self, levels: Sequence[float]) -> Sequence[float]:
+        """Where the midpoint rule calls the model between the noise levels of a run. Read by the plan."""
+        return [(sigma + target) / 2 for sigma, target in itertools.pairwise(levels)]
 
     def sample(
         self,
@@ -158,6 +165,21 @@ def _check_channels(model: Any, family: str, pictures: Tensor) -> None:
         raise ValueError(
             f"The latent has {pictures.shape[1]} channels, but those of this model ({family}) have {channels}. Encode "
             "the picture with the model's own VAE."
+        )
+
+
+def _check_reads_no_more(model: Any, pictures: Tensor) -> None:
+    """Refuses models that fill, edit or animate, before minutes of inversion: what they read beside a picture's
+    latent is not known.
+    """
+    pictures = pictures[:1]
+    like = pictures[:, :, None] if model.get_model_object("latent_format").latent_dimensions == 3 else pictures
+    further = nothing_to_fill(model.model, like)
+    if further is not None:
+        channels = pictures.shape[1]
+        raise ValueError(
+            f"The model takes {channels + further.shape[1]} channels where a picture's latent has {channels}: it "
+            "fills, edits or animates a picture, and cannot invert one. Load an ordinary checkpoint."
         )
 
 

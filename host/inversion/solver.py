@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...attention.functional.inversion import DDIM_CONVENTIONS, MIDPOINT, Convention, DDIMConvention
 from ...attention.references.trajectory import ReferenceTrajectory
+from ..binding.noise_schedule import is_flow
 from ..conditioning import Text
-from ..identity import is_flow
 from . import ddim, flow
 from .runs import Inversion, NoiselessSampler, noiseless_euler
 

@@ -12,7 +12,7 @@ from ...attention.functional.inversion import MIDPOINT
 from ...attention.functional.statistics import adain
 from ...attention.methods.styleid.joint import JointStyleID
 from ...attention.methods.styleid.method import StyleID
-from ...attention.references.trajectory import ReferenceTrajectory
+from ...attention.references.trajectory import ReferenceTrajectory, latent_pixels
 from ..binding.model import map_transformer, map_unet
 from ..binding.transformer import transformer_of
 from ..identity import INVERT_AGAIN, check_model, stamp_of
@@ -77,13 +77,18 @@ def check_pair(model: Any, content: ReferenceTrajectory, style: ReferenceTraject
             )
     if content.size != style.size:
         raise ValueError(
-            f"The content is {_pixels(content.size)} and the style {_pixels(style.size)}, but both ride through the "
-            "model together. Scale the style picture to the content's size before VAE Encode."
+            f"The content is {latent_pixels(content.size)} and the style {latent_pixels(style.size)}, but both ride "
+            "through the model together. Scale the style picture to the content's size before VAE Encode."
         )
-    if content.convention != style.convention or not _same_ladder(content, style):
+    if (content.convention, content.steps) != (style.convention, style.steps):
         raise ValueError(
             f"The content was inverted in {content.steps} steps ({content.convention}) and the style in {style.steps} "
             f"({style.convention}). Invert both with the same steps and convention."
+        )
+    if not _same_ladder(content, style):
+        raise ValueError(
+            "The content and the style were inverted at other noise levels (another shift), though in as many steps. "
+            "Invert both behind the same ModelSampling node, or both without one."
         )
     if 1 not in (content.images, style.images) and content.images != style.images:
         raise ValueError(
@@ -95,7 +100,3 @@ def _same_ladder(content: ReferenceTrajectory, style: ReferenceTrajectory) -> bo
     return len(content.sigmas) == len(style.sigmas) and all(
         math.isclose(one, other, rel_tol=1e-4) for one, other in zip(content.sigmas, style.sigmas, strict=True)
     )
-
-
-def _pixels(size: tuple[int, int]) -> str:
-    return f"{size[1] * 8}x{size[0] * 8} pixels"

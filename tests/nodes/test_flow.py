@@ -128,20 +128,30 @@ def test_an_edit_friendly_inversion_refuses_a_flow() -> None:
         run(InvertEditFriendly, family.model(), family.latent(1, seed=5), **settings)
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_a_transformer_that_is_no_flow_is_refused_with_a_text_and_without(words: bool) -> None:
+    family = TRANSFORMERS["cosmos2"]
+    with pytest.raises(ValueError, match="Cosmos 2 transformer that is not sampled as a rectified flow"):
+        inverted(family.model(), family.latent(1, seed=5), text=family.conditioning() if words else None)
+
+
 # StyleID on a UNet that is a flow
 
 
 def test_the_contents_own_features_give_the_content_back(flow_unet: ModelPatcher) -> None:
     """With gamma 1, temperature 1 and the content as its own style, every attention sees what it saw anyway."""
     text = make_conditioning("sd15", seed=1)
-    content, noise, _, _, sigmas, sampler = inverted(flow_unet, latent(1), text=text, steps=40)
+    content, noise, style, _, sigmas, sampler = inverted(flow_unet, latent(1), latent(2), text=text, steps=40)
     own = {"preset": {"preset": "custom", "gamma": 1.0, "temperature": 1.0}}
     patched, start, levels, way = painted(flow_unet, content, content, **own)
     assert torch.equal(levels, sigmas) and relative_error(start["samples"], noise["samples"]) < 1e-5
     plain = sampled(flow_unet, text, noise, sigmas, sampler)
     made = sampled(patched, text, start, levels, way)
     missed = relative_error(plain, latent(1)["samples"])
-    assert relative_error(made, plain) < 2 * missed + 1e-3
+    near = 2 * missed + 1e-3
+    assert relative_error(made, plain) < near
+    other = painted(flow_unet, content, style, **own)[0]
+    assert relative_error(sampled(other, text, start, levels, way), plain) > near, "another style is not so near"
 
 
 def test_a_style_moves_the_picture_at_both_calls_of_a_step(flow_unet: ModelPatcher) -> None:

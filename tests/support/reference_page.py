@@ -40,6 +40,7 @@ def anatomy(name: str, text: int = TEXT) -> Anatomy:
         "z_image": Anatomy((-(-text // 32) * 32,) * 3, (16, 24, 24)),
         "lumina2": Anatomy((text,) * 3, (4, 4, 4)),
         "anima": Anatomy((0, None) * 3, (8, 4, 4), halves=True),
+        "cosmos2": Anatomy((0, None) * 3, (8, 4, 4), halves=True),
         "wan": Anatomy((0, None) * 3, (8, 4, 4)),
         "sd35": Anatomy((text, 0, text, text), ()),  # the first block attends twice, the second time without text
     }[name]
@@ -74,7 +75,8 @@ def by_the_page(
     firsts = [chunk * rows // chunks for chunk in range(chunks)]
     level = float(call.sigma[0])
     seats = [(one, first) for one in references for first in firsts]
-    shown = torch.cat([(1 - level) * one.clean + level * one.noise for one, _ in seats])
+    clean = 1.0 if family.name == "cosmos2" else 1 - level  # the one that is no rectified flow adds noise to all of it
+    shown = torch.cat([clean * one.clean + level * one.noise for one, _ in seats])
     plain = {name: some(value, rows, [first for _, first in seats]) for name, value in call.conds.items()}
     for name in ("ref_latents", "ref_latents_method"):  # of an editing model, which the references are not to edit
         plain.pop(name, None)

@@ -21,9 +21,9 @@ from ...engine.bank import FeatureBank
 from ...engine.call import AttentionCall, AttentionSite, SharedTokens
 from ...engine.guests import InvertedPicture
 from ...engine.joint import of_the_sampler, on_every_token
-from ...engine.moment import Moment
+from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend
-from ...engine.pictures import features_of
+from ...engine.pictures import KEPT_APART, features_of
 from ...engine.protocols import ShowsPictures
 from ...engine.sharing import merge_shared
 from ...engine.token_masks import mask_per_image
@@ -45,6 +45,11 @@ class JointStyleID(StyleInjection, ShowsPictures):
             for name, trajectory in pairs
             for image, state in enumerate(trajectory.at(moment.sigma))
         ]
+
+    def extra_images(self, plan: RunPlan) -> float:
+        pictures = self.content.images + self.style.images
+        kept = 1.5 * KEPT_APART if plan.pictures_apart else 0.0  # queries too
+        return pictures * (1 + kept) if self._acts(plan) else 0.0
 
     def features(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         return query, key, value

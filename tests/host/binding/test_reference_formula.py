@@ -1,4 +1,4 @@
-"""Reference Style in ten families equals its formula, written out in plain torch around the host's own model."""
+"""Reference Style in eleven families equals its formula, written out in plain torch around the host's own model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of ARCHITECTURE.md for Reference Style in ten families of transformers.
+"""The laws of ARCHITECTURE.md for Reference Style in eleven families of transformers.
 
 Each law is tried at every change on the families that are bound in ways of their own, and on all by `nox -s laws`.
 """

@@ -27,6 +27,7 @@ NAMES = {
     "z_image": "Z-Image",
     "lumina2": "Lumina 2",
     "anima": "Anima",
+    "cosmos2": "Cosmos 2",
     "wan": "Wan",
     "sd35": r"SD 3\.5",
 }
@@ -56,8 +57,9 @@ def test_a_family_that_no_patch_can_reach_is_named() -> None:
     model = HUNYUAN_DIT.model()
     with pytest.raises(ValueError, match="HunyuanDiT, whose attention ComfyUI lets no node reach"):
         map_transformer(model)
-    with pytest.raises(ValueError):
-        map_unet(model)
+    for other in (map_unet, stamp_of):
+        with pytest.raises(ValueError, match="HunyuanDiT, whose attention ComfyUI lets no node reach"):
+            other(model)
 
 
 class OwnFlux(nn.Module):

@@ -10,13 +10,15 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_extras.nodes_model_advanced import ModelSamplingFlux, ModelSamplingSD3
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingFlux, ModelSamplingSD3
 from torch import Tensor
 
 from semblance.attention.functional.inversion import MIDPOINT
 from semblance.attention.references.trajectory import OffLadder
+from semblance.host.binding.model import map_model
+from semblance.host.binding.noise_schedule import is_flow
 from semblance.host.conditioning import Text, text_for
-from semblance.host.identity import INVERT_AGAIN, check_model, is_flow, stamp_of
+from semblance.host.identity import INVERT_AGAIN, check_model, stamp_of
 from semblance.host.inversion.ddim import invert as invert_by_ddim
 from semblance.host.inversion.edit_friendly import draw_noises, invert_edit_friendly
 from semblance.host.inversion.flow import StateSampler, flow_levels, flow_sampler
@@ -24,7 +26,7 @@ from semblance.host.inversion.report import reconstruction_error
 from semblance.host.inversion.runs import SamplerCall, falling_levels, sample_without_noise
 from semblance.host.inversion.solver import invert, sample_back
 from semblance.host.latents import adain_latent, picture_latents
-from semblance.tests.support.speeds import TRANSFORMER_NAMES, slow_but
+from semblance.tests.support.speeds import FLOW_NAMES, slow_but
 from semblance.tests.support.studio import record_calls, relative_error
 from semblance.tests.support.transformers import TRANSFORMERS, TransformerFamily
 from semblance.tests.tiny_models import make_clip, make_unet, sampler_custom
@@ -72,7 +74,7 @@ def test_a_picture_comes_back_by_the_second_order_and_hardly_by_euler(flux: Mode
     assert all(errors[steps] < eulers[steps] / 2 for steps in eulers)
 
 
-@pytest.mark.parametrize("name", slow_but(TRANSFORMER_NAMES, ("flux", "qwen_image", "sd35")))
+@pytest.mark.parametrize("name", slow_but(FLOW_NAMES, ("flux", "qwen_image", "sd35")))
 def test_a_picture_of_every_family_comes_back(name: str) -> None:
     family = TRANSFORMERS[name]
     model, calls = record_calls(family.model())
@@ -228,6 +230,30 @@ def test_a_latent_of_another_vae_is_refused_before_the_first_step(flux: ModelPat
     with pytest.raises(ValueError, match="choose a number"):
         invert(model, pictures(), 1, MIDPOINT, words())
     assert calls == []
+
+
+def test_a_model_that_fills_a_picture_is_refused_before_the_first_step() -> None:
+    """Flux Fill reads a picture and a mask beside the latent, as inpainting UNets do."""
+    model, calls = record_calls(FLUX.model(in_channels=96))
+    with pytest.raises(ValueError, match="takes 96 channels where a picture's latent has 16.*cannot invert one"):
+        invert(model, pictures(), 4, MIDPOINT, words())
+    assert calls == []
+
+
+def test_a_transformer_that_is_no_flow_is_sent_to_reference_style_alone(flux: ModelPatcher) -> None:
+    cosmos, latent = TRANSFORMERS["cosmos2"].model(), TRANSFORMERS["cosmos2"].latent(seed=5)
+    with pytest.raises(
+        ValueError, match="a Cosmos 2 transformer that is not sampled as.*Semblance has Reference Style.$"
+    ):
+        invert(cosmos, picture_latents(latent), 4, MIDPOINT, words(TRANSFORMERS["cosmos2"]))
+    with pytest.raises(ValueError, match="on this model Semblance has Reference Style.$"):
+        map_model(cosmos)
+    other = ModelSamplingDiscrete().patch(flux, "eps", False)[0]
+    with pytest.raises(ValueError, match="Flux transformer that is not sampled as a rectified flow.*Reference Style.$"):
+        stamp_of(other)
+    for model, there_is in ((other, "Reference Style and InstantStyle"), (flux, "Style and StyleID and InstantStyle")):
+        with pytest.raises(ValueError, match=f"on this model Semblance has .*{there_is}"):
+            map_model(model)
 
 
 def test_a_flow_model_needs_a_text(flux: ModelPatcher) -> None:

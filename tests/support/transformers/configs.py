@@ -159,6 +159,8 @@ ANIMA: Config = {
     "rope_enable_fps_modulation": False,
 }
 
+COSMOS2: Config = {**ANIMA, "image_model": "cosmos_predict2"}
+
 WAN: Config = {
     "image_model": "wan2.1",
     "model_type": "t2v",

@@ -147,6 +147,7 @@ TRANSFORMERS: Mapping[str, TransformerFamily] = {
         TransformerFamily("z_image", KNOWN.ZImage, configs.Z_IMAGE, nothing),
         TransformerFamily("lumina2", KNOWN.Lumina2, configs.LUMINA2, nothing),
         TransformerFamily("anima", KNOWN.Anima, configs.ANIMA, tokens_of_t5),
+        TransformerFamily("cosmos2", KNOWN.CosmosT2IPredict2, configs.COSMOS2, nothing),
         TransformerFamily("wan", KNOWN.WAN21_T2V, configs.WAN, nothing),
         TransformerFamily("sd35", KNOWN.SD3, configs.SD35, pooled),
     )

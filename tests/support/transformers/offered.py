@@ -177,6 +177,17 @@ OFFERED: Mapping[str, Offered] = {
         lists=frozenset({"attn1_patch", "attn2_patch", "post_input", "mlp_patch"}),
         options_at="transformer_options",
     ),
+    "cosmos2": Offered(
+        "comfy.ldm.cosmos.predict2.MiniTrainDIT",
+        "ModelSamplingCosmosRFlow",
+        {None: "blocks"},
+        attentions=("self", "cross"),
+        # Height and width are stretched by 4, as in every file: 4 ** (channels / (channels - 2)).
+        rotation=Rotation((8, 4, 4), (10000, 160000, 160000), (), pairs="halves"),
+        conds=frozenset({"fps"}),
+        lists=frozenset({"attn1_patch", "attn2_patch", "post_input", "mlp_patch"}),
+        options_at="transformer_options",
+    ),
     "wan": Offered(
         "comfy.ldm.wan.model.WanModel",
         "ModelSamplingDiscreteFlow",

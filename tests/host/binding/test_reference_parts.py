@@ -34,8 +34,8 @@ WINDOWS = {
 def test_images_seen_in_windows_come_out_as_those_seen_at_once(size: tuple[int, int]) -> None:
     model = styled(FLUX.model(), picture(FLUX, size=size))
     once = sampled(FLUX, model, images=4)
-    in_windows: Any = ContextWindowsManualNode.execute(model, **WINDOWS)[0]
-    assert relative_error(sampled(FLUX, in_windows, images=4), once) < 1e-5
+    made: Any = ContextWindowsManualNode.execute(model, **WINDOWS)
+    assert relative_error(sampled(FLUX, made[0], images=4), once) < 1e-5
     assert relative_error(once, sampled(FLUX, FLUX.model(), images=4)) > 1e-3
 
 

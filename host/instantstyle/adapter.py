@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...attention.adapters.checkpoint import UnknownAdapter, flatten, recognise
+from ...attention.adapters.checkpoint import PUBLISHED, UnknownAdapter, flatten, recognise
 from ...attention.adapters.flux_checkpoint import PUBLISHED as PUBLISHED_FOR_FLUX
 from ...attention.adapters.flux_checkpoint import (
     FluxAdapterLayout,
@@ -30,7 +30,6 @@ from ...attention.references.style import StyleReference
 from ..binding.model import ModelMap
 from ..files import ADAPTERS, DEMO_ADAPTERS, UnreadableFile, find_file, load_tensors
 
-PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
 FITTING = {
     "SD 1.5": "ip-adapter_sd15.safetensors",
     "SDXL": "ip-adapter_sdxl_vit-h.safetensors",

@@ -39,7 +39,11 @@ def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
         )
     conds = given[0]["model_conds"]
     if "c_crossattn" not in conds:
-        raise ValueError("This model takes its text in a form that an inversion does not know. Load another model.")
+        raise ValueError(
+            f"This model ({name_of(guider.model_patcher)}) reads no text tokens (c_crossattn) but "
+            f"{', '.join(sorted(conds)) or 'nothing'}, and an inversion keeps the tokens that it was made "
+            "with. Load another model."
+        )
 
     def rows(name: str) -> Tensor:
         cond = conds[name] if len(conds[name].cond) == 1 else conds[name].process_cond(images)

@@ -79,7 +79,7 @@ class InvertImage(io.ComfyNode):
                 inversion_vae_input(),
                 inversion_steps_input(
                     "Number of steps from the picture to the noise. More steps bring the picture back more exactly. "
-                    "Sample with the same number later. On a flow model each step costs two calls, and 20 are many."
+                    "Sample with the same number later. On a flow model each step costs two calls, so 20 steps cost 40."
                 ),
                 io.Combo.Input(
                     "convention",

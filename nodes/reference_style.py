@@ -84,7 +84,8 @@ class ReferenceStyle(io.ComfyNode):
                     optional=True,
                     tooltip="What the reference shows, as one prompt. The model then sees the reference with its own "
                     "words, which keeps more of its content out of the images. Without it, it has the prompt of the "
-                    "images, of a batch of prompts the first.",
+                    "images, of a batch of prompts the first. Beside the negative prompt it always has the negative's "
+                    "words.",
                 ),
                 io.Mask.Input(
                     "mask",

@@ -90,7 +90,7 @@ def style_preset_input() -> io.DynamicCombo.Input:
         options=[io.DynamicCombo.Option(name, numbers if name == CUSTOM else []) for name in PRESETS],
         tooltip="How the images attend to the reference. 'auto': 'StyleAligned' on SDXL and SD 1.5, 'Krea 2' on Krea "
         "2, 'Untwisting RoPE' on other transformers. 'Visual Style Prompting', for SDXL and SD 1.5, keeps the "
-        "reference's content out better. 'custom' shows the numbers.",
+        "reference's content out better. 'custom' begins with the numbers of 'Untwisting RoPE'.",
     )
 
 

@@ -51,8 +51,9 @@ class StyleID(io.ComfyNode):
         weights = io.String.Input(
             "weights",
             default="",
-            tooltip="Blocks with their weights, e.g. output.6=1.0, output.7=0.5. A block with a higher weight takes on "
-            "more of the style. Empty: the blocks of 'family'. If a name is wrong, the error lists the right ones.",
+            tooltip="Blocks with their weights, e.g. output.6=1.0, output.7=0.5 on a UNet, or double.9=1.0 on Flux. A "
+            "block with a higher weight takes on more of the style. Empty: the blocks of 'family'. If a name is wrong, "
+            "the error lists the right ones.",
         )
         return io.Schema(
             node_id="SemblanceStyleID",

@@ -15,6 +15,7 @@ from .encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
 Variant = Literal["base", "plus", "full"]
 
 
+PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
 TRAINED = re.compile(
     r"(?:.*\.)?(?P<layer>(?:down|up|mid)_block.*\.attn2)\.processor\.(?P<part>to_[kv]_ip)(?:\.0)?\.weight"
 )
@@ -139,12 +140,12 @@ def recognise(tensors: Mapping[str, Tensor]) -> AdapterLayout:
     except KeyError as missing:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout: {missing} is missing. "
-            "Download the file again."
+            f"Download it again from {PUBLISHED}."
         ) from None
     # Tensors of fewer dimensions, layer names without a number.
     except (IndexError, ValueError, ZeroDivisionError) as fault:
         raise UnknownAdapter(
-            f"This IP-Adapter file is incomplete or of an unknown layout ({fault}). Download the file again."
+            f"This IP-Adapter file is incomplete or of an unknown layout ({fault}). Download it again from {PUBLISHED}."
         ) from None
 
 

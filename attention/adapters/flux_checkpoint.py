@@ -22,6 +22,8 @@ XLABS = re.compile(
     r"double_blocks\.(?P<number>\d+)\.processor\.ip_adapter_double_stream_(?P<part>[kv])_proj\.(?P<leaf>\w+)"
 )
 XLABS_PROJECTOR = "ip_adapter_proj_model."
+PUBLISHED_BLOCKS: Mapping[FluxForm, int] = {"InstantX": 57, "XLabs": 19}
+"""How many blocks the published files have weights for."""
 LAYER = re.compile(r"ip_adapter\.(?P<number>\d+)\.to_[kv]_ip\.(?:weight|bias)")
 PUBLISHED = "huggingface.co/InstantX/FLUX.1-dev-IP-Adapter or huggingface.co/XLabs-AI/flux-ip-adapter"
 
@@ -64,7 +66,9 @@ class FluxAdapterLayout:
 
     def __str__(self) -> str:
         blocks = f"{len(self.widths)} blocks" if self.acts_on_single_blocks else f"{len(self.widths)} double blocks"
-        return f"{self.form} for {FLUX}, {self.tokens} image tokens, {blocks}, needs {self.encoder}"
+        published = PUBLISHED_BLOCKS[self.form]
+        fewer = f" (the published file has {published})" if len(self.widths) < published else ""
+        return f"{self.form} for {FLUX}, {self.tokens} image tokens, {blocks}{fewer}, needs {self.encoder}"
 
 
 Layout = AdapterLayout | FluxAdapterLayout
@@ -96,8 +100,10 @@ def recognise_flux(tensors: Mapping[str, Tensor]) -> FluxAdapterLayout:
     has_projector = any(name.startswith("image_proj.") for name in shapes)
     if not numbers or not has_projector:
         lacks = "attention weights are" if has_projector else "projector is"
+        # SD 3.5's attention weights have the names of InstantX's, which have no biases.
+        or_else = "" if has_projector or any(name.endswith("_ip.bias") for name in shapes) else " or SD 3.5"
         raise UnknownAdapter(
-            f"This file is half of an IP-Adapter for Flux: its {lacks} missing. Download the whole file from "
+            f"This file is half of an IP-Adapter for Flux{or_else}: its {lacks} missing. Download the whole file from "
             f"{PUBLISHED}."
         )
     try:

@@ -7,8 +7,9 @@ values V' an image's tokens give
 
 where Q and K, as the model has rotated them, may take the statistics of the reference's first, and s is a factor for
 each frequency of the rotary positions: high frequencies tell places and make the image copy the reference's structure,
-low ones tell what is alike (Untwisting RoPE, arXiv:2602.05013). On a UNet, where nothing is rotated, this is StyleAligned (arXiv:2312.02133) and,
-with the reference's tokens instead of the image's own, Visual Style Prompting (arXiv:2402.12974).
+low ones tell what is alike (Untwisting RoPE, arXiv:2602.05013). On a UNet, where nothing is rotated, this is
+StyleAligned (arXiv:2312.02133) and, with the reference's tokens instead of the image's own, Visual Style Prompting
+(arXiv:2402.12974).
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from ..engine.token_masks import mask_per_image
 from ..functional.rotary import frequency_factors
 from ..functional.token_statistics import Moments, moments, pooled, with_moments
 from ..references.shared_style import Frequencies, Statistics
-
 
 
 @dataclass(frozen=True, eq=False)

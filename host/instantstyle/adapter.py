@@ -12,7 +12,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...attention.adapters.checkpoint import UnknownAdapter, flatten, recognise
+from ...attention.adapters.checkpoint import PUBLISHED, UnknownAdapter, flatten, recognise
+from ...attention.adapters.flux_checkpoint import PUBLISHED as PUBLISHED_FOR_FLUX
 from ...attention.adapters.flux_checkpoint import (
     FluxAdapterLayout,
     Layout,
@@ -29,7 +30,6 @@ from ...attention.references.style import StyleReference
 from ..binding.model import ModelMap
 from ..files import ADAPTERS, DEMO_ADAPTERS, UnreadableFile, find_file, load_tensors
 
-PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
 FITTING = {
     "SD 1.5": "ip-adapter_sd15.safetensors",
     "SDXL": "ip-adapter_sdxl_vit-h.safetensors",
@@ -113,7 +113,8 @@ def load_adapter(name: str) -> LoadedAdapter:
 
 def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
     """An adapter from its flattened tensors. Raises UnknownAdapter if they are not those of an IP-Adapter."""
-    if is_for_flux(tensors):
+    is_flux = is_for_flux(tensors)
+    if is_flux:
         tensors = named_alike(tensors)
         layout: Layout = recognise_flux(tensors)
     else:
@@ -134,7 +135,7 @@ def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
     except RuntimeError as mismatch:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout ({str(mismatch).splitlines()[-1].strip()}). "
-            "Download the file again."
+            f"Download it again from {PUBLISHED_FOR_FLUX if is_flux else PUBLISHED}."
         ) from mismatch
     return LoadedAdapter(name, layout, patcher)
 

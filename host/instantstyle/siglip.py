@@ -10,12 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...attention.adapters.encoders import SIGLIP
+from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, SIGLIP
 from ...attention.adapters.siglip import PREFIX, PROBE, PoolingHead
 from ..binding.carried import KEY
 from ..files import CLIP_VISION, file_names, find_file
 
 SIGLIP_MODEL = "siglip_vision_model"
+IMAGE_SIZE = 384
+"""The side in pixels that adapters were trained with; SigLIPs of this width for other sizes see pictures otherwise."""
 NORM = "vision_model.post_layernorm."
 """The last layer that ComfyUI reads, by which the file of an encoder is known."""
 REMEMBERED = 512
@@ -23,7 +25,13 @@ REMEMBERED = 512
 
 
 def check_siglip(encoder: Any) -> None:
-    """Raises ValueError unless the embedding of whole pictures can be made with this encoder."""
+    """Raises ValueError unless the embedding of whole pictures can be made with this encoder, as adapters know it."""
+    published = ENCODER_OF_EMBEDDING.get(encoder.config["hidden_size"]) is SIGLIP
+    if published and encoder.image_size != IMAGE_SIZE:
+        raise ValueError(
+            f"The image encoder connected is a SigLIP for pictures of {encoder.image_size} pixels, but the adapter was "
+            f"trained with the one for {IMAGE_SIZE}. {SIGLIP.remedy}"
+        )
     _head_of(encoder)
 
 
@@ -46,12 +54,22 @@ def _found(encoder: Any) -> PoolingHead:
         path = find_file(name, CLIP_VISION)
         status = path.stat()
         if _has_head(path, status.st_size, status.st_mtime_ns) and _is_of(path, encoder):
-            return PoolingHead.of(_tensors(path, PREFIX), encoder.config["num_attention_heads"])
+            return _read_head(path, name, encoder.config["num_attention_heads"])
     raise ValueError(
         f"The adapter reads {SIGLIP.name}'s embedding of a whole picture. ComfyUI leaves out the layers that make it, "
         "so Semblance looks for them in the encoder's file, and no file in models/clip_vision has them for the encoder "
         f"connected. {SIGLIP.remedy}"
     )
+
+
+def _read_head(path: Path, name: str, heads: int) -> PoolingHead:
+    try:
+        return PoolingHead.of(_tensors(path, PREFIX), heads)
+    except (KeyError, RuntimeError) as missing:
+        raise ValueError(
+            f"The image encoder '{name}' has only a part of the layers that make {SIGLIP.name}'s embedding of a whole "
+            f"picture. Download it again: {SIGLIP.file} is published at {SIGLIP.where}."
+        ) from missing
 
 
 @lru_cache(REMEMBERED)

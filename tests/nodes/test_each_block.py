@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,24 @@ def test_each_block_is_left_out(model: Any) -> None:
         ["input.8", "output.4"],
         ["input.8", "output.3"],
     ]
+
+
+def test_the_models_of_the_list_share_the_image_keys_of_the_one_that_came_in(model: Any) -> None:
+    """For each model anew, those of a large adapter on Flux would fill tens of gigabytes."""
+    whole: Any = patches_on(model)[-1]
+    for way, blocks in (("each alone", 1), ("all but each", 2)):
+        models, _ = run(EachBlock, model, way, 1)
+        for narrowed in (patches_on(one)[-1] for one in models):
+            assert len({site.block for site in narrowed.image_keys}) == blocks
+            for site, keys in narrowed.image_keys.items():
+                assert all(one is other for one, other in zip(keys, whole.image_keys[site], strict=True))
+
+
+def test_a_patch_of_other_pictures_makes_image_keys_of_its_own(model: Any) -> None:
+    whole: Any = patches_on(model)[-1]
+    other = replace(whole, tokens=replace(whole.tokens))
+    assert other.image_keys.keys() == whole.image_keys.keys()
+    assert not any(other.image_keys[site] is whole.image_keys[site] for site in whole.image_keys)
 
 
 def test_neighbours_are_tried_together(model: Any) -> None:

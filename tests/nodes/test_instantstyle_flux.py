@@ -106,6 +106,13 @@ def test_the_nodes_of_ipadapter_plus_refuse_adapters_for_flux(models: Path, form
         run(ApplyAdapter, FLUX.model(), adapter, picture(1), 1.0, *numbers, clip_vision=encoder)
 
 
+def test_words_can_be_subtracted_from_what_xlabs_encoder_saw(models: Path) -> None:
+    style = encode(load(models, "XLabs"), make_clip_vision("l"), picture(1))
+    (without,) = run(SubtractContent, style, make_clip("sd15"), "a rabbit", 0.5)[:1]
+    plain, less = (sampled(styled(FLUX.model(), one)) for one in (style, without))
+    assert relative_error(less, plain) > 1e-3
+
+
 def test_words_cannot_be_subtracted_from_what_siglip_saw(models: Path) -> None:
     style = encode(load(models, "InstantX"), encoder_for(models, "InstantX"), picture(1))
     with pytest.raises(ValueError, match="their words and pictures cannot be compared"):

@@ -1,4 +1,9 @@
-"""Every template runs on the real ComfyUI over its HTTP API, on tiny models."""
+"""Every template runs on the real ComfyUI over its HTTP API, on tiny models.
+
+The templates for Flux, Qwen-Image and Z-Image run on a tiny SDXL in the place of the models that they load: there are
+no tiny text encoders of theirs. So nothing here shows that their loaders give what the other nodes take, nor that
+Reference Style acts on those models. That it does is tested on tiny transformers, without the templates.
+"""
 
 from __future__ import annotations
 

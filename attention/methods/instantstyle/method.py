@@ -31,6 +31,7 @@ from ...engine.token_masks import mask_per_image, masks_on_tokens
 from ...functional.key_scaling import KeyScaling, scaled_keys
 from .tokens import ImageTokens
 
+ImageKeys = Mapping[AttentionSite, Sequence[tuple[Tensor, Tensor]]]
 MasksBy = Literal["auto", "per picture", "per image"]
 MASKS_BY: tuple[MasksBy, ...] = ("auto", "per picture", "per image")
 
@@ -57,8 +58,11 @@ class InstantStyle(AttentionPatch, Advises):
     """What the weight multiplies: what attention gives, or the image's keys and values."""
     method: str = "InstantStyle"
     """Whose patch it is, for messages."""
-    image_keys: Mapping[AttentionSite, Sequence[tuple[Tensor, Tensor]]] = field(init=False, repr=False)
-    """Keys and values (2, tokens, channels) on the CPU, by layer in scope: of all pictures, or of each in turn."""
+    image_keys: ImageKeys = field(default_factory=dict[AttentionSite, Sequence[tuple[Tensor, Tensor]]], repr=False)
+    """Keys and values (2, tokens, channels) on the CPU, by layer in scope: of all pictures, or of each in turn. Given
+    those of another patch, it takes from them what is its own, so `dataclasses.replace` of a scope copies nothing."""
+    keys_from: tuple[ImageAdapter, ImageTokens, bool] | None = field(default=None, repr=False)
+    """What `image_keys` were made from, and whether of each picture in turn."""
 
     def __post_init__(self) -> None:
         mask, pictures = self.scope.mask, len(self.tokens.conditional)
@@ -69,7 +73,11 @@ class InstantStyle(AttentionPatch, Advises):
             )
         # Once, before any run: no run needs the adapter, and no attention waits for its weights.
         sites = [site for site in self.numbers if self.strength * self.scope.blocks.get(site.block, 0.0)]
-        object.__setattr__(self, "image_keys", {site: self._projected(self.numbers[site]) for site in sites})
+        source = (self.adapter, self.tokens, self._by_picture)
+        known: ImageKeys = self.image_keys if self.keys_from == source else {}
+        keys = {site: known[site] if site in known else self._projected(self.numbers[site]) for site in sites}
+        object.__setattr__(self, "image_keys", keys)
+        object.__setattr__(self, "keys_from", source)
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         return site in self.numbers and self._weight(site, moment) != 0.0

@@ -13,6 +13,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from torch import Tensor, nn
 
 from semblance.host.binding.model import map_model, map_transformer, map_unet
+from semblance.host.identity import stamp_of
 from semblance.host.ip_adapter.applying import check_adapter
 from semblance.tests.support.reference_styles import picture, sampled, styled
 from semblance.tests.support.studio import Studio

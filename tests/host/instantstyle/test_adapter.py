@@ -236,7 +236,9 @@ def test_an_adapter_with_any_one_tensor_missing_is_refused_in_a_sentence(variant
     for name in tensors:
         if name.startswith("ip_adapter.") and not name.startswith(("ip_adapter.1.", "ip_adapter.31.")):
             continue  # layers are alike
-        with pytest.raises(UnknownAdapter, match="incomplete or of an unknown layout.*Download the file again"):
+        with pytest.raises(
+            UnknownAdapter, match="incomplete or of an unknown layout.*Download it again from huggingface.co"
+        ):
             manage_adapter("adapter", without(tensors, name))
 
 

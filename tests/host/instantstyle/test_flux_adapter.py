@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from semblance.attention.adapters.checkpoint import UnknownAdapter, flatten
@@ -135,8 +137,22 @@ def test_a_file_with_any_tensor_missing_is_refused_by_its_name(form: FluxForm) -
 def test_half_of_a_file_is_called_so(form: FluxForm, kept: str, lacks: str) -> None:
     tensors = named_alike(flux_adapter_state_dict(form))
     half = {name: t for name, t in tensors.items() if name.startswith("image_proj.") == (kept == "projector")}
-    with pytest.raises(UnknownAdapter, match=f"half of an IP-Adapter for Flux: its {lacks} missing"):
+    family = "Flux or SD 3.5" if (form, kept) == ("InstantX", "attention") else "Flux"  # whose names are the same
+    with pytest.raises(UnknownAdapter, match=f"half of an IP-Adapter for {family}: its {lacks} missing"):
         recognise_flux(half)
+
+
+@pytest.mark.parametrize(("form", "blocks"), [("InstantX", 57), ("XLabs", 19)])
+def test_a_file_of_fewer_blocks_says_how_many_the_published_one_has(form: FluxForm, blocks: int) -> None:
+    layout = manage_adapter("adapter", flatten(flux_adapter_state_dict(form))).layout
+    assert f"blocks (the published file has {blocks}), needs" in str(layout)
+
+
+@pytest.mark.parametrize("form", FLUX_FORMS)
+def test_a_file_with_an_unknown_tensor_says_where_to_get_another(form: FluxForm) -> None:
+    tensors = flatten(flux_adapter_state_dict(form)) | {"image_proj.new.weight": torch.zeros(2)}
+    with pytest.raises(UnknownAdapter, match=r"unknown layout.*Download it again from huggingface.co/InstantX/"):
+        manage_adapter("adapter", tensors)
 
 
 @pytest.mark.parametrize("variant", ["base", "plus", "full-face"])
@@ -236,6 +252,25 @@ def test_an_encoder_without_its_file_is_refused_with_the_file_to_get(models: Pat
         ValueError, match="no file in models/clip_vision has them for the encoder connected.*Load sigclip_"
     ):
         check_encoder(make_siglip(), layout)
+
+
+def test_a_file_with_a_part_of_the_head_is_to_be_downloaded_again(models: Path) -> None:
+    path = write_siglip(models / "clip_vision" / "siglip.safetensors")
+    layout = manage_adapter("adapter", flatten(flux_adapter_state_dict("InstantX"))).layout
+    whole = load_file(path)
+    for name in siglip_head():
+        if not name.endswith("probe"):  # by which a head is known
+            save_file({other: tensor for other, tensor in whole.items() if other != name}, path)
+            with pytest.raises(ValueError, match=r"'siglip.safetensors' has only a part .*Download it again: sigclip_"):
+                check_encoder(make_siglip(), layout)
+
+
+def test_a_siglip_for_pictures_of_another_size_is_refused_with_the_file_to_get() -> None:
+    layout = recognise_flux(named_alike(published("InstantX", 128)))
+    config = {"hidden_size": 1152, "num_attention_heads": 16}
+    encoder = SimpleNamespace(model_type="siglip_vision_model", image_size=512, config=config)
+    with pytest.raises(ValueError, match=r"for pictures of 512 pixels, .*for 384. Load sigclip_vision_patch14_384"):
+        check_encoder(encoder, layout)
 
 
 @pytest.mark.parametrize(

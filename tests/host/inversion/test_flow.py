@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
@@ -17,7 +18,7 @@ from semblance.attention.functional.inversion import MIDPOINT
 from semblance.attention.references.trajectory import OffLadder
 from semblance.host.binding.model import map_model
 from semblance.host.binding.noise_schedule import is_flow
-from semblance.host.conditioning import Text, text_for
+from semblance.host.conditioning import Text, shown_text, text_for
 from semblance.host.identity import INVERT_AGAIN, check_model, stamp_of
 from semblance.host.inversion.ddim import invert as invert_by_ddim
 from semblance.host.inversion.edit_friendly import draw_noises, invert_edit_friendly
@@ -286,3 +287,10 @@ def test_the_sampler_refuses_what_it_cannot_serve(flux: ModelPatcher) -> None:
     context = [[torch.randn(1, 77, 64), {}]]
     with pytest.raises(ValueError, match=r"this one \(SD 1.5\) is none"):
         sampler_custom(unet, context, context, {"samples": torch.randn(1, 4, 8, 8)}, sigmas, sampler=flow_sampler())
+
+
+def test_a_model_without_text_tokens_is_named_with_what_it_reads(flux: ModelPatcher) -> None:
+    conds = {"positive": [{"model_conds": {"guidance": None, "y": None}}]}
+    guider = SimpleNamespace(conds=conds, model_patcher=flux)
+    with pytest.raises(ValueError, match=r"This model \(Flux\) reads no text tokens \(c_crossattn\) but guidance, y,"):
+        shown_text(guider, 1)

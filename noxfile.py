@@ -38,7 +38,7 @@ def behaviour(session: nox.Session) -> None:
 @nox.session
 def browser(session: nox.Session) -> None:
     """The tests in ComfyUI's real frontend; needs Chromium."""
-    run_tests(session, *(() if session.posargs else ("tests/browser",)))
+    run_tests(session, *BESIDE, *(() if session.posargs else ("tests/browser",)))
 
 
 @nox.session

@@ -9,9 +9,15 @@ from torch import Tensor
 
 
 def frequency_factors(
-    axes: Sequence[int], high: float, low: float, falloff: float, halves: bool = False, places: Sequence[int] = (1, 2)
+    axes: Sequence[int],
+    high: float,
+    low: float,
+    falloff: float,
+    halves: bool = False,
+    places: Sequence[int] = (1, 2),
+    device: torch.device | None = None,
 ) -> Tensor:
-    """A factor for each channel of a head, (head_dim,) float32, by the frequency of its rotation.
+    """A factor for each channel of a head, (head_dim,) float32 on `device`, by the frequency of its rotation.
 
     s_d = high + (low - high) * d ** falloff, where d runs from 0 at the highest frequency of an axis to 1 at its lowest
     (Untwisting RoPE, arXiv:2602.05013). `axes` are the channels of a head for each axis of position. Those that are not
@@ -24,7 +30,8 @@ def frequency_factors(
     factors: list[Tensor] = []
     for axis, channels in enumerate(axes):
         pairs = channels // 2
-        place = torch.linspace(0, 1, pairs) if pairs > 1 else torch.ones(pairs)
-        factors.append(high + (low - high) * place**falloff if axis in places else torch.full((pairs,), low))
+        place = torch.linspace(0, 1, pairs, device=device) if pairs > 1 else torch.ones(pairs, device=device)
+        of_axis = high + (low - high) * place**falloff if axis in places else torch.full_like(place, low)
+        factors.append(of_axis)
     of_pairs = torch.cat(factors)
     return of_pairs.repeat(2) if halves else of_pairs.repeat_interleave(2)

@@ -155,7 +155,9 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         return key * bank.once(name, lambda: self._factors(high, low, rotary, key))
 
     def _factors(self, high: float, low: float, rotary: Rotary, key: Tensor) -> Tensor:
-        factors = frequency_factors(rotary.axes, high, low, self.frequencies.falloff, rotary.pairs == "halves")
+        factors = frequency_factors(
+            rotary.axes, high, low, self.frequencies.falloff, rotary.pairs == "halves", device=key.device
+        )
         return factors.repeat(key.shape[-1] // len(factors)).to(key)  # packed heads have them one after another
 
 

@@ -48,8 +48,8 @@ class UnetPictures:
         apart: list[tuple[AttentionPatch, Guest]] = []
         whole = all(chunk.crop is None for chunk in layout.chunks)
         for patch, bank in patches:
-            model = run.models[layout.device]
             for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
+                model = run.models[layout.device]
                 held = noised(picture, bank, layout, moment, model)
                 latent = model.model_sampling.calculate_input(torch.tensor([moment.sigma]), held).to(x)
                 if latent.shape[1] < x.shape[1] and (beside_it := nothing_to_fill(model, held)) is not None:

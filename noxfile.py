@@ -19,7 +19,7 @@ BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """What a change can break at once: every patch, node and refusal, in about seven minutes on two cores."""
+    """What a change can break at once: every patch, node and refusal, in about nine minutes on two cores."""
     run_tests(session, *BESIDE, "--ignore=tests/browser")
 
 

@@ -21,23 +21,21 @@ import torch
 from torch import Tensor
 
 from ..engine.bank import FeatureBank
-from ..engine.call import AttentionCall, AttentionSite, Rotary, SharedTokens
+from ..engine.call import AttentionCall, Rotary, SharedTokens
 from ..engine.guests import ShownPicture
-from ..engine.joint import of_the_sampler, on_every_token
 from ..engine.moment import Moment, RunPlan
-from ..engine.patch import Attend, AttentionPatch
 from ..engine.pictures import KEPT_APART, features_of
 from ..engine.protocols import Advises, NeedsMemory, ShowsPictures
+from ..engine.replacing import ReplacesByCall
 from ..engine.scope import Scope
 from ..engine.sharing import merge_shared
-from ..engine.token_masks import mask_per_image
 from ..functional.rotary import frequency_factors
 from ..functional.token_statistics import Moments, moments, pooled, with_moments
 from ..references.shared_style import Frequencies, Statistics
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
+class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
     """Lets the images of the batch attend to reference pictures where the scope says.
 
     Acts on conditional and unconditional rows alike, beside each of which the references are looked at.
@@ -52,9 +50,6 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
     instead: bool = False
     """Whether the references' tokens stand in the place of the images' own."""
 
-    def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
-        return site.kind != "cross" and self._weight(site, moment) != 0.0
-
     def pictures(self, moment: Moment) -> Sequence[ShownPicture]:
         return self.references
 
@@ -64,26 +59,11 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         return key, value, *moments(query)
 
     def extra_images(self, plan: RunPlan) -> float:
-        acts = self.strength and any(self.scope.blocks.values()) and any(map(self.scope.window.weight, plan.looked_at))
         apart = (
             plan.pictures_apart or one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size
             for one in self.references
         )
-        return sum(1 + KEPT_APART * alone for alone in apart) if acts else 0.0
-
-    def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
-        return self._styled(call, bank) if self._wholly(call) else call
-
-    def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
-        if self._wholly(call):
-            return output
-        rows, styled = call.layout.host_rows, self._styled(call, bank)
-        made = attend.of(of_the_sampler(styled))
-        weight: float | Tensor = self._weight(call.site, call.moment)
-        if self.scope.mask is not None:
-            area = mask_per_image(self.scope.mask, call, bank)
-            weight = weight * on_every_token(area.expand(len(call.layout.chunks), call.layout.images, -1, -1), call)
-        return torch.cat([torch.lerp(output[:rows], made, weight), output[rows:]])
+        return sum(1 + KEPT_APART * alone for alone in apart) if self._acts(plan) else 0.0
 
     def check(self, plan: RunPlan) -> None:
         if caches := plan.conflicts & {"EasyCache", "LazyCache"}:
@@ -115,14 +95,7 @@ class ReferenceStyle(AttentionPatch, ShowsPictures, NeedsMemory, Advises):
         taken = f"statistics {self.statistics.queries_and_keys:g} and {self.statistics.values:g}"
         return f"Reference Style ({shown}), {factors}, {taken}, strength {self.strength:g}, {self.scope}"
 
-    def _weight(self, site: AttentionSite, moment: Moment) -> float:
-        return self.strength * self.scope.weight(site, moment)
-
-    def _wholly(self, call: AttentionCall) -> bool:
-        """Whether the method replaces plain attention everywhere, so that one attention serves."""
-        return self.scope.mask is None and self._weight(call.site, call.moment) == 1.0
-
-    def _styled(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
+    def instead_of(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         """The attention in which every image also attends to the references."""
         seen = [features_of(call, self, reference.name) for reference in self.references]
         key, value = (torch.cat([features[part] for features in seen], dim=-2) for part in (0, 1))

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...engine.call import AttentionCall, AttentionSite
 from ...engine.guests import cannot_follow_a_crop
-from ...engine.moment import Moment, RunPlan
-from ...engine.patch import AttentionPatch
+from ...engine.moment import RunPlan
 from ...engine.protocols import Advises, NeedsMemory
+from ...engine.replacing import Replaces
 from ...engine.scope import Scope
 from ...functional.inversion import MIDPOINT
 from ...references.trajectory import ReferenceTrajectory, latent_pixels
@@ -21,7 +20,7 @@ RANDOM_SAMPLERS = ("ancestral", "sde", "lcm", "ddpm", "er_sde", "seeds", "sa_sol
 
 
 @dataclass(frozen=True, eq=False)
-class StyleInjection(AttentionPatch, NeedsMemory, Advises):
+class StyleInjection(Replaces, NeedsMemory, Advises):
     """Puts the style trajectory's keys and values, and the content trajectory's queries, where the scope says.
 
     Acts on conditional and unconditional rows alike. Either trajectory holds one picture for all images of the batch,
@@ -106,14 +105,3 @@ class StyleInjection(AttentionPatch, NeedsMemory, Advises):
     @property
     def _on_a_flow(self) -> bool:
         return MIDPOINT in (self.content.convention, self.style.convention)
-
-    def _acts(self, plan: RunPlan) -> bool:
-        blocks = self.strength != 0.0 and any(self.scope.blocks.values())
-        return blocks and any(self.scope.window.weight(moment) for moment in plan.looked_at)
-
-    def _weight(self, site: AttentionSite, moment: Moment) -> float:
-        return self.strength * self.scope.weight(site, moment)
-
-    def _wholly(self, call: AttentionCall) -> bool:
-        """Whether the method replaces plain attention everywhere, so that one attention serves."""
-        return self.scope.mask is None and self._weight(call.site, call.moment) == 1.0

@@ -18,25 +18,20 @@ import torch
 from torch import Tensor
 
 from ...engine.bank import FeatureBank
-from ...engine.call import AttentionCall, AttentionSite, SharedTokens
+from ...engine.call import AttentionCall, SharedTokens
 from ...engine.guests import InvertedPicture
-from ...engine.joint import of_the_sampler, on_every_token
 from ...engine.moment import Moment, RunPlan
-from ...engine.patch import Attend
 from ...engine.pictures import KEPT_APART, features_of
 from ...engine.protocols import ShowsPictures
+from ...engine.replacing import ReplacesByCall
 from ...engine.sharing import merge_shared
-from ...engine.token_masks import mask_per_image
 from ...references.trajectory import ReferenceTrajectory
 from .injection import CONTENT, STYLE, StyleInjection
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class JointStyleID(StyleInjection, ShowsPictures):
+class JointStyleID(StyleInjection, ReplacesByCall, ShowsPictures):
     """StyleID on a diffusion transformer."""
-
-    def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
-        return site.kind != "cross" and self._weight(site, moment) != 0.0
 
     def pictures(self, moment: Moment) -> Sequence[InvertedPicture]:
         pairs = ((CONTENT, self.content), (STYLE, self.style))
@@ -54,21 +49,7 @@ class JointStyleID(StyleInjection, ShowsPictures):
     def features(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         return query, key, value
 
-    def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
-        return self._injected(call) if self._wholly(call) else call
-
-    def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
-        if self._wholly(call):
-            return output
-        rows = call.layout.host_rows
-        made = attend.of(of_the_sampler(self._injected(call)))
-        weight: float | Tensor = self._weight(call.site, call.moment)
-        if self.scope.mask is not None:
-            area = mask_per_image(self.scope.mask, call, bank)
-            weight = weight * on_every_token(area.expand(len(call.layout.chunks), call.layout.images, -1, -1), call)
-        return torch.cat([torch.lerp(output[:rows], made, weight), output[rows:]])
-
-    def _injected(self, call: AttentionCall) -> AttentionCall:
+    def instead_of(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         """The attention with the content's queries, and the style's keys and values, in the picture's tokens."""
         shared = merge_shared(*call.shared, *self._of_the_style(call))
         return replace(call, query=self._queries(call), shared=shared)

@@ -24,7 +24,6 @@ from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend
 from ...engine.protocols import BringsGuests
-from ...engine.token_masks import mask_per_image
 from ...references.trajectory import ReferenceTrajectory
 from .injection import CONTENT, STYLE, StyleInjection
 
@@ -55,13 +54,7 @@ class StyleID(StyleInjection, BringsGuests):
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
         if self._wholly(call):
             return output
-        rows = call.layout.host_rows
-        injected = attend(*self._injected(call, bank))
-        weight: float | Tensor = self._weight(call.site, call.moment)
-        if self.scope.mask is not None:
-            area = mask_per_image(self.scope.mask, call, bank)
-            weight = weight * area.expand(len(call.layout.chunks), call.layout.images, -1, -1).flatten(0, 1)
-        return torch.cat([torch.lerp(output[:rows], injected, weight), output[rows:]])
+        return self._mixed(call, output, attend(*self._injected(call, bank)), bank)
 
     def check(self, plan: RunPlan) -> None:
         for trajectory in (self.content, self.style):

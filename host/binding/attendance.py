@@ -24,6 +24,21 @@ class Attendance:
     def want(self, patches: Iterable[AttentionPatch]) -> None:
         self.wanted |= {id(patch): patch for patch in patches}
 
+    def take(
+        self,
+        acting: Iterable[AttentionPatch],
+        rehearsed: set[int],
+        met: set[int],
+        options: Mapping[str, Any],
+        others: Callable[[], str],
+    ) -> None:
+        """Notes at the end of a call which of the patches that wanted to act in it met an attention."""
+        self.met |= met
+        if "easycache" in options:  # which never skips a first step; methods that it would mislead refuse it by name
+            return
+        self.want(acting)
+        self.check_rehearsed(rehearsed, met, others)
+
     def check(self, others: Callable[[], str]) -> None:
         """Raises ValueError at the end of a step in which a patch wanted to act and has never met an attention."""
         missing = [patch for number, patch in self.wanted.items() if number not in self.met]
@@ -41,22 +56,6 @@ class Attendance:
                 f"{_named(missing)} calls the model twice on the same latents, and the second call came back without "
                 f"an attention: another node answers it from the first, as a cache does. {others()} Bypass that node."
             )
-
-
-def take_attendance(
-    attendance: Attendance,
-    acting: Sequence[AttentionPatch],
-    rehearsed: set[int],
-    met: set[int],
-    options: Mapping[str, Any],
-    others: Callable[[], str],
-) -> None:
-    """Notes at the end of a call which of the patches that wanted to act in it met an attention."""
-    attendance.met |= met
-    if "easycache" in options:  # which never skips a first step; methods that it would mislead refuse it by name
-        return
-    attendance.want(acting)
-    attendance.check_rehearsed(rehearsed, met, others)
 
 
 def wants(patches: Sequence[AttentionPatch], sites: Sequence[AttentionSite], moment: Moment) -> list[AttentionPatch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -47,7 +48,7 @@ class Attending(Uncopied):
             return mask
         return mask[None, None] if mask.ndim == 2 else mask[:, None]
 
-    @property
+    @cached_property
     def _settings(self) -> dict[str, Any]:
         return {**dict(zip(POSITIONS, self.rest, strict=False)), **self.named}
 

@@ -51,10 +51,11 @@ class Conditions:
         }
         return replace(self, named=named)
 
-    def fits(self, other: Conditions, rows: int) -> bool:
-        """Whether `other`, of one row, can be a row beside the `rows` of these."""
-        own = self.row(0, rows)
-        return _form(own) == _form(other)
+    @property
+    def form(self) -> Any:
+        """Of one row: what must be equal for two rows to stand in one call, shapes and whatever is no tensor."""
+        named = {name: _shape(value) for name, value in self.named.items()}
+        return _shape(self.concat), _shape(self.text), named
 
     def with_rows(self, others: Sequence[Conditions], rows: int) -> Conditions:
         """These, of so many rows, with others of one row each behind; no control acts on them."""
@@ -121,11 +122,6 @@ def _joined(values: Sequence[Any]) -> Any:
     if isinstance(first, list):
         return [_joined(parts) for parts in zip(*values, strict=True)]
     return first
-
-
-def _form(conditions: Conditions) -> Any:
-    """What must be equal for two rows to stand in one call: shapes, and whatever is no tensor."""
-    return _shape(conditions.concat), _shape(conditions.text), {n: _shape(v) for n, v in conditions.named.items()}
 
 
 def _shape(value: Any) -> Any:

@@ -19,14 +19,13 @@ from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import AddsToOutput, Prepares
 from ...attention.engine.unexpected import UnexpectedCall
-from .attendance import take_attendance
 from .attending import Attending
-from .carried import Uncopied, carried_patches
+from .carried import Uncopied
 from .conditions import Conditions
 from .kept_features import KeptFeatures, keep_features
-from .layouts import layout_of, wanted
+from .layouts import acting_in, layout_of
 from .neighbours import others_attend
-from .pictures import Seats
+from .pictures import ModelCall
 from .run import RUN, Run
 from .streams import Streams
 from .transformer import REFERENCES, Transformer
@@ -41,11 +40,8 @@ def called(
 ) -> Tensor:
     """The model's answer to `x` at the noise levels `t` (rows,), with the carried patches bound to this call."""
     run: Run = options[RUN]
-    run.attendance.called = True
-    try:
+    with run.model_call():
         return _bound(executor, transformer, run, x, t, conditions, options)
-    except UnexpectedCall as unexpected:
-        raise ValueError(unexpected.beside(run.others())) from unexpected
 
 
 def _bound(
@@ -60,11 +56,9 @@ def _bound(
     layout = replace(layout_of(given, x, run), device=x.device)
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(t[0]))
-    patches = [(patch, run.bank_of(patch)) for patch in carried_patches(given)]
-    acting_at = wanted(transformer.sites, patches, moment)
-    acting = {id(patch) for those in acting_at.values() for patch, _ in those}
-    shown = [one for one in patches if id(one[0]) in acting]
-    seats = Seats.find(shown, layout, moment, conditions, x, executor.class_obj, run.prompts, others_attend(given))
+    patches, acting_at, acting = acting_in(given, run, transformer.sites, moment)
+    call = ModelCall(layout, moment, conditions, x, executor.class_obj, run.prompts)
+    seats = call.seats(acting, alone=others_attend(given))
     layout = replace(layout, guests=seats.rows)
     for patch, bank in patches:
         if isinstance(patch, Prepares):
@@ -80,8 +74,8 @@ def _bound(
     rows = layout.rows - layout.host_rows
     levels = t if not rows else t[:1].expand(layout.rows)
     seated = {**bound.streams.seated(bound.whereabouts.told(options)), OVERRIDE: bound}
-    output = seats.seated(conditions).call(executor, seats.seated_latents(x), levels, seated)
-    take_attendance(run.attendance, [patch for patch, _ in shown], set(), bound.met, given, run.others)
+    output = call.with_seats(seats).call(executor, seats.behind(x), levels, seated)
+    run.attendance.take([patch for patch, _ in acting], set(), bound.met, given, run.others)
     return output[: layout.host_rows]
 
 
@@ -201,14 +195,21 @@ class PictureWatch(Uncopied):
         self.whereabouts = Whereabouts(self.transformer, self._tokens)
 
     def __call__(
-        self, func: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any
+        self,
+        func: Callable[..., Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        *rest: Any,
+        **named: Any,
     ) -> Tensor:
         options = named.get("transformer_options") or {}
         site = self.whereabouts.site(options, query, key)
         if site is not None and site in self.acting_at:
             image = self.transformer.image(site, query.shape[-2], self._tokens, options)
             acting = {id(patch) for patch, _ in self.acting_at[site]}
-            attending = Attending(func, named.get("heads", rest[0] if rest else 1), rest[1:], named)
+            attending = Attending(func, heads, rest, named)
             own = (attending.in_form(part) for part in (query, key, value))
             keep_features(self.into, site, acting, self.shown, image, *own)
-        return func(query, key, value, *rest, **named)
+        return func(query, key, value, heads, *rest, **named)

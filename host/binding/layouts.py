@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from ...attention.engine.call import AttentionSite
 from ...attention.engine.layout import CHANGED_BATCH, BatchLayout, Crop
 from ...attention.engine.moment import Moment
 from ...attention.engine.unexpected import UnexpectedCall
+from .carried import carried_patches
 from .run import Run
 from .unet import PatchWithBank
 
@@ -46,9 +47,23 @@ def _latent_size(run: Run, x: Tensor, crops: Sequence[Crop | None]) -> tuple[int
     return run.latent_size if sizes == {tuple(x.shape[-2:])} else None
 
 
-def wanted(
-    sites: Sequence[AttentionSite], patches: Sequence[PatchWithBank], moment: Moment
-) -> dict[AttentionSite, Sequence[PatchWithBank]]:
-    """By site, the patches that act there now; sites without any are left out."""
-    acting = {site: [(patch, bank) for patch, bank in patches if patch.applies_to(site, moment)] for site in sites}
-    return {site: those for site, those in acting.items() if those}
+class Acting(NamedTuple):
+    """Who acts in a model call, in the order of the nodes."""
+
+    patches: list[PatchWithBank]
+    """All that the model carries."""
+    at: dict[AttentionSite, Sequence[PatchWithBank]]
+    """By site, those that act there now; sites without any are left out."""
+    now: list[PatchWithBank]
+    """Those that act anywhere now. One that does not has no use for guests and pictures."""
+
+
+def acting_in(
+    transformer_options: Mapping[str, Any], run: Run, sites: Sequence[AttentionSite], moment: Moment
+) -> Acting:
+    """Who of the patches that these options carry acts at a moment, and where."""
+    patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
+    asked = {site: [(patch, bank) for patch, bank in patches if patch.applies_to(site, moment)] for site in sites}
+    at: dict[AttentionSite, Sequence[PatchWithBank]] = {site: those for site, those in asked.items() if those}
+    met = {id(patch) for those in at.values() for patch, _ in those}
+    return Acting(patches, at, [one for one in patches if id(one[0]) in met])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -27,6 +29,11 @@ class Seat:
     name: str
     latent: Tensor  # (1, channels, [frames,] height, width), with the noise of the call
     conditions: Conditions
+
+    @property
+    def form(self) -> Any:
+        """What must be equal for two rows to stand in one call."""
+        return self.latent.shape[1:], self.conditions.form
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,39 +63,67 @@ class Seats:
     """Rows that ride behind the sampler's, the chunks of each picture in order."""
     groups: tuple[SeatsApart, ...]
     rows: tuple[GuestRows, ...]
-    _host_rows: int
 
-    @classmethod
-    def find(
-        cls,
-        patches: Sequence[PatchWithBank],
-        layout: BatchLayout,
-        moment: Moment,
-        conditions: Conditions,
-        x: Tensor,
-        model: Any,
-        prompts: Prompts,
-        alone: bool,
-    ) -> Seats:
+    def behind(self, x: Tensor) -> Tensor:
+        """The sampler's latents, and those that ride."""
+        return torch.cat([x, *(seat.latent for seat in self.beside)]) if self.beside else x
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCall:
+    """One call of a transformer, as the sampler made it."""
+
+    layout: BatchLayout
+    moment: Moment
+    conditions: Conditions
+    x: Tensor
+    model: Any
+    prompts: Prompts
+
+    def seats(self, patches: Sequence[PatchWithBank], alone: bool) -> Seats:
         """Seats for the pictures of all patches, a row beside each chunk; `alone` keeps all of them apart."""
         beside: list[Seat] = []
         rows: list[GuestRows] = []
         apart: list[Seat] = []
         for patch, bank in patches:
-            for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
-                seats = _seats_of(patch, bank, picture, layout, moment, conditions, x, model, prompts)
-                if alone or not all(_fits(seat, conditions, x) for seat in seats):
+            for picture in patch.pictures(self.moment) if isinstance(patch, ShowsPictures) else ():
+                seats = self._seats_of(patch, bank, picture)
+                if alone or any(seat.form != self._form for seat in seats):
                     apart += seats
                 else:
                     beside += seats
                     rows.append(GuestRows(patch, picture.name, len(seats)))
-        return cls(tuple(beside), _groups(apart), tuple(rows), len(x))
+        # Rows next to each other that can stand in one call go in one.
+        groups = (SeatsApart(tuple(group)) for _, group in groupby(apart, key=lambda seat: seat.form))
+        return Seats(tuple(beside), tuple(groups), tuple(rows))
 
-    def seated_latents(self, x: Tensor) -> Tensor:
-        return torch.cat([x, *(seat.latent for seat in self.beside)]) if self.beside else x
+    def with_seats(self, seats: Seats) -> Conditions:
+        """What the model is given for the sampler's rows and those that ride."""
+        return self.conditions.with_rows([seat.conditions for seat in seats.beside], len(self.x))
 
-    def seated(self, conditions: Conditions) -> Conditions:
-        return conditions.with_rows([seat.conditions for seat in self.beside], self._host_rows)
+    def _seats_of(
+        self, patch: AttentionPatch, bank: FeatureBank, picture: ShownPicture | InvertedPicture
+    ) -> list[Seat]:
+        latent = noised(picture, bank, self.layout, self.moment, self.model).to(self.x)
+        given = [row.for_picture(latent.shape[1:] == self.x.shape[1:]) for row in self._rows_of_chunks]
+        if given[0].concat is not None:  # the picture to fill is the sampler's, and of its size
+            nothing = nothing_to_fill(self.model, latent)
+            given = [replace(row, concat=nothing) for row in given]
+        if (prompted := self.prompts.of(picture, self.model, latent)) is not None:
+            pairs = zip(self.layout.chunks, given, strict=True)
+            given = [prompted if chunk.conditional else row for chunk, row in pairs]
+        return [Seat(patch, picture.name, latent, row) for row in given]
+
+    @cached_property
+    def _rows_of_chunks(self) -> list[Conditions]:
+        """What the model is given for the first row of each chunk."""
+        firsts = (self.layout.chunk_rows(number).start for number in range(len(self.layout.chunks)))
+        return [self.conditions.row(first, len(self.x)) for first in firsts]
+
+    @cached_property
+    def _form(self) -> Any:
+        """What a row must be equal in to stand beside the sampler's."""
+        return self.x.shape[1:], self._rows_of_chunks[0].form
 
 
 def noised(
@@ -105,43 +140,3 @@ def noised(
     clean, noise = bank.once(("picture", picture.name, layout.device), brought)
     sigma = torch.tensor([moment.sigma])  # on the CPU: a number that is known needs no waiting for
     return model.model_sampling.noise_scaling(sigma, noise, clean)
-
-
-def _seats_of(
-    patch: AttentionPatch,
-    bank: FeatureBank,
-    picture: ShownPicture | InvertedPicture,
-    layout: BatchLayout,
-    moment: Moment,
-    conditions: Conditions,
-    x: Tensor,
-    model: Any,
-    prompts: Prompts,
-) -> list[Seat]:
-    latent = noised(picture, bank, layout, moment, model).to(x)
-    prompted = prompts.of(picture, model, latent)
-    same_size = latent.shape[1:] == x.shape[1:]
-    seats: list[Seat] = []
-    for number, chunk in enumerate(layout.chunks):
-        of_chunk = conditions.row(layout.chunk_rows(number).start, len(x)).for_picture(same_size)
-        if of_chunk.concat is not None:  # the picture to fill is the sampler's, and of its size
-            of_chunk = replace(of_chunk, concat=nothing_to_fill(model, latent))
-        own = prompted if prompted is not None and chunk.conditional else of_chunk
-        seats.append(Seat(patch, picture.name, latent, own))
-    return seats
-
-
-def _fits(seat: Seat, conditions: Conditions, x: Tensor) -> bool:
-    return seat.latent.shape[1:] == x.shape[1:] and conditions.fits(seat.conditions, len(x))
-
-
-def _groups(apart: Sequence[Seat]) -> tuple[SeatsApart, ...]:
-    """Rows apart, in calls of those next to each other that can stand in one."""
-    groups: list[list[Seat]] = []
-    for seat in apart:
-        last = groups[-1][0] if groups else None
-        if last is not None and _fits(seat, last.conditions, last.latent):
-            groups[-1].append(seat)
-        else:
-            groups.append([seat])
-    return tuple(SeatsApart(tuple(group)) for group in groups)

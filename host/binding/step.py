@@ -13,11 +13,8 @@ from ...attention.engine.guests import PinnedImages
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
-from ...attention.engine.unexpected import UnexpectedCall
-from .attendance import take_attendance
-from .carried import carried_patches
 from .guests import Control, InvitedGuests, brought, seat_guests, shield_from_guests
-from .layouts import layout_of, wanted
+from .layouts import acting_in, layout_of
 from .regions import Regions
 from .run import RUN, Run
 from .unet import LayerInputs, PatchWithBank, bound_sites, with_block_edits
@@ -40,11 +37,8 @@ def diffusion_model(
     Wrappers run after the graph is built, so the order of nodes does not matter and no other pack meets our objects.
     """
     run: Run = transformer_options[RUN]
-    run.attendance.called = True
-    try:
+    with run.model_call():
         return _called(executor, run, x, timesteps, context, y, control, transformer_options, named)
-    except UnexpectedCall as unexpected:
-        raise ValueError(unexpected.beside(run.others())) from unexpected
 
 
 def _called(
@@ -62,13 +56,12 @@ def _called(
     layout = replace(layout_of(transformer_options, x, run), device=x.device)
     # The one number read back from the device in a call, and outside every attention.
     moment = run.moment(float(transformer_options["sigmas"][0]))
-    patches = [(patch, run.bank_of(patch)) for patch in carried_patches(transformer_options)]
+    patches, acting_at, acting = acting_in(
+        transformer_options, run, run.read(executor.class_obj, attention_sites), moment
+    )
     run.end_finished_pass(patches, moment)
-    acting_at = wanted(run.sites_of(executor.class_obj, attention_sites), patches, moment)
-    acting = {id(patch) for those in acting_at.values() for patch, _ in those}
-    shown = [one for one in patches if id(one[0]) in acting]  # a patch that acts nowhere now has no use for guests
-    pictures = UnetPictures.of(shown, layout, moment, x, context, y, run)
-    guests = InvitedGuests.invite(shown, layout, moment).with_more(pictures.beside)
+    pictures = UnetPictures.of(acting, layout, moment, x, context, y, run)
+    guests = InvitedGuests.invite(acting, layout, moment).with_more(pictures.beside)
     layout = replace(layout, guests=guests.rows)
     for patch, bank in patches:
         if isinstance(patch, Prepares):
@@ -90,7 +83,7 @@ def _called(
     options["patches"] = with_block_edits(given, patches, layout, moment)
     options["patches_replace"] = bound_sites(occupied, acting_at, layout, moment, inputs, kept, met)
     output = executor(x, timesteps, context, y, control, options, **named)[: layout.host_rows]
-    take_attendance(run.attendance, [patch for patch, _ in shown], rehearsed, met, transformer_options, run.others)
+    run.attendance.take([patch for patch, _ in acting], rehearsed, met, transformer_options, run.others)
     return output
 
 

@@ -19,6 +19,8 @@ from .carried import Uncopied
 from .unet import PatchWithBank
 
 SLOT = "dit"
+BlockOccupant = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""What another pack left in a block's slot: (the block's inputs, the block itself) -> its outputs."""
 
 
 @dataclass(eq=False)
@@ -55,15 +57,20 @@ class Streams(Uncopied):
         return [(key, partial(_after_block, slots.get(key), site, editing[site])) for site, key in keys.items()]
 
 
+def block_in_slot(occupant: BlockOccupant | None, given: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """What comes out of a block's slot: of the block itself, or of what another pack put there."""
+    return extra["original_block"](given) if occupant is None else occupant(given, extra)
+
+
 def _after_block(
-    occupant: Callable[..., dict[str, Any]] | None,
+    occupant: BlockOccupant | None,
     site: AttentionSite,
     editing: Sequence[tuple[EditsStreams, Any]],
     given: dict[str, Any],
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    """In a block's slot: the block, or what another pack put there, and then the patches."""
-    made = extra["original_block"](given) if occupant is None else occupant(given, extra)
+    """In a block's slot: what came out of it, and then the patches."""
+    made = block_in_slot(occupant, given, extra)
     picture = made["img"]
     for patch, bank in editing:
         picture = patch.edit_stream(site, picture, bank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...attention.engine.call import AttentionSite
-from .streams import SLOT
+from .streams import SLOT, BlockOccupant, block_in_slot
 from .transformer import Transformer
 
 
@@ -58,15 +58,11 @@ class Whereabouts:
         return {**options, "patches_replace": {**slots, SLOT: around}}
 
     def _within(
-        self,
-        block: Any,
-        occupant: Callable[..., dict[str, Any]] | None,
-        given: dict[str, Any],
-        extra: dict[str, Any],
+        self, block: Any, occupant: BlockOccupant | None, given: dict[str, Any], extra: dict[str, Any]
     ) -> dict[str, Any]:
-        """In a block's slot: the block, or what another pack put there."""
+        """In a block's slot: what comes out of it, while it is known that this is the block."""
         self._last = block
         try:
-            return extra["original_block"](given) if occupant is None else occupant(given, extra)
+            return block_in_slot(occupant, given, extra)
         finally:
             self._last = None

@@ -134,9 +134,7 @@ def _applied(executor: Any, run: Run, x: Tensor, t: Tensor, conditions: Conditio
     """The model's answer; the patches bind here to a transformer, and to a UNet once the host calls that."""
     model = executor.class_obj
     run.models[x.device] = model
-    if id(model) not in run.transformers:
-        run.transformers[id(model)] = transformer_of(model)
-    transformer = run.transformers[id(model)]
+    transformer = run.read(model, transformer_of)
     if transformer is None:
         return conditions.call(executor, x, t, options)
     return called(executor, transformer, x, t, conditions, options)
@@ -169,8 +167,8 @@ def calc_cond_batch(
 
 def _check_uncalled(run: Run, model: Any, patches: Sequence[AttentionPatch], moments: Sequence[Moment]) -> None:
     """Refuses a run that never called the model, if a patch wanted to act at one of these moments."""
-    transformer = transformer_of(model)
-    sites = run.sites_of(model.diffusion_model, attention_sites) if transformer is None else transformer.sites
+    transformer = run.read(model, transformer_of)
+    sites = run.read(model.diffusion_model, attention_sites) if transformer is None else transformer.sites
     for moment in moments:
         run.attendance.want(wants(patches, sites, moment))
     run.attendance.check(run.others)

@@ -19,6 +19,7 @@ CATEGORY = "Semblance"
 EVALUATION = f"{CATEGORY}/Evaluation"
 IP_ADAPTER_CATEGORY = f"{CATEGORY}/IP-Adapter"
 CUSTOM = "custom"
+LARGEST_SEED = 2**64 - 1
 CHOICES = {"blocks": (*PRESETS, CUSTOM), "curve": (*CURVES, CUSTOM)}
 
 

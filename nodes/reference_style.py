@@ -12,7 +12,7 @@ from ..attention.methods.reference_style import ReferenceStyle as ReferenceStyle
 from ..host.binding.model import add_patch
 from ..host.conditioning import Conditioning
 from ..host.reference_style import family_for_reference, shown_pictures
-from .inputs import CATEGORY, curve_input, fraction_input, missing_choice, read_curve
+from .inputs import CATEGORY, LARGEST_SEED, curve_input, fraction_input, missing_choice, read_curve
 from .reference_style_inputs import (
     STYLE_CHOICES,
     read_style_blocks,
@@ -20,8 +20,6 @@ from .reference_style_inputs import (
     style_blocks_input,
     style_preset_input,
 )
-
-LARGEST_SEED = 2**64 - 1
 
 
 class ReferenceStyle(io.ComfyNode):

@@ -23,8 +23,20 @@ STYLE_CHOICES = {"preset": PRESETS, "blocks": BLOCKS, "curve": CHOICES["curve"]}
 
 def style_preset_input() -> io.DynamicCombo.Input:
     """What the reference's tokens are made of, and where they act."""
+    numbers = [*_numbers(), *_advanced_numbers()]
+    return io.DynamicCombo.Input(
+        "preset",
+        options=[io.DynamicCombo.Option(name, numbers if name == CUSTOM else []) for name in PRESETS],
+        tooltip="How the images attend to the reference. 'auto': 'StyleAligned' on SDXL and SD 1.5, 'Krea 2' on Krea "
+        "2, 'Untwisting RoPE' on other transformers. 'Visual Style Prompting', for SDXL and SD 1.5, keeps the "
+        "reference's content out better. 'custom' begins with the numbers of 'Untwisting RoPE'.",
+    )
+
+
+def _numbers() -> list[io.Input]:
+    """Those of 'custom' that come first."""
     default = Frequencies()
-    numbers: list[io.Input] = [
+    return [
         io.Combo.Input(
             "reference_tokens",
             options=[BESIDE, INSTEAD],
@@ -52,6 +64,13 @@ def style_preset_input() -> io.DynamicCombo.Input:
             "values look at the reference more evenly and take more of its style.",
             step=0.05,
         ),
+    ]
+
+
+def _advanced_numbers() -> list[io.Input]:
+    """Those of 'custom' that few need."""
+    default = Frequencies()
+    return [
         fraction_input(
             "value_statistics",
             0.0,
@@ -85,13 +104,6 @@ def style_preset_input() -> io.DynamicCombo.Input:
             "more, up to all but the lowest.",
         ),
     ]
-    return io.DynamicCombo.Input(
-        "preset",
-        options=[io.DynamicCombo.Option(name, numbers if name == CUSTOM else []) for name in PRESETS],
-        tooltip="How the images attend to the reference. 'auto': 'StyleAligned' on SDXL and SD 1.5, 'Krea 2' on Krea "
-        "2, 'Untwisting RoPE' on other transformers. 'Visual Style Prompting', for SDXL and SD 1.5, keeps the "
-        "reference's content out better. 'custom' begins with the numbers of 'Untwisting RoPE'.",
-    )
 
 
 def _factor_input(name: str, default: float, tooltip: str, advanced: bool = False) -> io.Float.Input:

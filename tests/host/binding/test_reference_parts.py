@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.model_management
 import comfy.multigpu
 import pytest
 import torch
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import nodes
 from semblance.tests.support.reference_styles import picture, sampled, styled
 from semblance.tests.support.studio import relative_error
 from semblance.tests.support.transformers import TRANSFORMERS
+from semblance.tests.support.windows import windowed
 
 FLUX = TRANSFORMERS["flux"]
 SIZES = pytest.mark.parametrize("size", [(8, 8), (12, 6)], ids=["of the picture's size", "of another size"])
-WINDOWS = {
-    "context_length": 2,
-    "context_overlap": 1,
-    "context_schedule": "standard_static",
-    "context_stride": 1,
-    "closed_loop": False,
-    "fuse_method": "pyramid",
-    "dim": 0,
-    "freenoise": False,
-    "causal_window_fix": False,
-}
 
 
 @SIZES
 def test_images_seen_in_windows_come_out_as_those_seen_at_once(size: tuple[int, int]) -> None:
     model = styled(FLUX.model(), picture(FLUX, size=size))
     once = sampled(FLUX, model, images=4)
-    made: Any = ContextWindowsManualNode.execute(model, **WINDOWS)
-    assert relative_error(sampled(FLUX, made[0], images=4), once) < 1e-5
+    assert relative_error(sampled(FLUX, windowed(model), images=4), once) < 1e-5
     assert relative_error(once, sampled(FLUX, FLUX.model(), images=4)) > 1e-3
 
 

@@ -30,6 +30,7 @@ from semblance.tests.tiny_models import (
     siglip_head,
     write_siglip,
 )
+from semblance.tests.tiny_models.adapters import nested
 from semblance.tests.tiny_models.flux_adapters import SIGLIP_HEADS, FluxForm
 
 EXACT = 1e-6
@@ -50,15 +51,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir(exist_ok=True)
     folder_paths.folder_names_and_paths["clip_vision"] = ([str(tmp_path / "clip_vision")], {".safetensors", ".bin"})
     return tmp_path
-
-
-def nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """InstantX's file as its `.bin` holds it."""
-    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    return parts
 
 
 def published(form: FluxForm, tokens: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """What a change can break at once: every patch, node and refusal, in about seven minutes on two cores."""
+    """What a change can break at once: every patch, node and refusal, in about nine minutes on two cores."""
     run_tests(session, *BESIDE, "--ignore=tests/browser")
 
 
@@ -38,7 +38,7 @@ def behaviour(session: nox.Session) -> None:
 @nox.session
 def browser(session: nox.Session) -> None:
     """The tests in ComfyUI's real frontend; needs Chromium."""
-    run_tests(session, *(() if session.posargs else ("tests/browser",)))
+    run_tests(session, *BESIDE, *(() if session.posargs else ("tests/browser",)))
 
 
 @nox.session

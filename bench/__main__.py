@@ -27,12 +27,14 @@ def main() -> None:
     rounds = asked.rounds
     if asked.what == "sizes":
         use_library(cpu=True)
+        from .references import report_references
         from .sizes import report_sizes
         from .styledrop import report_adapters
         from .tuning import report_tuning_sizes
 
         report_sizes()
         report_adapters()
+        report_references()
         report_tuning_sizes()
         return
     on_gpu = torch.cuda.is_available()

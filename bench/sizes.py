@@ -25,7 +25,7 @@ from semblance.attention.methods.consistory.features import features_step
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection
 from semblance.attention.methods.instantstyle import ImageTokens, InstantStyle
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.attention.references.trajectory import ModelStamp, ReferenceTrajectory
 from semblance.attention.subjects.recording import RecordedStates, RecordedSubject
 from semblance.host.binding.model import add_patch, map_model

@@ -9,7 +9,7 @@ import torch
 
 from semblance.attention.engine.scope import Scope
 from semblance.attention.families import STYLEID
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.host.binding.model import add_patch, map_model
 from semblance.host.identity import stamp_of

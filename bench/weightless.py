@@ -104,15 +104,19 @@ def _without_contents(func: Any, args: Sequence[Any], named: Mapping[str, Any]) 
     """What an operation gives; where it would need contents, something of a likely size."""
     if func is aten._to_copy.default and args[0].device.type == "meta" and named.get("device") == torch.device("cpu"):
         return torch.zeros(args[0].shape, dtype=named.get("dtype") or args[0].dtype)
+    if func is aten._local_scalar_dense.default and args[0].device.type == "meta":
+        return 0.5  # the noise level of a call
     if func is aten.nonzero.default:  # a subject that covers a quarter of the picture
         (tensor,) = args
         return tensor.new_zeros((tensor.numel() // 4, tensor.dim()), dtype=torch.long)
     return func(*args, **named)
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, *_: Any, **__: Any) -> Tensor:
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, *_: Any, **named: Any) -> Tensor:
     """As GPUs attend: one kernel, and no matrix of all tokens by all tokens."""
-    split = (torch.unflatten(part, 2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    parts = (query, key, value)
+    by_head = parts if named.get("skip_reshape") else (torch.unflatten(part, 2, (heads, -1)) for part in parts)
+    split = by_head if named.get("skip_reshape") else (part.transpose(1, 2) for part in by_head)
     with_gradients = torch.is_grad_enabled()
     made = aten._scaled_dot_product_efficient_attention(*split, None, with_gradients)[0]
     return made.transpose(1, 2).flatten(2)

@@ -91,7 +91,7 @@ def _paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int) -> list[
 
     from semblance.attention.engine.scope import ScheduleWindow, Scope
     from semblance.attention.families import STYLEID
-    from semblance.attention.methods.styleid import StyleID
+    from semblance.attention.methods.styleid.method import StyleID
     from semblance.host.binding.model import add_patch, map_model
     from semblance.host.conditioning import Text
     from semblance.host.inversion.ddim import invert

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .binding.model import map_unet
+from .binding.noise_schedule import is_flow
+from .identity import check_invertible, name_of
 
 Conditioning = list[list[Any]]
 """Entries [context (rows, text_tokens, channels), extras such as pooled_output], the value of a CONDITIONING socket."""
@@ -27,7 +29,7 @@ def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
     """The text (rows, text_tokens, channels) and SDXL's vector (rows, channels) of the positive conditioning.
 
     They have one row for all images, or one for each image. Fewer prompts than images repeat in turn, as in ComfyUI: n
-    prompts for n contents also serve n styles. Raises ValueError for several conditionings or for an area.
+    prompts for n contents also serve n styles. Raises ValueError for several conditionings, an area, or no text tokens.
     """
     given = guider.conds["positive"]
     if len(given) != 1 or "area" in given[0]:
@@ -36,6 +38,12 @@ def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
             "(Combine) and areas before Invert Image."
         )
     conds = given[0]["model_conds"]
+    if "c_crossattn" not in conds:
+        raise ValueError(
+            f"This model ({name_of(guider.model_patcher)}) reads no text tokens (c_crossattn) but "
+            f"{', '.join(sorted(conds)) or 'nothing'}, and an inversion keeps the tokens that it was made "
+            "with. Load another model."
+        )
 
     def rows(name: str) -> Tensor:
         cond = conds[name] if len(conds[name].cond) == 1 else conds[name].process_cond(images)
@@ -56,13 +64,19 @@ def text_for(model: Any, given: Any, guidance: float, negative: Conditioning | N
     if isinstance(given, list):
         zeros = [[torch.zeros_like(context), _zero_pooled(extras)] for context, extras in given[:1]]
         return Text(given, negative or zeros, guidance)
+    if given is None and is_flow(model):
+        raise ValueError(
+            f"This model ({name_of(model)}) has no text of zeros. Connect its CLIP to text, for the empty prompt, or a "
+            "prompt of your own."
+        )
+    if given is None:
+        check_invertible(model)
     empty = _zeros(model) if given is None else _encode(given, "")
     return Text(empty, negative, guidance) if negative else Text(empty, empty)
 
 
 def _encode(clip: Any, prompt: str) -> Conditioning:
-    context, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
-    return [[context, {"pooled_output": pooled}]]
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
 
 def _zeros(model: Any) -> Conditioning:

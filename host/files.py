@@ -92,13 +92,13 @@ def find_file(name: str | None, *folders: str, published: str = "") -> Path:
     raise UnreadableFile(f"{wanted} in {searched}. Put it there and press R to refresh.{source}")
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Opens a safetensors or PyTorch file. Of pickles only the weights are read; no code is run.
+def load_tensors(path: Path, device: torch.device | None = None) -> dict[str, Any]:
+    """Opens a safetensors or PyTorch file, on the CPU if not told otherwise. No code in a pickle is run.
 
     Raises UnreadableFile for damaged files, for pickles with more than weights, and for weights without names.
     """
     try:
-        found: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
+        found: Any = comfy.utils.load_torch_file(str(path), safe_load=True, device=device)
     except pickle.UnpicklingError as refused:
         raise UnreadableFile(
             f"'{path.name}' was not opened: it holds program code or is damaged, where only weights are expected. "
@@ -119,12 +119,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def shapes_in(path: Path) -> dict[str, Any]:
-    """What `load_tensors` gives, with tensors on the meta device for a safetensors file: its weights are not read.
+    """What `load_tensors` gives, with tensors on the meta device: weights are not read, which may be gigabytes.
 
     Raises UnreadableFile like it.
     """
     if path.suffix.lower() not in (".safetensors", ".sft"):
-        return load_tensors(path)
+        return load_tensors(path, torch.device("meta"))
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118

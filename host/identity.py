@@ -2,7 +2,7 @@
 
 A ModelStamp has two notions of prediction, and files of both kinds exist:
 
-- `stamp_of`, for trajectories: `eps` or `v`. Models that DDIM cannot invert have no such stamp and are refused.
+- `stamp_of`, for trajectories: `eps`, `v` or `flow`. Models that cannot be inverted have no such stamp and are refused.
 - `subject_stamp`, for subjects: the names of the classes that ComfyUI samples by. Every model has one.
 
 Neither counts a LoRA; another checkpoint merged into the model makes another model of it.
@@ -11,6 +11,7 @@ Neither counts a LoRA; another checkpoint merged into the model makes another mo
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_sampling
@@ -18,18 +19,28 @@ import comfy.model_sampling
 from ..attention.functional.inversion import TRAINING_STEPS
 from ..attention.references.trajectory import ModelStamp
 from ..attention.references.weight_samples import WeightSamples
-from .binding.model import map_model, map_unet
+from .binding.model import check_reached, map_model, map_unet
+from .binding.noise_schedule import is_flow
+from .binding.transformer import transformer_of
 from .weight_values import is_merged, sample_weights
 
 INVERT_AGAIN = "Invert the picture with the model you sample with; a LoRA may be added afterwards."
 """What to do about a trajectory of another model."""
 
 
+FLOW = "flow"
+"""The prediction of a rectified flow: the velocity from the clean latent to the noise."""
+
+
 def stamp_of(model: Any) -> ModelStamp:
     """The stamp of a MODEL for trajectories.
 
-    Raises ValueError for an unknown family, a prediction other than noise or v, and another noise schedule.
+    Raises ValueError for an unknown family, a prediction other than noise, v or flow, and another noise schedule. A
+    flow model may be of any family, and its schedule may be shifted: the same network gives the same velocities.
     """
+    if is_flow(model):
+        return ModelStamp(name_of(model), FLOW, replace(sample_weights(model), schedule=()).text())
+    check_invertible(model)
     known = map_unet(model)
     model_sampling = model.get_model_object("model_sampling")
     prediction = _prediction(model_sampling)
@@ -40,6 +51,26 @@ def stamp_of(model: Any) -> ModelStamp:
             "ModelSampling nodes before Invert Image."
         )
     return ModelStamp(known.name, prediction, sample_weights(model).text())
+
+
+def check_invertible(model: Any) -> None:
+    """Raises ValueError for a transformer that is no rectified flow."""
+    if is_flow(model):
+        return
+    check_reached(model)
+    transformer = transformer_of(model.model)
+    if transformer is not None:
+        raise ValueError(
+            f"This model is a {transformer.name} transformer that is not sampled as a rectified flow and cannot invert "
+            "a picture. Load SD 1.5, SDXL or a flow model such as Flux; on this model Semblance has Reference Style."
+        )
+
+
+def name_of(model: Any) -> str:
+    """The family of a MODEL as people know it; of one without a map, the name that ComfyUI gives its class."""
+    if (transformer := transformer_of(model.model)) is not None:
+        return transformer.name
+    return map_unet(model).name if hasattr(model.model.diffusion_model, "output_blocks") else type(model.model).__name__
 
 
 def subject_stamp(model: Any) -> ModelStamp:
@@ -65,7 +96,8 @@ def check_model(stamp: ModelStamp, here: ModelStamp, model: Any, made: str, reme
 def check_family(stamp: ModelStamp, family: str, made: str, remedy: str) -> None:
     """Like `check_model`, for what any model of its family may use."""
     if stamp.family != family:
-        raise _other_model(made, f"an {stamp.family} model, but this one is {family}", remedy)
+        article = "an" if stamp.family.startswith(("SD", "A", "E", "I", "O")) else "a"
+        raise _other_model(made, f"{article} {stamp.family} model, but this one is {family}", remedy)
 
 
 def _other_model(made: str, found: str, remedy: str) -> ValueError:
@@ -82,7 +114,7 @@ def _prediction(model_sampling: Any) -> str:
     found = "/".join(base.__name__ for base in type(model_sampling).__bases__)
     raise ValueError(
         f"This model samples by {found}, which DDIM cannot invert. Load an SD 1.5 or SDXL checkpoint "
-        "that predicts noise or v, without LCM or EDM sampling nodes."
+        "that predicts noise or v, without LCM or EDM sampling nodes, or a flow model such as Flux."
     )
 
 

@@ -13,13 +13,24 @@ from ..attention.functional.statistics import adain
 
 
 def picture_latents(latent: Mapping[str, Any]) -> Tensor:
-    """The samples of a LATENT, (images, channels, height, width). Raises ValueError if they are no pictures."""
+    """The samples of a LATENT, (images, channels, height, width). Raises ValueError if they are no pictures.
+
+    VAEs of models of video, such as Qwen-Image's, give a picture as one frame (images, channels, 1, height, width).
+    """
     samples: Tensor = latent["samples"]
+    if samples.ndim == 5 and samples.shape[2] == 1:
+        samples = samples[:, :, 0]
     if samples.ndim != 4 or 0 in samples.shape:
         raise ValueError(
-            f"The latent has shape {tuple(samples.shape)}; expected (images, channels, height, width), none of them 0. "
-            "Connect a VAE Encode node."
+            f"The latent has shape {tuple(samples.shape)}; expected (images, channels, height, width), none of them 0, "
+            "or one frame of them. Connect VAE Encode, with single pictures."
         )
+    check_pictures(samples)
+    return samples
+
+
+def check_pictures(samples: Tensor) -> None:
+    """Raises ValueError for latents that are no numbers, or no pictures."""
     if not torch.isfinite(samples).all():
         raise ValueError(
             "The latent holds values that are not numbers (NaN or infinite). The VAE may have overflowed in fp16; "
@@ -27,9 +38,8 @@ def picture_latents(latent: Mapping[str, Any]) -> Tensor:
         )
     if not samples.any():
         raise ValueError(
-            "The latent is empty (all zeros): there is no picture to invert. Connect VAE Encode, not Empty Latent."
+            "The latent is empty (all zeros): there is no picture in it. Connect VAE Encode, not Empty Latent."
         )
-    return samples
 
 
 def joined_latents(content: Mapping[str, Any], style: Mapping[str, Any] | None) -> Tensor:
@@ -56,7 +66,8 @@ def adain_latent(
     """
     ours, theirs = picture_latents(content), picture_latents(style)
     _check_pair(ours, theirs)
-    return {**content, "samples": _masked(ours, adain(ours, theirs, strength), mask).to(ours.dtype)}
+    moved = _masked(ours, adain(ours, theirs, strength), mask).to(ours.dtype)
+    return {**content, "samples": moved[:, :, None] if content["samples"].ndim == 5 else moved}
 
 
 def _check_pair(content: Tensor, style: Tensor) -> None:

@@ -27,8 +27,10 @@ MATRICES: Mapping[str, Sequence[str]] = {
     "ff": ("ff.net.2",),
 }
 """What is sampled in each block of the UNet, each from another of its transformers, and compared as a group."""
+BLOCKS = 8
+"""Blocks that are sampled of each list of blocks in a network that is no UNet, evenly apart."""
 TRANSFORMER = re.compile(r"((?P<block>.+)\.transformer_blocks|(?P<layers>transformer_layers))\.(?P<number>\d+)$")
-"""Of a UNet, by its blocks; those of a masked transformer count as one."""
+"""Of a UNet, or of a masked transformer."""
 
 
 def sample_weights(model: Any) -> WeightSamples:
@@ -45,8 +47,31 @@ def is_merged(model: Any) -> bool:
     return any(map(_is_merge, (patch for patches in model.patches.values() for patch in patches)))
 
 
-def _groups(unet: Any) -> Iterator[tuple[str, list[str]]]:
-    """The groups of matrices to sample, by name, in every block that has transformers."""
+def _groups(network: Any) -> Iterator[tuple[str, list[str]]]:
+    """The groups of matrices to sample, by name, from all over the network."""
+    if hasattr(network, "output_blocks") or hasattr(network, "transformer_layers"):
+        return _groups_of_transformers(network)
+    return _groups_of_blocks(network)
+
+
+def _groups_of_blocks(network: Any) -> Iterator[tuple[str, list[str]]]:
+    """The first and the last matrix of some blocks, in every list of blocks that a diffusion transformer has."""
+    for stack, blocks in network.named_children():
+        if not isinstance(blocks, torch.nn.ModuleList):
+            continue
+        for place in range(min(BLOCKS, len(blocks))):
+            block = f"{stack}.{place * len(blocks) // min(BLOCKS, len(blocks))}"
+            layers = [name for name, layer in network.get_submodule(block).named_modules() if _is_linear(layer)]
+            if layers:
+                yield block, [f"{block}.{layer}" for layer in dict.fromkeys((layers[0], layers[-1]))]
+
+
+def _is_linear(layer: Any) -> bool:
+    return hasattr(layer, "weight") and hasattr(layer, "in_features") and hasattr(layer, "out_features")
+
+
+def _groups_of_transformers(unet: Any) -> Iterator[tuple[str, list[str]]]:
+    """Some matrices in every block of a UNet that has transformers; those of a masked transformer count as one."""
     depths: dict[tuple[str, str], int] = {}
     for name, _ in unet.named_modules():
         found = TRANSFORMER.match(name)

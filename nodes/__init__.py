@@ -9,6 +9,7 @@ from .apply_adapter import ApplyAdapter
 from .clip_score import CLIPScore
 from .consistory import ConsiStory
 from .demo import LoadDemo
+from .each_block import EachBlock
 from .edit_friendly import InvertEditFriendly
 from .evaluate_pairs import CFSD, LPIPS
 from .evaluate_sets import FID, ArtFID
@@ -27,6 +28,7 @@ from .picture_tiles import ApplyAdapterTiles
 from .prepare_picture import PreparePicture
 from .prompts import StoryPrompts
 from .reference import EncodeReference, LoadReference, SaveReference, SubtractContent
+from .reference_style import ReferenceStyle
 from .replacements import register_replacements
 from .score_table import ScoreTable
 from .style_adapter import ApplyStyleAdapter, StyleDropGuider
@@ -58,6 +60,7 @@ NODES: list[type[io.ComfyNode]] = [
     InvertImage,
     InvertEditFriendly,
     StyleID,
+    ReferenceStyle,
     AdaINLatent,
     SaveTrajectory,
     LoadTrajectory,
@@ -77,6 +80,7 @@ NODES: list[type[io.ComfyNode]] = [
     PickImages,
     ScoreTable,
     PictureGrid,
+    EachBlock,
     LPIPS,
     FID,
     ArtFID,

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..attention.engine.scope import CURVES, Keyframes
 from ..attention.families import PRESETS
-from ..attention.families.family import STYLE, BlockChoice, ChoiceKey
+from ..attention.families.family import STYLE, BlockChoice, ChoiceKey, ModelFamily
 from ..host.binding.model import ModelMap
 from ..host.files import UnreadableFile, file_names, find_file
 from ..host.inversion.runs import MOST_STEPS
@@ -19,6 +19,7 @@ CATEGORY = "Semblance"
 EVALUATION = f"{CATEGORY}/Evaluation"
 IP_ADAPTER_CATEGORY = f"{CATEGORY}/IP-Adapter"
 CUSTOM = "custom"
+LARGEST_SEED = 2**64 - 1
 CHOICES = {"blocks": (*PRESETS, CUSTOM), "curve": (*CURVES, CUSTOM)}
 
 
@@ -37,7 +38,7 @@ def blocks_input() -> io.DynamicCombo.Input:
         options=[*options, io.DynamicCombo.Option(CUSTOM, [weights])],
         tooltip="The blocks that the reference acts on. 'style' takes its look and leaves out its content; 'layout' "
         "takes its composition; 'style + layout' takes both; 'all' is a plain IP-Adapter; 'custom' sets a weight for "
-        "each block.",
+        "each block. Which blocks carry style in Flux is unknown: take 'all' or 'custom' there.",
     )
 
 
@@ -134,7 +135,11 @@ def read_adapter_blocks(blocks: dict[str, Any], model_map: ModelMap) -> dict[str
 
 def custom_blocks(text: str, model_map: ModelMap, own: ChoiceKey[BlockChoice]) -> dict[str, float]:
     """Weights by block name from a text; where it is empty, the method's `own` blocks in the MODEL's family."""
-    family = model_map.family
+    return custom_blocks_of(model_map.family, text, own)
+
+
+def custom_blocks_of(family: ModelFamily, text: str, own: ChoiceKey[BlockChoice]) -> dict[str, float]:
+    """As `custom_blocks`, where no more is known of a MODEL than its family."""
     return parse_block_weights(text, family.blocks) if text.strip() else family.weights(own)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.methods.instantstyle import MASKS_BY, MasksBy
-from ..attention.methods.instantstyle import InstantStyle as InstantStylePatch
-from ..host.binding.model import add_patch, map_unet
+from ..host.binding.model import add_patch
+from ..host.instantstyle.applying import map_styled, style_patch
 from ..host.instantstyle.encoding import EncodedStyle
 from . import sockets
 from .inputs import CATEGORY, blocks_input, curve_input, fraction_input, missing_choice, read_blocks, read_curve
@@ -30,7 +30,7 @@ class InstantStyle(io.ComfyNode):
             search_aliases=["ipadapter", "ip-adapter", "style transfer", "reference only", "apply ipadapter", "style"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SD 1.5 or SDXL model. It is not changed; a patched copy comes out."
+                    "model", tooltip="An SD 1.5, SDXL or Flux model. It is not changed; a patched copy comes out."
                 ),
                 sockets.Reference.Input("reference", tooltip="The style, from Encode Style Reference or Load Style."),
                 blocks_input(),
@@ -102,12 +102,9 @@ class InstantStyle(io.ComfyNode):
         mask_edges: str = "soft",
         masks_by: MasksBy = "auto",
     ) -> io.NodeOutput:
-        model_map = map_unet(model)
-        adapter = reference.adapter
-        numbers = adapter.numbers_for(model_map)
+        model_map = map_styled(model)
+        reference.adapter.numbers_for(model_map)  # a wrong adapter is to be told of before a wrong block
         area = None if mask is None else ImageMask(mask, feather=mask_edges == "soft")
         scope = Scope(read_blocks(blocks, model_map), ScheduleWindow(start, end, read_curve(curve)), area)
-        tokens = adapter.image_tokens(reference.reference)
-        strength = finite(strength, "The strength")
-        patch = InstantStylePatch(tokens, adapter, numbers, scope, strength, adapter.name, masks_by)
+        patch = style_patch(reference, model_map, scope, finite(strength, "The strength"), masks_by)
         return io.NodeOutput(add_patch(model, patch))

@@ -12,9 +12,9 @@ from ..attention.references.trajectory import ReferenceTrajectory
 from ..host.conditioning import text_for
 from ..host.files import TRAJECTORIES
 from ..host.inversion.cache import cached_inversion
-from ..host.inversion.ddim import invert, sample_back
 from ..host.inversion.report import NOT_CHECKED, reconstruction_report
-from ..host.inversion.runs import Inversion
+from ..host.inversion.runs import Inversion, falling_levels
+from ..host.inversion.solver import convention_for, invert, retracing_sampler, sample_back
 from ..host.inversion.trajectory_files import load_trajectory, save_trajectory
 from ..host.latents import joined_latents
 from ..version import VERSION
@@ -34,20 +34,36 @@ from .reports import reported
 
 
 class InvertImage(io.ComfyNode):
-    """DDIM inversion (arXiv:2010.02502) for StyleID. Templates styleid*; help page SemblanceInvertImage."""
+    """DDIM inversion (arXiv:2010.02502), or a flow's by the midpoint rule, for StyleID. Templates styleid*; help page
+    SemblanceInvertImage.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SemblanceInvertImage",
-            display_name="Invert Image (DDIM)",
+            display_name="Invert Image (DDIM, flow)",
             category=CATEGORY,
             description="Finds the noise from which the model would make a given picture, and keeps the latent of "
             "every step. Content and style are inverted together if both are connected. The report says how well the "
-            "picture comes back.",
-            search_aliases=["ddim inversion", "invert", "unsampler", "styleid", "reverse sampling", "noise from image"],
+            "picture comes back. SD 1.5 and SDXL are inverted by DDIM; flow models, such as Flux, SD 3.5, Qwen-Image "
+            "and Z-Image, by the midpoint rule, with two calls a step.",
+            search_aliases=[
+                "ddim inversion",
+                "rectified flow inversion",
+                "flux inversion",
+                "invert",
+                "unsampler",
+                "styleid",
+                "reverse sampling",
+                "noise from image",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="The SD 1.5 or SDXL model you will sample with."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model you will sample with: SD 1.5, SDXL, or a flow model such as Flux, SD 3.5, "
+                    "Qwen-Image or Z-Image.",
+                ),
                 io.Latent.Input(
                     "content", tooltip="The picture, from VAE Encode. All pictures of a batch are inverted together."
                 ),
@@ -58,18 +74,19 @@ class InvertImage(io.ComfyNode):
                 ),
                 inversion_text_input(
                     "The CLIP, for the empty prompt that StyleID's authors use, or a prompt of your own. If nothing is "
-                    "connected, the text is all zeros."
+                    "connected, the text is all zeros; a flow model needs one of the two."
                 ),
                 inversion_vae_input(),
                 inversion_steps_input(
                     "Number of steps from the picture to the noise. More steps bring the picture back more exactly. "
-                    "Sample with the same number later."
+                    "Sample with the same number later. On a flow model each step costs two calls, so 20 steps cost 40."
                 ),
                 io.Combo.Input(
                     "convention",
                     options=list(DDIM_CONVENTIONS),
                     tooltip="The code whose timesteps are followed exactly: 'styleid' is that of StyleID's authors, "
-                    "which ends at timestep 999; 'ddim' is diffusers' DDIMInverseScheduler.",
+                    "which ends at timestep 999; 'ddim' is diffusers' DDIMInverseScheduler. Flow models do not ask for "
+                    "it: they have 'midpoint' alone, which is ours.",
                 ),
                 inversion_guidance_input(
                     1.0,
@@ -81,11 +98,19 @@ class InvertImage(io.ComfyNode):
             ],
             outputs=[
                 sockets.Trajectory.Output("content", tooltip="The content's trajectory, for StyleID."),
-                io.Latent.Output("noise", tooltip="The content's noise, for a sampler that adds none."),
+                io.Latent.Output("noise", tooltip="The content's noise, for this node's sampler."),
                 sockets.Trajectory.Output(
                     "style", tooltip="The style's trajectory, for StyleID. The content's if no style is connected."
                 ),
                 io.String.Output("report", tooltip="How well the picture comes back. Also shown on the node."),
+                io.Sigmas.Output(
+                    "sigmas", tooltip="The noise levels from the noise back to the picture, for SamplerCustom."
+                ),
+                io.Sampler.Output(
+                    "sampler",
+                    tooltip="The sampler that goes the way back, for SamplerCustom. It adds no noise. On a flow model "
+                    "no other sampler can begin from the noise.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -106,11 +131,12 @@ class InvertImage(io.ComfyNode):
     ) -> io.NodeOutput:
         pictures = joined_latents(content, style)
         conditioning = text_for(model, text, finite(guidance, "The guidance"))
+        way = convention_for(model, convention)
 
         def make() -> Inversion:
-            return invert(model, pictures, steps, convention, conditioning)
+            return invert(model, pictures, steps, way, conditioning)
 
-        inversion = cached_inversion(model, pictures, (steps, convention), conditioning, make, VERSION)
+        inversion = cached_inversion(model, pictures, (steps, way), conditioning, make, VERSION)
         whole, report = inversion.trajectory, NOT_CHECKED
         if check:
             report = reconstruction_report(model, whole, sample_back(model, whole, conditioning), vae)
@@ -118,7 +144,8 @@ class InvertImage(io.ComfyNode):
         first = whole.select(range(count))
         second = whole.select(range(count, whole.images)) if style is not None else first
         noise = {"samples": inversion.noise[:count]}
-        return reported(cls, report, first, noise, second, report)
+        sampler = retracing_sampler(first)
+        return reported(cls, report, first, noise, second, report, falling_levels(first), sampler)
 
 
 class SaveTrajectory(io.ComfyNode):

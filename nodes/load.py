@@ -30,7 +30,8 @@ class LoadAdapter(io.ComfyNode):
                     options=file_options(ADAPTERS, DEMO_ADAPTERS),
                     tooltip="A file in models/ipadapter; for Load Demo Model choose one whose name begins with "
                     "semblance_demo. Base, light, vit-G, plus, plus-face, full-face and composition adapters for SD "
-                    "1.5 and SDXL are recognised by their contents, so the file may have any name.",
+                    "1.5 and SDXL, and InstantX's and XLabs' for Flux, are recognised by their contents, so the file "
+                    "may have any name.",
                 )
             ],
             outputs=[

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..attention.engine.scope import ImageMask, ScheduleWindow, Scope, finite
 from ..attention.families import STYLEID
-from ..attention.methods.styleid import StyleID as StyleIDPatch
+from ..attention.methods.styleid.method import StyleID as StyleIDPatch
 from ..attention.references.trajectory import ReferenceTrajectory
-from ..host.binding.model import add_patch, map_unet
-from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, start_of, styleid_sampler
+from ..host.binding.model import add_patch
+from ..host.inversion.solver import retracing_sampler
+from ..host.inversion.styleid_start import START_MODES, StartMode, check_pair, family_for, form_for, start_of
 from . import sockets
-from .inputs import CATEGORY, CUSTOM, custom_blocks, fraction_input, missing_choice
+from .inputs import CATEGORY, CUSTOM, custom_blocks_of, fraction_input, missing_choice
 
 PRESETS: dict[str, tuple[float, float]] = {
     "balanced": (StyleIDPatch.gamma, StyleIDPatch.temperature),
@@ -23,10 +24,13 @@ PRESETS: dict[str, tuple[float, float]] = {
 }
 """gamma and temperature; the first two are the authors'."""
 FAMILY_BLOCKS = "family"
+CHOICES = {"preset": (*PRESETS, CUSTOM), "blocks": (FAMILY_BLOCKS, CUSTOM)}
 
 
 class StyleID(io.ComfyNode):
-    """StyleID (arXiv:2312.09008). Templates styleid, styleid_sdxl; help page SemblanceStyleID."""
+    """StyleID (arXiv:2312.09008), and on flow models a form of ours. Templates styleid, styleid_sdxl; help page
+    SemblanceStyleID.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,8 +51,9 @@ class StyleID(io.ComfyNode):
         weights = io.String.Input(
             "weights",
             default="",
-            tooltip="Blocks with their weights, e.g. output.6=1.0, output.7=0.5. A block with a higher weight takes on "
-            "more of the style. Empty: the blocks of 'family'. If a name is wrong, the error lists the right ones.",
+            tooltip="Blocks with their weights, e.g. output.6=1.0, output.7=0.5 on a UNet, or double.9=1.0 on Flux. A "
+            "block with a higher weight takes on more of the style. Empty: the blocks of 'family'. If a name is wrong, "
+            "the error lists the right ones.",
         )
         return io.Schema(
             node_id="SemblanceStyleID",
@@ -78,7 +83,8 @@ class StyleID(io.ComfyNode):
                         io.DynamicCombo.Option(CUSTOM, [weights]),
                     ],
                     tooltip="The blocks that take the style's keys and values. 'family' is the authors' choice on SD "
-                    "1.5 and our own on SDXL; 'custom' sets a weight for each block.",
+                    "1.5, our own on SDXL, and the later half of the blocks on a flow model; 'custom' sets a weight "
+                    "for each block.",
                 ),
                 fraction_input(
                     "strength",
@@ -97,7 +103,7 @@ class StyleID(io.ComfyNode):
                     "start_mode",
                     options=list(START_MODES),
                     tooltip="'official' follows the authors' code: it skips the first step and starts from a latent "
-                    "one noise level too high. 'exact' starts where the inversion ended.",
+                    "one noise level too high. 'exact' starts where the inversion ended, as flow models always do.",
                 ),
                 fraction_input(
                     "start",
@@ -127,7 +133,8 @@ class StyleID(io.ComfyNode):
                 io.Sigmas.Output("sigmas", tooltip="The noise levels of the steps, for SamplerCustom."),
                 io.Sampler.Output(
                     "sampler",
-                    tooltip="Euler for SamplerCustom. It adds no noise, whether add_noise is on or off.",
+                    tooltip="For SamplerCustom: Euler, or the midpoint rule on a flow model, where no other can begin "
+                    "from the latent. It adds no noise, whether add_noise is on or off.",
                 ),
             ],
         )
@@ -135,7 +142,7 @@ class StyleID(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model: Any = None, preset: Any = None, blocks: Any = None) -> bool | str:
         # ComfyUI leaves out a choice it does not know. It wants the complaint on an input it did pass, hence `model`.
-        return missing_choice(preset=preset, blocks=blocks)
+        return missing_choice(CHOICES, preset=preset, blocks=blocks)
 
     @classmethod
     def execute(
@@ -154,9 +161,10 @@ class StyleID(io.ComfyNode):
     ) -> io.NodeOutput:
         check_pair(model, content, style)
         gamma, temperature = PRESETS.get(preset["preset"]) or (preset["gamma"], preset["temperature"])
-        weights = custom_blocks(blocks["weights"] if blocks["blocks"] == CUSTOM else "", map_unet(model), STYLEID)
+        named = blocks["weights"] if blocks["blocks"] == CUSTOM else ""
+        weights = custom_blocks_of(family_for(model), named, STYLEID)
         scope = Scope(weights, ScheduleWindow(start, end), None if mask is None else ImageMask(mask))
-        patch = StyleIDPatch(
+        patch = form_for(model)(
             content,
             style,
             scope,
@@ -165,4 +173,5 @@ class StyleID(io.ComfyNode):
             finite(strength, "The strength"),
         )
         begin = start_of(model, content, style, start_mode, finite(adain, "AdaIN"))
-        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas, styleid_sampler())
+        sampler = retracing_sampler(content)
+        return io.NodeOutput(add_patch(model, patch), {"samples": begin.latent}, begin.sigmas, sampler)

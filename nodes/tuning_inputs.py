@@ -10,9 +10,8 @@ from comfy_api.latest import io
 from ..attention.adapters.style_adapter import FORMS
 from ..attention.families.family import STYLE
 from ..host.binding.model import ModelMap
-from ..host.styledrop.recipe import LARGEST_SEED
 from . import sockets
-from .inputs import ADAPTER_PRESETS, CUSTOM, custom_blocks
+from .inputs import ADAPTER_PRESETS, CUSTOM, LARGEST_SEED, custom_blocks
 
 BLOCKS = (*ADAPTER_PRESETS, CUSTOM)
 

@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported: beside another job, two threads make these tiny models 20-100 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +27,10 @@ from harness.pinned import ROOT
 
 use_library()
 torch.set_num_threads(1)
+TRANSFORMER_NAMES = import_module("semblance.tests.support.speeds").TRANSFORMER_NAMES
+
+if TYPE_CHECKING:
+    from semblance.tests.support.transformers import TransformerFamily
 
 
 class CheckoutIsNoPackage:
@@ -68,6 +73,14 @@ def comfyui() -> Iterator[object]:
 
     with ComfyUIServer(extra_nodes=[ROOT / "tests" / "tiny_models"]) as server:
         yield server
+
+
+@pytest.fixture(params=TRANSFORMER_NAMES, scope="session")
+def family(request: pytest.FixtureRequest) -> TransformerFamily:
+    """Each family of transformers in turn; see tests/support/transformers."""
+    from semblance.tests.support.transformers import TRANSFORMERS
+
+    return TRANSFORMERS[request.param]
 
 
 @pytest.hookimpl(wrapper=True)

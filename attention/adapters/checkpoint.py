@@ -15,10 +15,12 @@ from .encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
 Variant = Literal["base", "plus", "full"]
 
 
+PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
 TRAINED = re.compile(
     r"(?:.*\.)?(?P<layer>(?:down|up|mid)_block.*\.attn2)\.processor\.(?P<part>to_[kv]_ip)(?:\.0)?\.weight"
 )
 """Image keys and values of a cross-attention under the names of diffusers' UNet."""
+EVEN = re.compile(r"ip_adapter\.\d*[02468]\.to_[kv]_ip\.weight")
 LORA = ("lora", "lokr_", "hada_")
 
 
@@ -44,6 +46,11 @@ class AdapterLayout:
     def is_global(self) -> bool:
         """Whether it reads one projected embedding of the picture, and not one state for each patch."""
         return self.variant == "base"
+
+    @property
+    def nothing_is_black(self) -> bool:
+        """Whether the side without a picture sees a black one in place of the zero embedding."""
+        return False
 
     @property
     def is_kolors(self) -> bool:
@@ -105,6 +112,11 @@ def _order(layer: str) -> tuple[int, list[int]]:
     return part, [int(number) for number in re.findall(r"\.(\d+)", layer)]
 
 
+def numbers_every_block(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether it is for a transformer: files for UNets number cross-attentions with odd numbers alone."""
+    return any(map(EVEN.fullmatch, tensors))
+
+
 def _has_attention(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("ip_adapter.") for name in tensors)
 
@@ -128,12 +140,12 @@ def recognise(tensors: Mapping[str, Tensor]) -> AdapterLayout:
     except KeyError as missing:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout: {missing} is missing. "
-            "Download the file again."
+            f"Download it again from {PUBLISHED}."
         ) from None
     # Tensors of fewer dimensions, layer names without a number.
     except (IndexError, ValueError, ZeroDivisionError) as fault:
         raise UnknownAdapter(
-            f"This IP-Adapter file is incomplete or of an unknown layout ({fault}). Download the file again."
+            f"This IP-Adapter file is incomplete or of an unknown layout ({fault}). Download it again from {PUBLISHED}."
         ) from None
 
 
@@ -174,9 +186,11 @@ def _foreign_kind(tensors: Mapping[str, Tensor]) -> str | None:
     is_lora = any(mark in name for name in names for mark in LORA)
     if (attention and is_lora) or any("perceiver_resampler" in name for name in projector):
         return "a FaceID IP-Adapter, which needs face recognition"
+    if numbers_every_block(tensors):
+        return "an IP-Adapter for SD 3.5"
     if "norm.weight" in projector and "proj.0.weight" in projector:
         return "a FaceID or Portrait IP-Adapter, which needs face recognition"
-    if any(name.startswith(("double_blocks.", "single_blocks.", "ip_adapter_proj_model.")) for name in names):
+    if any(name.startswith("ip_adapter_proj_model.") or "ip_adapter_double_stream_" in name for name in names):
         return "an IP-Adapter for Flux"
     if projector and attention:
         return None
@@ -188,7 +202,7 @@ def _foreign_kind(tensors: Mapping[str, Tensor]) -> str | None:
         "a whole checkpoint": ("model.diffusion_model.", "conditioner.", "cond_stage_model."),
         # Before the diffusion model, because a ControlNet has half of its names.
         "a ControlNet": ("control_model.", "controlnet_", "zero_convs.", "input_hint_block."),
-        "a diffusion model": ("input_blocks.", "down_blocks.", "unet.", "diffusion_model."),
+        "a diffusion model": ("input_blocks.", "down_blocks.", "double_blocks.", "unet.", "diffusion_model."),
         "a CLIP image encoder": ("vision_model.", "visual."),
         "a text encoder": ("text_model.", "transformer."),
         "a VAE": ("encoder.", "decoder.", "first_stage_model."),

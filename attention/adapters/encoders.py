@@ -42,7 +42,10 @@ VIT_BIGG = ImageEncoder.published(
     "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors",
     "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",
 )
-ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {64: DEMO_VIT, 768: VIT_L, 1024: VIT_H, 1280: VIT_BIGG}
+SIGLIP = ImageEncoder.published(
+    "SigLIP so400m", "sigclip_vision_patch14_384.safetensors", "huggingface.co/Comfy-Org/sigclip_vision_384"
+)
+ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {64: DEMO_VIT, 768: VIT_L, 1024: VIT_H, 1152: SIGLIP, 1280: VIT_BIGG}
 """By the channels of the projected embedding."""
 ENCODER_OF_PATCHES: Mapping[int, ImageEncoder] = {128: DEMO_VIT, 1024: VIT_L, 1280: VIT_H, 1664: VIT_BIGG}
 """By the channels of the patch states."""

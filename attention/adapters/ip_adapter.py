@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
@@ -19,21 +20,19 @@ class ImageAdapter(Protocol):
         ...
 
 
-class IPAdapter(nn.Module):
-    """The weights of an adapter file. The state dict has the names of the published safetensors."""
+class WithImageKeys(nn.Module):
+    """An adapter's projector, and the keys and values of image tokens in each layer by its number in the file."""
 
-    def __init__(self, layout: AdapterLayout, operations: Any = nn) -> None:
+    def __init__(
+        self, projector: nn.Module, text_width: int, widths: Mapping[int, int], bias: bool, operations: Any
+    ) -> None:
         super().__init__()
-        self.image_proj = _projector(layout, operations)
+        self.image_proj = projector
+        names = "to_k_ip", "to_v_ip"
         self.ip_adapter = nn.ModuleDict(
             {
-                str(number): nn.ModuleDict(
-                    {
-                        "to_k_ip": operations.Linear(layout.text_width, width, bias=False),
-                        "to_v_ip": operations.Linear(layout.text_width, width, bias=False),
-                    }
-                )
-                for number, width in layout.widths.items()
+                str(number): nn.ModuleDict({name: operations.Linear(text_width, width, bias=bias) for name in names})
+                for number, width in widths.items()
             }
         )
 
@@ -42,9 +41,16 @@ class IPAdapter(nn.Module):
         return self.image_proj(embedding)
 
     def keys_values(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image keys and values (..., tokens, channels) of the cross-attention with this number in the file."""
+        """Image keys and values (..., tokens, channels) of the layer with this number in the file."""
         layer = cast(nn.ModuleDict, self.ip_adapter[str(number)])
         return layer["to_k_ip"](tokens), layer["to_v_ip"](tokens)
+
+
+class IPAdapter(WithImageKeys):
+    """The weights of an adapter file. The state dict has the names of the published safetensors."""
+
+    def __init__(self, layout: AdapterLayout, operations: Any = nn) -> None:
+        super().__init__(_projector(layout, operations), layout.text_width, layout.widths, False, operations)
 
 
 def _projector(layout: AdapterLayout, operations: Any) -> nn.Module:

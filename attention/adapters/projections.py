@@ -26,6 +26,23 @@ class LinearProjection(nn.Module):
         return self.norm(self.proj(embedding).unflatten(-1, (-1, self.norm.normalized_shape[0])))
 
 
+class DeepProjection(nn.Module):
+    """InstantX's adapter for Flux: many tokens from one embedding of the picture, through a hidden layer."""
+
+    def __init__(self, clip_width: int, text_width: int, tokens: int, operations: Any = nn) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            operations.Linear(clip_width, clip_width * 2),
+            nn.GELU(),
+            operations.Linear(clip_width * 2, tokens * text_width),
+        )
+        self.norm = operations.LayerNorm(text_width)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(crops, clip_width) -> (crops, tokens, text_width)"""
+        return self.norm(self.proj(embedding).unflatten(-1, (-1, self.norm.normalized_shape[0])))
+
+
 class PatchProjection(nn.Module):
     """full-face: one token for each patch state."""
 

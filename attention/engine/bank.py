@@ -18,9 +18,10 @@ class FeatureBank:
 
     def once(self, name: Hashable, make: Callable[[], Remembered]) -> Remembered:
         """What `make` returned when `name` was first asked for in this run."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        return cast(Remembered, self._kept[name])
+        if name in self._kept:
+            return cast(Remembered, self._kept[name])
+        made = self._kept[name] = make()
+        return made  # not looked up again: on several GPUs another thread may have dropped it
 
     def remember(self, name: Hashable, tensor: Tensor | tuple[Tensor, ...]) -> None:
         """Keeps `tensor` under `name`, in place of what was there."""

@@ -24,6 +24,29 @@ class Guest:
 
 
 @dataclass(frozen=True, eq=False)
+class ShownPicture:
+    """A picture that the model looks at in every call, noised to the call's own level, once for each chunk.
+
+    It rides as guest rows where it fits beside the sampler's; a picture of another size, or with text of another
+    length, goes through the model before the call.
+    """
+
+    name: str
+    clean: Tensor  # (1, channels, [frames,] height, width), free of noise, scaled as the model's latents are
+    noise: Tensor  # the same shape
+    prompt: object | None = None
+    """The host's conditioning for it beside conditional chunks; None for each chunk's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class InvertedPicture:
+    """A picture that the model looks at in one call, in the state of its inversion there, with each chunk's text."""
+
+    name: str
+    state: Tensor  # (1, channels, height, width), with the noise of the call, scaled as the network's inputs
+
+
+@dataclass(frozen=True, eq=False)
 class PinnedImages:
     """Known images at the start of the batch. They replace whatever the sampler computes for them."""
 
@@ -45,3 +68,11 @@ class PinnedImages:
         own = images.to(chunks).expand(len(chunks), -1, -1, -1, -1)
         rows = (own[:, image] if image < len(images) else chunks[:, row] for row, image in enumerate(shown))
         return torch.stack([*rows], dim=1)
+
+
+def cannot_follow_a_crop(names: Sequence[str]) -> str:
+    """Why guests of these names refuse a run with a conditioning for a part of the picture, and what to do."""
+    return (
+        f"An area conditioning shows the model a crop of the picture, where the reference latents ({', '.join(names)}) "
+        "cannot follow. Remove Conditioning (Set Area), or use a conditioning mask instead."
+    )

@@ -90,8 +90,14 @@ class RunPlan:
     """Whether a conditioning is for a part of the picture."""
     channels: int = 4
     """Input channels of the UNet: those of the latent, and of an inpainting model also of mask and picture."""
+    latent_channels: int | None = None
+    """Channels of the latent."""
+    pictures_apart: bool = False
+    """Whether pictures of patches cannot ride beside the sampler's rows, whatever their size."""
     adds_noise: bool = False
     """Whether the sampler adds noise to the latent that it is given."""
+    takes_state: bool = False
+    """Whether the sampler takes the latent as it is for the state at the first noise level, on flow models too."""
     empty: bool = False
     """Whether the latent is empty, so that the run makes its images from noise alone."""
     cfg: float | None = None
@@ -104,8 +110,15 @@ class RunPlan:
     """The tags of the conditionings that are not guided away from, such as the text of a story."""
     window: int | None = None
     """How many images the model sees at once, if it sees the batch in windows that pass over it."""
+    between: tuple[Moment, ...] = ()
+    """Noise levels between those of the run at which the sampler calls the model too, as far as it tells."""
     untold_window: int | None = None
     """The same for windows of another pack, which do not tell which images they show."""
+
+    @property
+    def looked_at(self) -> tuple[Moment, ...]:
+        """Every noise level at which the model is called, as far as the sampler tells."""
+        return self.moments + self.between
 
     @property
     def start(self) -> float:

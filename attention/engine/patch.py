@@ -15,7 +15,11 @@ class Attend(Protocol):
     """Plain attention with the call's number of heads, in the kernel that ComfyUI uses."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Packed heads in, packed heads out: (rows, query_tokens, heads * head_dim)."""
+        """Heads in as the call has them, packed heads out: (rows, query_tokens, heads * head_dim)."""
+        ...
+
+    def of(self, call: AttentionCall) -> Tensor:
+        """What attention gives for a whole call, with its mask and the tokens it shares."""
         ...
 
 

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from .bank import FeatureBank
-from .call import AttentionCall, BlockCall
-from .guests import Guest, PinnedImages
+from .call import AttentionCall, AttentionSite, BlockCall
+from .guests import Guest, InvertedPicture, PinnedImages, ShownPicture
 from .layout import BatchLayout
 from .moment import Moment, RunPlan
 
@@ -43,6 +43,23 @@ class BringsGuests(Protocol):
         """Extra rows for the next model call. They are cut off before the sampler sees the result.
 
         `layout` tells which images of the batch the call shows.
+        """
+        ...
+
+
+@runtime_checkable
+class ShowsPictures(Protocol):
+    """Shows the model pictures of its own, at the noise level of each call."""
+
+    def pictures(self, moment: Moment) -> Sequence[ShownPicture | InvertedPicture]:
+        """The pictures for the next model call."""
+        ...
+
+    def features(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """What the patch takes of a picture in one attention, given its tokens; text is left out.
+
+        Each is (chunks, tokens, channels) or (chunks, heads, tokens, head_dim). Where the picture goes through the
+        model before the call, the result is kept until the call is done, for every attention.
         """
         ...
 
@@ -93,6 +110,22 @@ class EditsBlocks(Protocol):
     def edit_block(self, call: BlockCall, bank: FeatureBank) -> BlockCall:
         """Returns the block to run in place of `call`."""
         ...
+
+
+@runtime_checkable
+class EditsStreams(Protocol):
+    """Edits what leaves a double block of a transformer."""
+
+    def edit_stream(self, site: AttentionSite, picture: Tensor, bank: FeatureBank) -> Tensor:
+        """Returns the tokens to use in place of `picture` (rows, tokens, channels), after the block of `site`.
+
+        Asked where the patch applies. The picture's own tokens come first, then those of reference pictures.
+        """
+        ...
+
+
+class AddsToOutput:
+    """Adds to what an attention of a transformer gives, and so acts after all patches that replace part of it."""
 
 
 @runtime_checkable

@@ -110,7 +110,7 @@ class Scope:
 
     def advice(self, plan: RunPlan, method: str) -> tuple[str, ...]:
         """A sentence for the user if the window meets no step of the run, else none."""
-        if not any(self.blocks.values()) or any(map(self.window.weight, plan.moments)):
+        if not any(self.blocks.values()) or any(map(self.window.weight, plan.looked_at)):
             return ()
         return (f"{method} does nothing in this run: {self.window.missed(plan)}",)
 

@@ -33,7 +33,7 @@ def masks_on_tokens(mask: ImageMask, call: AttentionCall, bank: FeatureBank) -> 
 
     def straight(crop: Crop | None) -> Tensor:
         height, width = size if crop is None else crop[:2]
-        return mask_straight_on_tokens(_part(mask.values, size, crop).float(), height, width, query.shape[1])
+        return mask_straight_on_tokens(_part(mask.values, size, crop).float(), height, width, query.shape[-2])
 
     def on_tokens() -> Tensor:
         if mask.straight:

@@ -101,8 +101,12 @@ def adapter_numbers(sites: Iterable[AttentionSite]) -> dict[AttentionSite, int]:
     """The number under which IP-Adapter files keep the weights of each cross-attention.
 
     Files count diffusers' attention processors: down blocks, up blocks, then the middle block. Self-attentions have
-    even numbers, cross-attentions odd ones.
+    even numbers, cross-attentions odd ones. Of a transformer they count joint attentions, in the order it runs them.
     """
+    sites = tuple(sites)
+    joint = [site for site in sites if site.kind == "joint"]
+    if joint:
+        return {site: index for index, site in enumerate(joint)}
     order = ("input", "output", "middle")
     cross = sorted(
         (site for site in sites if site.kind == "cross"),

@@ -12,9 +12,11 @@ from typing import Literal
 from torch import Tensor
 
 DDIMConvention = Literal["styleid", "ddim"]
-Convention = Literal["styleid", "ddim", "edit-friendly"]
+Convention = Literal["styleid", "ddim", "edit-friendly", "midpoint"]
 DDIM_CONVENTIONS: tuple[DDIMConvention, ...] = ("styleid", "ddim")
-CONVENTIONS: tuple[Convention, ...] = (*DDIM_CONVENTIONS, "edit-friendly")
+MIDPOINT: Convention = "midpoint"
+"""The convention of flow models, which is ours: the midpoint rule of `flow.py` over ComfyUI's *simple* schedule."""
+CONVENTIONS: tuple[Convention, ...] = (*DDIM_CONVENTIONS, "edit-friendly", MIDPOINT)
 TRAINING_STEPS = 1000
 LAST = TRAINING_STEPS - 1
 

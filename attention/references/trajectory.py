@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.inversion import Convention
+from ..functional.inversion import MIDPOINT, Convention
 from .weight_samples import WeightSamples
 
 
@@ -23,7 +24,7 @@ class ModelStamp:
 
     family: str
     prediction: str
-    """What the network predicts. Trajectories have `eps` or `v`, subjects the names of ComfyUI's sampling classes."""
+    """What the network predicts. Trajectories have `eps`, `v` or `flow`, subjects the names of ComfyUI's classes."""
     weights: str
     """The text of `WeightSamples`, without any LoRA. Files of version 0.1 have a digest."""
 
@@ -42,7 +43,7 @@ class ModelStamp:
 class ReferenceTrajectory:
     """Pictures inverted from the clean latent to noise: one latent for each point of a rising ladder of levels."""
 
-    latents: Tensor  # (points, images, channels, height, width) float32, scaled as UNet inputs
+    latents: Tensor  # (points, images, channels, height, width) float32, scaled as the network's inputs
     sigmas: tuple[float, ...]
     """The noise level (sigma) of each point, rising."""
     steps: int
@@ -89,8 +90,16 @@ class ReferenceTrajectory:
         return sum(tensor.numel() * tensor.element_size() for tensor in self._pictures)
 
     def at(self, sigma: float) -> Tensor:
-        """The latents (images, channels, height, width) at a noise level. Raises OffLadder like `index`."""
-        return self.latents[self.index(sigma)]
+        """The latents (images, channels, height, width) at a noise level. Raises OffLadder like `index`.
+
+        The path of a flow model is nearly straight, so between two of its points it is the line between them. The
+        midpoint rule looks near that line.
+        """
+        if self.convention != MIDPOINT or not self.sigmas[0] < sigma < self.sigmas[-1]:
+            return self.latents[self.index(sigma)]
+        above = bisect_left(self.sigmas, sigma)
+        low, high = self.sigmas[above - 1], self.sigmas[above]
+        return torch.lerp(self.latents[above - 1], self.latents[above], (sigma - low) / (high - low))
 
     def select(self, images: Sequence[int]) -> ReferenceTrajectory:
         """The trajectory of the pictures with these indices."""
@@ -128,6 +137,8 @@ class ReferenceTrajectory:
 
     @property
     def _remedy(self) -> str:
+        if self.convention == MIDPOINT:
+            return "Connect the SIGMAS of the StyleID node."
         source = "the StyleID node" if self.noises is None else "Invert Image (edit-friendly)"
         return (
             f"Connect the SIGMAS of {source} and a sampler that evaluates the model once a step, such as euler or "
@@ -139,3 +150,8 @@ class ReferenceTrajectory:
         count = f"{self.images} picture{'' if self.images == 1 else 's'} of {width}x{height}"
         ends = f"{self.sigmas[0]:.3g} to {self.sigmas[-1]:.4g}"
         return f"{count}, {self.steps} steps ({self.convention}), sigma {ends}, {self.stamp.family}"
+
+
+def latent_pixels(size: tuple[int, int]) -> str:
+    """Height and width of latents for a message; how many pixels of the picture each stands for differs by VAE."""
+    return f"{size[1]}x{size[0]} latent pixels"

@@ -155,7 +155,7 @@ def fresh_weights(model: Any) -> Any:
 def cross_attention_widths(unet: Any) -> dict[AttentionSite, int]:
     """Every cross-attention of a UNet, in the order it is run, with the width of its queries."""
     from semblance.host.binding.model import attention_layer
-    from semblance.host.binding.unet import attention_sites
+    from semblance.host.binding.unet_sites import attention_sites
 
     cross = (site for site in attention_sites(unet) if site.kind == "cross")
     return {site: attention_layer(unet, site).to_q.out_features for site in cross}

@@ -22,7 +22,7 @@ from semblance.attention.families import CONSISTORY
 from semblance.attention.families.sdxl import SDXL
 from semblance.attention.functional.word_maps import subject_mask
 from semblance.host.binding.model import attention_layer
-from semblance.host.binding.unet import attention_sites
+from semblance.host.binding.unet_sites import attention_sites
 
 from ..captions import SHAPE_WORDS, worded_contents
 from ..shapes import SHAPES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,21 @@ class Attendance:
 
     def want(self, patches: Iterable[AttentionPatch]) -> None:
         self.wanted |= {id(patch): patch for patch in patches}
+
+    def take(
+        self,
+        acting: Iterable[AttentionPatch],
+        rehearsed: set[int],
+        met: set[int],
+        options: Mapping[str, Any],
+        others: Callable[[], str],
+    ) -> None:
+        """Notes at the end of a call which of the patches that wanted to act in it met an attention."""
+        self.met |= met
+        if "easycache" in options:  # which never skips a first step; methods that it would mislead refuse it by name
+            return
+        self.want(acting)
+        self.check_rehearsed(rehearsed, met, others)
 
     def check(self, others: Callable[[], str]) -> None:
         """Raises ValueError at the end of a step in which a patch wanted to act and has never met an attention."""

@@ -7,6 +7,7 @@ from typing import Any
 from .carried import carried_patches
 from .model import map_model
 from .neighbours import neighbours
+from .transformer import transformer_of
 
 
 def describe(model: Any) -> str:
@@ -17,6 +18,8 @@ def describe(model: Any) -> str:
 
 
 def _kind(model: Any) -> str:
+    if (transformer := transformer_of(model.model)) is not None:
+        return f"{transformer.name}: {transformer.blocks} blocks with attention, {len(transformer.sites)} layers"
     try:
         known = map_model(model)
     except ValueError:

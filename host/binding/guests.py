@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...attention.engine.bank import FeatureBank
-from ...attention.engine.guests import Guest
+from ...attention.engine.guests import Guest, cannot_follow_a_crop
 from ...attention.engine.layout import BatchLayout, GuestRows
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
@@ -51,6 +51,10 @@ class InvitedGuests:
                 for guest in patch.guests(layout, moment, bank)
             )
         )
+
+    def with_more(self, owned: Sequence[tuple[AttentionPatch, Guest]]) -> InvitedGuests:
+        """These and others, which come after."""
+        return InvitedGuests((*self.owned, *owned))
 
     @property
     def rows(self) -> tuple[GuestRows, ...]:
@@ -97,7 +101,7 @@ def seat_guests(
         torch.cat([timesteps, timesteps[:1].expand(rows)]),
         joined_contexts([context, *(_expanded(guest.context, guest).to(context) for guest in guests)]),
         None if y is None else torch.cat([y, *(vector.to(y) for vector in vectors)]),
-        _with_empty_control(control, layout.host_rows, rows),
+        with_empty_control(control, layout.host_rows, rows),
     )
 
 
@@ -116,12 +120,8 @@ def shield_from_guests(transformer_options: Mapping[str, Any], layout: BatchLayo
 
 
 def _check_seats(guests: Sequence[Guest], layout: BatchLayout, x: Tensor, context: Tensor, y: Tensor | None) -> None:
-    names = ", ".join(sorted({guest.name for guest in guests}))
     if any(chunk.crop is not None for chunk in layout.chunks):
-        raise ValueError(
-            f"An area conditioning shows the model a crop of the picture, where the reference latents ({names}) cannot "
-            "follow. Remove Conditioning (Set Area), or use a conditioning mask instead."
-        )
+        raise ValueError(cannot_follow_a_crop(sorted({guest.name for guest in guests})))
     for guest in guests:
         if guest.latent.shape[1:] != x.shape[1:]:
             raise _misfit(guest, x, whole=layout.latent_size is not None)
@@ -153,7 +153,7 @@ def _expanded(tensor: Tensor, guest: Guest) -> Tensor:
     return tensor.expand(guest.rows, *tensor.shape[1:])
 
 
-def _with_empty_control(control: Control, rows: int, guests: int) -> Control:
+def with_empty_control(control: Control, rows: int, guests: int) -> Control:
     """ControlNet residuals with zeros for the guests."""
     if control is None:
         return None

@@ -13,10 +13,13 @@ from ...attention.engine.call import AttentionSite
 from ...attention.engine.patch import AttentionPatch
 from ...attention.families import AMUSED, FAMILIES, ModelFamily, amused_of, family_of
 from ...attention.families.names import FAMILY_OF_TEXT_WIDTH
+from ...attention.families.transformers import FLUX_BLOCKS, KINDS, transformer_family
 from ..masked.transformer import MaskedTransformer
 from .carried import KEY, carried_patches, carry
+from .noise_schedule import is_flow
 from .step import diffusion_model
-from .unet import attention_layer, attention_sites
+from .transformer import transformer_of, unreached
+from .unet_sites import attention_layer, attention_sites
 from .wrappers import apply_model, calc_cond_batch, outer_sample, predict_noise, prepare_sampling
 
 WRAPPERS = {
@@ -50,8 +53,37 @@ class ModelMap:
         return FAMILY_OF_TEXT_WIDTH.get(self.text_width, self.family.name)
 
 
+def map_transformer(model: Any) -> ModelFamily:
+    """The family of a MODEL that is a diffusion transformer. Raises ValueError for any other."""
+    transformer = transformer_of(model.model)
+    if transformer is not None:
+        return transformer_family(transformer.name, transformer.sites)
+    check_reached(model)
+    known = ", ".join(kind.name for kind in KINDS.values())
+    raise ValueError(
+        f"This model ({type(model.model).__name__}) is of a family that Semblance does not know. Load a UNet (SD 1.5, "
+        f"SDXL), or one of {known}."
+    )
+
+
+def check_reached(model: Any) -> None:
+    """Raises ValueError for a transformer whose attention no patch can reach."""
+    if name := unreached(model.model):
+        raise ValueError(
+            f"This model is a {name}, whose attention ComfyUI lets no node reach. Load a model of another family."
+        )
+
+
 def map_model(model: Any) -> ModelMap:
     """Reads the map off the MODEL itself. Raises ValueError for a model of another family."""
+    if (transformer := transformer_of(model.model)) is not None:
+        others = ["StyleID"] if is_flow(model) else []
+        others += ["InstantStyle"] if transformer.kind.blocks == FLUX_BLOCKS else []
+        raise ValueError(
+            f"This model is a {transformer.name} transformer, and this method acts on the UNet of SD 1.5 or SDXL. Load "
+            f"an SD 1.5 or SDXL checkpoint; on this model Semblance has {' and '.join(['Reference Style', *others])}."
+        )
+    check_reached(model)
     unet = model.model.diffusion_model
     if isinstance(unet, MaskedTransformer):
         widths = {site: attention_layer(unet, site).to_q.out_features for site in attention_sites(unet)}
@@ -67,6 +99,12 @@ def map_model(model: Any) -> ModelMap:
             f"another family, or a thinned copy such as SSD-1B. Load an {known} checkpoint."
         )
     return ModelMap(family, text_width, {site: layer.to_q.out_features for site, layer in layers.items()})
+
+
+def blocks_of(model: Any) -> tuple[str, ...]:
+    """The blocks with attention of any MODEL that Semblance knows, in the order the model runs them."""
+    family = map_model(model).family if transformer_of(model.model) is None else map_transformer(model)
+    return family.blocks
 
 
 def map_unet(model: Any) -> ModelMap:
@@ -85,10 +123,17 @@ def add_patch(model: Any, patch: AttentionPatch) -> Any:
     patched = model.clone()
     options = patched.model_options["transformer_options"]
     carry(options, (*carried_patches(options), patch))
-    for kind, wrapper in WRAPPERS.items():
+    for kind, wrapper in _wrappers_for(model).items():
         if not comfy.patcher_extension.get_wrappers_with_key(kind, KEY, patched.model_options, is_model_options=True):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, patched.model_options, True)
     return patched
+
+
+def _wrappers_for(model: Any) -> Mapping[str, Any]:
+    """A transformer is bound where its model is applied: each family's own module is called in a way of its own."""
+    if transformer_of(model.model) is None:
+        return WRAPPERS
+    return {kind: wrapper for kind, wrapper in WRAPPERS.items() if kind != WrappersMP.DIFFUSION_MODEL}
 
 
 def exchange_patch(model: Any, old: AttentionPatch, new: AttentionPatch) -> Any:

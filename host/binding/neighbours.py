@@ -91,6 +91,12 @@ def _foreign_slots(model: Any, model_options: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def others_attend(options: Mapping[str, Any]) -> bool:
+    """Whether another pack takes part in attentions: it may count the rows of a call."""
+    slots = any(options.get(name) for name in ("patches", "patches_replace"))
+    return "optimized_attention_override" in options or slots
+
+
 def _name(thing: Any) -> str:
     kind = type(thing)
     named = thing if hasattr(thing, "__qualname__") else kind

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import comfy.model_sampling
 import numpy
+
+
+def is_flow(model: Any) -> bool:
+    """Whether a MODEL is a rectified flow as ComfyUI samples it: x = (1 - sigma) * x0 + sigma * noise."""
+    sampling = model.get_model_object("model_sampling")
+    others = comfy.model_sampling.IMG_TO_IMG_FLOW
+    return isinstance(sampling, comfy.model_sampling.CONST) and not isinstance(sampling, others)
 
 
 class NoiseSchedule:

@@ -14,6 +14,7 @@ from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import Advises, NeedsMemory, SamplesAgain
 from .conditionings import TAG
+from .neighbours import others_attend
 from .run import Run
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
@@ -31,6 +32,7 @@ def plan_of(
     return RunPlan(
         sampler=getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__),
         moments=tuple(run.moment(sigma) for sigma in levels[:-1]),
+        between=tuple(run.moment(sigma) for sigma in getattr(sampler, "between", _nothing_between)(levels)),
         images=len(noise),
         size=(height, width),
         inpaints=inpaints,
@@ -39,7 +41,10 @@ def plan_of(
         guided=guides(guider),
         cropped=any(_is_for_an_area(cond) for group in guider.conds.values() for cond in group),
         channels=getattr(guider.model_patcher.model.diffusion_model, "in_channels", noise.shape[1]),
+        latent_channels=noise.shape[1],
+        pictures_apart=_pictures_apart(guider, noise),
         adds_noise=getattr(sampler, "adds_noise", True) and bool(noise.any()),
+        takes_state=getattr(sampler, "takes_state", False),
         empty=not latent.any(),
         cfg=cfg_of(guider),
         end=levels[-1],
@@ -53,6 +58,19 @@ def plan_of(
         window=_window(guider.model_options, len(noise)),
         untold_window=_untold_window(guider.model_patcher, len(noise)),
     )
+
+
+def _pictures_apart(guider: Any, noise: Tensor) -> bool:
+    """Whether a transformer has to see pictures in a call of their own: beside other packs, references or frames."""
+    conds = [cond for group in guider.conds.values() for cond in group]
+    edits = any(cond.get("reference_latents") for cond in conds)
+    frames = noise.ndim == 5 and noise.shape[2] > 1
+    return frames or edits or others_attend(guider.model_options["transformer_options"])
+
+
+def _nothing_between(levels: Sequence[float]) -> Sequence[float]:
+    """Of a SAMPLER that does not tell."""
+    return ()
 
 
 def check(patches: Sequence[AttentionPatch], plan: RunPlan) -> int:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from ...attention.engine.bank import FeatureBank
-from ...attention.engine.call import AttentionSite
 from ...attention.engine.guests import PinnedImages
 from ...attention.engine.moment import Moment, RunPlan
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import Reports, Resumes, SamplesAgain
+from ...attention.engine.unexpected import UnexpectedCall
 from .attendance import Attendance
 from .carried import KEY, Uncopied
 from .conditionings import Conditionings, Group
+from .conditions import Prompts
 from .noise_schedule import NoiseSchedule
 
 RUN = f"{KEY}_run"
+Read = TypeVar("Read")
 
 
 class PassFinished(Exception):
@@ -48,7 +50,7 @@ class Run(Uncopied):
         self._ladder = tuple(ladder)
         self._conditionings = conditionings
         self._banks: dict[int, FeatureBank] = {}
-        self._sites: dict[int, tuple[AttentionSite, ...]] = {}
+        self._read: dict[tuple[int, Callable[[Any], Any]], Any] = {}
         self._progress = tuple(self._schedule.exact_progress(sigma) for sigma in self._ladder)
         self.pass_number, self.passes = 1, 1
         self.extra_images = 0.0
@@ -62,6 +64,9 @@ class Run(Uncopied):
         """Those of the call in progress, if the sampler made it."""
         self.pinned: PinnedImages | None = None
         """Known images in the call in progress, which replace what the sampler computes for them."""
+        self.models: dict[Any, Any] = {}
+        """The host's model around the network by device, each once it is called."""
+        self.prompts = Prompts()
         self.shown: Sequence[int] = ()
         """For each image of the call in progress, which of the batch it is."""
 
@@ -69,11 +74,20 @@ class Run(Uncopied):
         """What `patch` keeps during this run."""
         return self._banks.setdefault(id(patch), FeatureBank())
 
-    def sites_of(self, unet: Any, find: Callable[[Any], tuple[AttentionSite, ...]]) -> tuple[AttentionSite, ...]:
-        """The attention layers of `unet`, found once a run."""
-        if id(unet) not in self._sites:
-            self._sites[id(unet)] = find(unet)
-        return self._sites[id(unet)]
+    def read(self, part: Any, read: Callable[[Any], Read]) -> Read:
+        """What is read off a part of the model, such as its attention layers: once a run."""
+        if (id(part), read) not in self._read:
+            self._read[id(part), read] = read(part)
+        return self._read[id(part), read]
+
+    @contextmanager
+    def model_call(self) -> Iterator[None]:
+        """A call of the model. One that does not come as patches need it is the user's to mend: a ValueError."""
+        self.attendance.called = True
+        try:
+            yield
+        except UnexpectedCall as unexpected:
+            raise ValueError(unexpected.beside(self.others())) from unexpected
 
     def moment(self, sigma: float) -> Moment:
         """The step, progress and pass of a model call at `sigma`."""
@@ -143,8 +157,10 @@ class Run(Uncopied):
         for bank in self._banks.values():
             bank.clear()
         self._banks.clear()
-        self._sites.clear()
+        self._read.clear()
         self._conditionings, self.others, self.attendance = dict, str, Attendance()
+        self.models.clear()
+        self.prompts.clear()
 
 
 @contextmanager

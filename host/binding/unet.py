@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import comfy.ldm.modules.attention as host_attention
 from torch import Tensor
 
 from ...attention.engine.bank import FeatureBank
-from ...attention.engine.call import AttentionCall, AttentionKind, AttentionSite, BlockCall, BlockPart
+from ...attention.engine.call import AttentionCall, AttentionKind, AttentionSite, BlockCall
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
@@ -19,14 +19,14 @@ from ...attention.engine.protocols import EditsBlocks, Rehearses
 from ...attention.engine.sharing import attend_in_groups
 from ...attention.engine.states import joined_states, split_states
 from ...attention.engine.unexpected import UnexpectedCall
-from ..masked.transformer import MaskedTransformer
 from .carried import Uncopied
 from .guests import ShieldedOccupant
+from .kept_features import KeptFeatures
 from .occupants import Occupant, attend_as_batch, checked
 from .regions import Regions
+from .unet_sites import SLOT, attention_layer
 
 PatchWithBank = tuple[AttentionPatch, FeatureBank]
-SLOT: Mapping[AttentionKind, str] = {"self": "attn1", "cross": "attn2"}
 
 
 @dataclass
@@ -76,6 +76,8 @@ class BoundSite(Uncopied):
     moment: Moment
     occupant: Occupant | None
     inputs: LayerInputs
+    kept: Mapping[Hashable, tuple[Tensor, ...]]
+    """What patches took of their pictures here, where these went through the model before."""
     met: set[int]
     """Gets the ids of the patches that an attention came to."""
     observer: PatchWithBank | None = None
@@ -86,7 +88,8 @@ class BoundSite(Uncopied):
         height, width = extra["activations_shape"][-2:]
         states = self.inputs.take(self.site)
         layout = self._layout_of(query, height, width, extra, states)
-        call = AttentionCall(self.site, layout, self.moment, height, width, extra["n_heads"], query, key, value)
+        heads = extra["n_heads"]
+        call = AttentionCall(self.site, layout, self.moment, height, width, heads, query, key, value, apart=self.kept)
         if self.site.kind == "self":
             call = replace(call, states=states, project=partial(self.inputs.project, self.site))
         for patch, bank in self.patches:
@@ -94,13 +97,8 @@ class BoundSite(Uncopied):
         for patch, bank in (self.observer,) if self.observer else ():
             if isinstance(patch, Rehearses):
                 patch.observe(call, bank)
-        attend = partial(_attend, extra)
-        if call.shared:
-            output = attend_in_groups(call, partial(self._attended_by, extra, call.key.shape[1]))
-        elif self.occupant is None:
-            output = attend(call.query, call.key, call.value, call.mask)
-        else:
-            output = self._occupied(call, extra)
+        attend = UnetAttending(self, extra)
+        output = attend.of(call)
         for patch, bank in self.patches:
             output = patch.edit_output(call, output, attend, bank)
         return output
@@ -109,21 +107,40 @@ class BoundSite(Uncopied):
         """Notes that an attention came to the patches of this site."""
         self.met.update(id(patch) for patch, _ in (*self.patches, *([self.observer] if self.observer else ())))
 
+    def attended(self, call: AttentionCall, extra: dict[str, Any]) -> Tensor:
+        """What the attention of this site gives for `call`, by whoever computes it here."""
+        if call.shared:
+            return attend_in_groups(call, partial(self._attended_by, extra, call.key.shape[1]))
+        if self.occupant is None:
+            return attend(extra, call.query, call.key, call.value, call.mask)
+        return self._occupied(call, extra)
+
     def _occupied(self, call: AttentionCall, extra: dict[str, Any]) -> Tensor:
         assert self.occupant is not None
-        if call.mask is not None:
+        self._check_mask(call.mask)
+        return checked(self.occupant(call.query, call.key, call.value, extra), call.query, self.site)
+
+    def _check_mask(self, mask: Tensor | None) -> None:
+        if mask is not None:
             raise ValueError(
                 f"Another node replaces the attention of {self.site.block}, and a Semblance patch restricts it with a "
                 "mask there; the two cannot be joined. Bypass one of them for this block."
             )
-        return checked(self.occupant(call.query, call.key, call.value, extra), call.query, self.site)
 
     def _attended_by(
-        self, extra: dict[str, Any], own: int, query: Tensor, key: Tensor, value: Tensor, images: int
+        self,
+        extra: dict[str, Any],
+        own: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        images: int,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Some of the rows, without guests or guests alone; the first `own` keys of each are its own."""
         if self.occupant is None or not images:
-            return _attend(extra, query, key, value)
+            return attend(extra, query, key, value, mask)
+        self._check_mask(mask)
         bare = self.occupant.occupant if isinstance(self.occupant, ShieldedOccupant) else self.occupant
         return attend_as_batch(bare, self.site, extra, query, key, value, own)
 
@@ -151,33 +168,18 @@ class BoundSite(Uncopied):
         )
 
 
-def attention_sites(unet: Any) -> tuple[AttentionSite, ...]:
-    """Every attention layer of a UNet or of a masked transformer, in the order it runs them."""
-    if isinstance(unet, MaskedTransformer):
-        kinds: tuple[AttentionKind, ...] = ("self", "cross")
-        return tuple(AttentionSite(kind, "middle", layer) for layer in range(unet.settings.layers) for kind in kinds)
-    parts: list[tuple[BlockPart, Sequence[Any]]] = [
-        ("input", unet.input_blocks),
-        ("middle", [] if unet.middle_block is None else [unet.middle_block]),
-        ("output", unet.output_blocks),
-    ]
-    return tuple(
-        AttentionSite(kind, part, number, depth)
-        for part, blocks in parts
-        for number, block in enumerate(blocks)
-        for layer in block
-        for depth, transformer in enumerate(getattr(layer, "transformer_blocks", ()))
-        for kind in (("self", "cross") if transformer.attn2 is not None else ("self",))
-    )
+@dataclass(frozen=True, eq=False)
+class UnetAttending(Uncopied):
+    """The attention of a site, as a method calls it."""
 
+    bound: BoundSite
+    extra: dict[str, Any]
 
-def attention_layer(unet: Any, site: AttentionSite) -> Any:
-    """The module at a site, with its to_q, to_k and to_v."""
-    if isinstance(unet, MaskedTransformer):
-        return getattr(unet.transformer_layers[site.number], SLOT[site.kind])
-    blocks = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}[site.part]
-    transformer = next(layer for layer in blocks[site.number] if hasattr(layer, "transformer_blocks"))
-    return getattr(transformer.transformer_blocks[site.depth], SLOT[site.kind])
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        return attend(self.extra, query, key, value, mask)
+
+    def of(self, call: AttentionCall) -> Tensor:
+        return self.bound.attended(call, self.extra)
 
 
 def bound_sites(
@@ -186,6 +188,7 @@ def bound_sites(
     layout: BatchLayout,
     moment: Moment,
     inputs: LayerInputs,
+    kept: KeptFeatures,
     met: set[int],
     rehearsing: PatchWithBank | None = None,
 ) -> dict[str, dict[Any, Occupant]]:
@@ -198,7 +201,7 @@ def bound_sites(
         occupant = occupants.get(one_depth, occupants.get(whole_block))
         observer = rehearsing if rehearsing in patches else None
         acting = [one for one in patches if one != observer]
-        occupants[one_depth] = BoundSite(site, acting, layout, moment, occupant, inputs, met, observer)
+        occupants[one_depth] = BoundSite(site, acting, layout, moment, occupant, inputs, kept.at(site), met, observer)
     return bound
 
 
@@ -224,7 +227,7 @@ def with_block_edits(
     return with_edits
 
 
-def _attend(extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(extra: dict[str, Any], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """ComfyUI's attention of choice; looked up at each call, since packs rebind it."""
     attention = host_attention.optimized_attention if mask is None else host_attention.optimized_attention_masked
     return attention(

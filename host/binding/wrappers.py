@@ -16,12 +16,15 @@ from ...attention.engine.patch import AttentionPatch
 from ..display import tell
 from .attendance import in_time, wants
 from .carried import carried_patches
+from .conditions import Conditions
+from .dit import called
 from .eager import uncompiled
 from .findings import findings_of, with_findings
 from .neighbours import also_on
 from .plan import advice, check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
-from .unet import attention_sites
+from .transformer import transformer_of
+from .unet_sites import attention_sites
 
 
 def outer_sample(
@@ -114,16 +117,27 @@ def apply_model(
     """APPLY_MODEL wrapper: a model called without a sampler gets a run as long as the call."""
     # Packs that call the model themselves, during a run or without one, do not name the noise level.
     options = {"sigmas": t, **transformer_options}
+    conditions = Conditions(c_concat, c_crossattn, control, named)
+    model = executor.class_obj
     if RUN in options:
         with uncompiled():
-            return executor(x, t, c_concat, c_crossattn, control, options, **named)
+            return _applied(executor, options[RUN], x, t, conditions, options)
     height, width = x.shape[-2:]
-    model = executor.class_obj
     others = partial(also_on, model.current_patcher, {"transformer_options": options}) if model.current_patcher else str
     with open_run(model.model_sampling, t[:1], (height, width), others=others) as run, uncompiled():
-        output = executor(x, t, c_concat, c_crossattn, control, {**options, RUN: run}, **named)
+        output = _applied(executor, run, x, t, conditions, {**options, RUN: run})
         run.attendance.check(run.others)
         return output
+
+
+def _applied(executor: Any, run: Run, x: Tensor, t: Tensor, conditions: Conditions, options: dict[str, Any]) -> Tensor:
+    """The model's answer; the patches bind here to a transformer, and to a UNet once the host calls that."""
+    model = executor.class_obj
+    run.models[x.device] = model
+    transformer = run.read(model, transformer_of)
+    if transformer is None:
+        return conditions.call(executor, x, t, options)
+    return called(executor, transformer, x, t, conditions, options)
 
 
 def predict_noise(executor: Any, x: Tensor, timestep: Tensor, *rest: Any, **named: Any) -> Tensor:
@@ -153,7 +167,8 @@ def calc_cond_batch(
 
 def _check_uncalled(run: Run, model: Any, patches: Sequence[AttentionPatch], moments: Sequence[Moment]) -> None:
     """Refuses a run that never called the model, if a patch wanted to act at one of these moments."""
-    sites = run.sites_of(model.diffusion_model, attention_sites)
+    transformer = run.read(model, transformer_of)
+    sites = run.read(model.diffusion_model, attention_sites) if transformer is None else transformer.sites
     for moment in moments:
         run.attendance.want(wants(patches, sites, moment))
     run.attendance.check(run.others)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...metrics.lpips import trunk_name
-from ..files import CLASSIFIERS, METRICS, UnreadableFile, shapes_in
+from ..files import CLASSIFIERS, METRICS, UnreadableFile, load_tensors, shapes_in
 
 Shapes = Mapping[str, tuple[int, ...]]
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
@@ -83,7 +83,8 @@ class WeightsFile:
         is_header = path.suffix.lower() == ".safetensors"  # of which no weights are read yet: a folder may be large
         if not is_header:
             refuse_program(path)
-        found = {name: tensor for name, tensor in shapes_in(path).items() if isinstance(tensor, Tensor)}
+        contents = shapes_in(path) if is_header else load_tensors(path)
+        found = {name: tensor for name, tensor in contents.items() if isinstance(tensor, Tensor)}
         self._loaded: dict[str, Tensor] | None = None if is_header else found
         self._names: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}

@@ -12,7 +12,16 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...attention.adapters.checkpoint import AdapterLayout, UnknownAdapter, flatten, recognise
+from ...attention.adapters.checkpoint import PUBLISHED, UnknownAdapter, flatten, recognise
+from ...attention.adapters.flux_checkpoint import PUBLISHED as PUBLISHED_FOR_FLUX
+from ...attention.adapters.flux_checkpoint import (
+    FluxAdapterLayout,
+    Layout,
+    is_for_flux,
+    named_alike,
+    recognise_flux,
+)
+from ...attention.adapters.flux_ip_adapter import FluxIPAdapter
 from ...attention.adapters.ip_adapter import IPAdapter
 from ...attention.engine.call import AttentionSite
 from ...attention.families import adapter_numbers
@@ -21,8 +30,11 @@ from ...attention.references.style import StyleReference
 from ..binding.model import ModelMap
 from ..files import ADAPTERS, DEMO_ADAPTERS, UnreadableFile, find_file, load_tensors
 
-PUBLISHED = "huggingface.co/h94/IP-Adapter (folders models and sdxl_models)"
-FITTING = {"SD 1.5": "ip-adapter_sd15.safetensors", "SDXL": "ip-adapter_sdxl_vit-h.safetensors"}
+FITTING = {
+    "SD 1.5": "ip-adapter_sd15.safetensors",
+    "SDXL": "ip-adapter_sdxl_vit-h.safetensors",
+    "Flux": "ip-adapter.bin of huggingface.co/InstantX/FLUX.1-dev-IP-Adapter",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +42,7 @@ class LoadedAdapter:
     """An opened IP-Adapter file. ComfyUI moves its weights between devices by the `patcher`."""
 
     name: str
-    layout: AdapterLayout
+    layout: Layout
     patcher: Any
     encoder: Any = None
     """The CLIP_VISION that goes with it, if it was loaded together with one."""
@@ -52,15 +64,13 @@ class LoadedAdapter:
 
     def numbers_for(self, model_map: ModelMap) -> dict[AttentionSite, int]:
         """The number of its weights for each cross-attention of a MODEL. Raises ValueError if the two do not fit."""
-        numbers = adapter_numbers(model_map.sites)
+        numbers = _numbers(self.layout, model_map)
         layout = self.layout
         if not fits(layout, model_map):
-            fitting = FITTING.get(model_map.name)
-            advice = f"Load an adapter for {model_map.name}" + (f", e.g. {fitting}." if fitting else ".")
             raise ValueError(
                 f"The adapter '{self.name}' is made for {layout.family} ({layout.text_width}-wide text, "
                 f"{len(layout.widths)} layers), but the model is {model_map.name} ({model_map.text_width}-wide text, "
-                f"{len(numbers)} layers). {advice}"
+                f"{len(numbers)} layers). {_advice(layout.family, model_map.name)}"
             )
         return numbers
 
@@ -68,10 +78,25 @@ class LoadedAdapter:
         return f"{self.name}: {self.layout}"
 
 
-def fits(layout: AdapterLayout, model_map: ModelMap) -> bool:
+def _advice(made_for: str, model: str) -> str:
+    """What to do with an adapter and a model that do not fit each other."""
+    if made_for == model:
+        return "One of the two is not whole: download the adapter again, or load a model that is no thinned copy."
+    fitting = FITTING.get(model)
+    return f"Load an adapter for {model}, e.g. {fitting}." if fitting else f"Load a model of {made_for}."
+
+
+def fits(layout: Layout, model_map: ModelMap) -> bool:
     """Whether an adapter of this layout has weights for every cross-attention of a MODEL and the width of its text."""
-    widths = {number: model_map.widths[site] for site, number in adapter_numbers(model_map.sites).items()}
+    widths = {number: model_map.widths[site] for site, number in _numbers(layout, model_map).items()}
     return layout.text_width == model_map.text_width and dict(layout.widths) == widths
+
+
+def _numbers(layout: Layout, model_map: ModelMap) -> dict[AttentionSite, int]:
+    """The numbers that a file of this layout would have for the layers of a MODEL that it may act on."""
+    double_alone = isinstance(layout, FluxAdapterLayout) and not layout.acts_on_single_blocks
+    numbers = adapter_numbers(model_map.sites)
+    return {site: number for site, number in numbers.items() if not (double_alone and site.part == "single")}
 
 
 def load_adapter(name: str) -> LoadedAdapter:
@@ -88,11 +113,16 @@ def load_adapter(name: str) -> LoadedAdapter:
 
 def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
     """An adapter from its flattened tensors. Raises UnknownAdapter if they are not those of an IP-Adapter."""
-    layout = recognise(tensors)
+    is_flux = is_for_flux(tensors)
+    if is_flux:
+        tensors = named_alike(tensors)
+        layout: Layout = recognise_flux(tensors)
+    else:
+        layout = recognise(tensors)
     # A training checkpoint holds the whole UNet beside it.
     tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(("image_proj.", "ip_adapter."))}
     dtype = comfy.utils.weight_dtype(tensors) or torch.float32
-    module = IPAdapter(layout, comfy.ops.manual_cast)
+    module = _module(layout)
     module.to(dtype)
     # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
     patcher = comfy.model_patcher.CoreModelPatcher(
@@ -105,6 +135,12 @@ def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
     except RuntimeError as mismatch:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout ({str(mismatch).splitlines()[-1].strip()}). "
-            "Download the file again."
+            f"Download it again from {PUBLISHED_FOR_FLUX if is_flux else PUBLISHED}."
         ) from mismatch
     return LoadedAdapter(name, layout, patcher)
+
+
+def _module(layout: Layout) -> FluxIPAdapter | IPAdapter:
+    if isinstance(layout, FluxAdapterLayout):
+        return FluxIPAdapter(layout, comfy.ops.manual_cast)
+    return IPAdapter(layout, comfy.ops.manual_cast)

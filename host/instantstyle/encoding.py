@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...attention.adapters.flux_checkpoint import Layout
 from ...attention.functional.embeddings import Combination, combine_pictures
 from ...attention.references.style import StyleReference
 from ..pictures import Fit, check_picture, fit_picture
@@ -55,7 +56,7 @@ def encode_style(
     is_global = adapter.layout.is_global
     encoded = [encode_crops(encoder, crops, is_global) for crops in fitted]
     pictures, counted = combine_pictures(encoded, counted, combination)
-    reference = StyleReference(pictures, _negative(encoder, negative, fit, is_global), counted)
+    reference = StyleReference(pictures, _negative(encoder, negative, fit, adapter.layout), counted)
     seen = torch.cat(fitted)
     return EncodedStyle(reference, adapter, thumbnail_of(seen)), seen
 
@@ -64,12 +65,14 @@ def _fit(encoder: Any, picture: Tensor, fit: Fit) -> Tensor:
     return fit_picture(picture, encoder.image_size, fit, encoder.image_mean)
 
 
-def _negative(encoder: Any, negative: Tensor | None, fit: Fit, is_global: bool) -> Tensor:
+def _negative(encoder: Any, negative: Tensor | None, fit: Fit, layout: Layout) -> Tensor:
+    if negative is None and layout.nothing_is_black:
+        return encode_crops(encoder, torch.zeros(1, encoder.image_size, encoder.image_size, 3), layout.is_global)
     if negative is None:
-        return encode_nothing(encoder, is_global)
+        return encode_nothing(encoder, layout.is_global)
     check_picture(negative, "The image at 'negative'")
     crops = torch.cat([_fit(encoder, picture, fit) for picture in negative])
-    return encode_crops(encoder, crops, is_global).mean(dim=0, keepdim=True)
+    return encode_crops(encoder, crops, layout.is_global).mean(dim=0, keepdim=True)
 
 
 def _checked_weights(weights: Sequence[float], pictures: int, combination: Combination) -> Sequence[float]:

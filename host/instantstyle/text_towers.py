@@ -23,6 +23,7 @@ REMEDIES = {
     768: "Load CLIP Text Tower with a full CLIP ViT-L file, model.safetensors of "
     "huggingface.co/openai/clip-vit-large-patch14",
     1024: "Connect an SD 2.x text encoder (OpenCLIP-H), or Load CLIP Text Tower with a full CLIP-ViT-H-14 file",
+    1152: "Semblance reads no text half of SigLIP; subtract words with an adapter that reads CLIP",
     1280: "Connect the CLIP of an SDXL checkpoint",
 }
 TOWER_PUBLISHED = "huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

@@ -11,9 +11,10 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...attention.adapters.checkpoint import AdapterLayout
 from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES, VIT_H
+from ...attention.adapters.flux_checkpoint import Layout
 from ..binding.carried import KEY
+from .siglip import SIGLIP_MODEL, check_siglip, pooled
 
 BATCH = 8
 """Number of crops encoded at once."""
@@ -21,20 +22,29 @@ REMEMBERED = 64
 """Number of encoded crops that are kept with an encoder, the latest ones."""
 
 
-def check_encoder(encoder: Any, layout: AdapterLayout) -> None:
+def check_encoder(encoder: Any, layout: Layout) -> None:
     """Raises ValueError, naming the right encoder and its source, unless `encoder` (a CLIP_VISION) fits the adapter."""
-    is_clip = getattr(encoder, "model_type", "clip_vision_model") == "clip_vision_model"
-    width = encoder.config["projection_dim" if layout.is_global else "hidden_size"] if is_clip else 0
+    kind = getattr(encoder, "model_type", "clip_vision_model")
+    width = _width(encoder, kind, layout.is_global)
     if width == layout.clip_width:
-        if layout.is_global:
+        if kind == SIGLIP_MODEL:
+            check_siglip(encoder)
+        elif layout.is_global:
             _check_projection(encoder)
         return
     known = ENCODER_OF_EMBEDDING if layout.is_global else ENCODER_OF_PATCHES
     found = known.get(width)
     needed = known.get(layout.clip_width)
-    given = f"{found.name} ({width}-wide)" if found else f"{width}-wide" if is_clip else f"a {encoder.model_type}"
+    given = f"{found.name} ({width}-wide)" if found else f"{width}-wide" if width else f"a {kind}"
     advice = needed.remedy if needed else "Load the image encoder that was published with the adapter."
     raise ValueError(f"This adapter needs {layout.encoder}, but the image encoder connected is {given}. {advice}")
+
+
+def _width(encoder: Any, kind: str, is_global: bool) -> int:
+    """The channels of what an adapter reads of an encoder, or 0 for an encoder that no adapter reads."""
+    if kind == SIGLIP_MODEL:
+        return encoder.config["hidden_size"] if is_global else 0
+    return encoder.config["projection_dim" if is_global else "hidden_size"] if kind == "clip_vision_model" else 0
 
 
 def embedding_width(encoder: Any) -> int:
@@ -89,7 +99,7 @@ def _encoded_once(encoder: Any, names: Sequence[str], encode: Callable[[list[int
 def encode_nothing(encoder: Any, is_global: bool) -> Tensor:
     """The unconditional side: a zero embedding (1, channels), or states (1, patches, channels) of the mean colour."""
     if is_global:
-        return torch.zeros(1, encoder.config["projection_dim"])
+        return torch.zeros(1, encoder.config.get("projection_dim", encoder.config["hidden_size"]))
     # The authors encode zeros after normalisation. Other packs encode black, which differs.
     return encode_pixels(encoder, torch.zeros(1, 3, encoder.image_size, encoder.image_size), is_global)
 
@@ -102,7 +112,8 @@ def encode_pixels(encoder: Any, pixels: Tensor, is_global: bool) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         seen = encoder.model(pixel_values=batch.to(encoder.load_device), intermediate_output=-2)
         parts.append((seen[2] if is_global else seen[1]).float().cpu())
-    return torch.cat(parts)
+    encoded = torch.cat(parts)
+    return pooled(encoder, encoded) if is_global and encoded.ndim == 3 else encoded
 
 
 def _check_projection(encoder: Any) -> None:

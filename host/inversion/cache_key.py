@@ -1,6 +1,7 @@
 """The key of an inversion in the cache: a digest of everything it depends on, or none where that is not known.
 
-Numbers, texts and tensors can be compared, and go into the key. Whatever else is found on the model or in the text is
+Numbers, texts and tensors can be compared, and go into the key; so do the noise schedules of ComfyUI's ModelSampling
+nodes, which most flow models come with. Whatever else is found on the model or in the text is
 not understood here, such as a ControlNet, a bypass LoRA or another pack's wrapper, and then nothing is cached.
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeGuard
 
+import comfy.model_sampling
+import torch
 from torch import Tensor
 
 from ..conditioning import Text
@@ -82,5 +85,20 @@ def _bytes_of(value: object) -> Iterator[bytes]:
         for entry in value:
             yield from _bytes_of(entry)
         yield b")"
+    elif _is_schedule(value):
+        yield repr([base.__qualname__ for base in type(value).__bases__]).encode()
+        yield from _bytes_of({name: entry for name, entry in vars(value).items() if not name.startswith("_")})
+        yield from _bytes_of(dict(value.named_buffers()))
     else:
         raise _CannotBeCompared
+
+
+def _is_schedule(value: object) -> TypeGuard[torch.nn.Module]:
+    """Whether this is a noise schedule made of ComfyUI's own classes and nothing else, as its nodes put it together."""
+    kind = type(value)
+    own = any(callable(entry) for entry in vars(kind).values())
+    return (
+        isinstance(value, torch.nn.Module)
+        and not own
+        and all(base.__module__ == comfy.model_sampling.__name__ for base in kind.__bases__)
+    )

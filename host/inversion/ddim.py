@@ -18,11 +18,13 @@ from ...attention.functional.inversion import (
 )
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..conditioning import Text
-from ..identity import stamp_of
+from ..identity import FLOW, stamp_of
 from .runs import (
     Inversion,
     SamplerCall,
     check_steps,
+    check_unet_channels,
+    falling_levels,
     noise_levels,
     sample_with_text,
     sample_without_noise,
@@ -37,7 +39,10 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention,
     The model is called once per step. Raises ValueError for a model, a number of steps or a text that cannot be used.
     """
     stamp = stamp_of(model)
+    if stamp.prediction == FLOW:
+        raise ValueError(f"This model ({stamp.family}) is a flow model, which DDIM cannot invert.")
     check_steps(steps)
+    check_unet_channels(model)
     sigmas = noise_levels(model, inversion_timesteps(steps, convention))
     inversion = _Inversion(convention, stamp.prediction == "v")
     noise, (context, vector) = sample_with_text(model, pictures, sigmas, text, inversion)
@@ -50,7 +55,7 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention,
 
 def sample_back(model: Any, trajectory: ReferenceTrajectory, text: Text) -> Tensor:
     """The pictures sampled by DDIM from the noisy end over the trajectory's points, as latents for VAE Decode."""
-    falling = torch.tensor(trajectory.sigmas).flip(0)
+    falling = falling_levels(trajectory)
     start = start_latent(model, trajectory.latents[-1], falling[0].item())
     back = sample_without_noise(model, start, falling, text, walk_sampler(_ddim))
     return back / math.sqrt(1 + trajectory.sigmas[0] ** 2)

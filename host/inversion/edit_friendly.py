@@ -22,12 +22,13 @@ from ...attention.functional.inversion import inversion_timesteps
 from ...attention.references.trajectory import ReferenceTrajectory
 from ..binding.model import map_unet
 from ..conditioning import Text
-from ..identity import INVERT_AGAIN, check_family, stamp_of
+from ..identity import FLOW, INVERT_AGAIN, check_family, stamp_of
 from .runs import (
     Inversion,
     SamplerCall,
     Start,
     check_steps,
+    check_unet_channels,
     noise_levels,
     sample_with_text,
     sample_without_noise,
@@ -60,7 +61,13 @@ def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, n
     model, a number of steps or a text that cannot be used.
     """
     stamp = stamp_of(model)
+    if stamp.prediction == FLOW:
+        raise ValueError(
+            f"This model ({stamp.family}) is a flow model, whose steps have no noise to hide a picture in. Use "
+            "Invert Image (DDIM, flow)."
+        )
     check_steps(steps)
+    check_unet_channels(model)
     _check_prompts(text, len(pictures))
     sigmas = noise_levels(model, inversion_timesteps(steps, "edit-friendly"))
     inversion = _Inversion(noises)

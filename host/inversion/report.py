@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from ...attention.references.trajectory import ReferenceTrajectory
+from .runs import as_latent
 
 
 def reconstruction_error(model: Any, trajectory: ReferenceTrajectory, back: Tensor) -> float:
-    """Relative L2 distance between the clean latents and `back`, (images, channels, height, width) as sampled back."""
-    clean = model.model.process_latent_out(trajectory.latents[0])
+    """Relative L2 distance between the clean latents and `back`, the LATENT that was sampled back."""
+    clean = as_latent(model, trajectory.latents[0])
     return ((back.cpu() - clean).norm() / clean.norm()).item()
 
 
@@ -23,7 +24,7 @@ def reconstruction_report(model: Any, trajectory: ReferenceTrajectory, back: Ten
     found = f"The latent comes back with a relative error of {reconstruction_error(model, trajectory, back):.2%}"
     if vae is None:
         return f"{found}."
-    clean = model.model.process_latent_out(trajectory.latents[0])
+    clean = as_latent(model, trajectory.latents[0])
     difference = vae.decode(back) - vae.decode(clean)
     error = difference.pow(2).mean().clamp_min(1e-12)
     return f"{found}, the picture with {(-10 * error.log10()).item():.1f} dB."

@@ -47,6 +47,18 @@ def start_latent(model: Any, latent: Tensor, sigma: float) -> Tensor:
     return model.model.process_latent_out(latent * math.sqrt(1 + sigma**2))
 
 
+def as_latent(model: Any, state: Tensor) -> Tensor:
+    """A state (images, channels, height, width) as LATENT; for a model of video, as one frame."""
+    if model.get_model_object("latent_format").latent_dimensions == 3:
+        state = state[:, :, None]
+    return model.model.process_latent_out(state)
+
+
+def falling_levels(trajectory: ReferenceTrajectory) -> Tensor:
+    """The noise levels of a trajectory's points, from its noise to the picture."""
+    return torch.tensor(trajectory.sigmas).flip(0)
+
+
 def check_steps(steps: int) -> None:
     """Raises ValueError unless `steps` is from 2 to MOST_STEPS."""
     if not 1 < steps <= MOST_STEPS:
@@ -83,6 +95,11 @@ class NoiselessSampler(comfy.samplers.KSAMPLER):
         return super().sample(model_wrap, sigmas, extra_args, callback, torch.zeros_like(noise), *rest, **named)
 
 
+def noiseless_euler() -> NoiselessSampler:
+    """Euler's steps, which are DDIM's, from the latent as it is."""
+    return NoiselessSampler(comfy.samplers.sampler_object("euler").sampler_function)
+
+
 Walk = Callable[[SamplerCall, Tensor, list[float]], Tensor]
 """A sampler as (call, x, noise levels) -> x at the last level."""
 
@@ -99,20 +116,21 @@ def walk_sampler(walk: Walk) -> comfy.samplers.KSAMPLER:
 
 
 def sample_with_text(
-    model: Any, latent: Tensor, sigmas: Tensor, text: Text, walk: Walk
+    model: Any,
+    latent: Tensor,
+    sigmas: Tensor,
+    text: Text,
+    walk: Walk,
+    sampler_of: Callable[[Walk], Any] = walk_sampler,
 ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-    """Like `sample_without_noise`, with the steps of `walk`; also returns the `shown_text` of the run.
-
-    Raises ValueError for a model that needs more than a picture's latent.
-    """
-    _check_channels(model)
+    """Like `sample_without_noise`, with the steps of `walk`; also returns the `shown_text` of the run."""
     shown: list[tuple[Tensor, Tensor | None]] = []
 
     def recorded(call: SamplerCall, x: Tensor, levels: list[float]) -> Tensor:
         shown.append(shown_text(call.model.inner_model, len(x)))
         return walk(call, x, levels)
 
-    end = sample_without_noise(model, latent, sigmas, text, walk_sampler(recorded))
+    end = sample_without_noise(model, latent, sigmas, text, sampler_of(recorded))
     return end, shown[-1]
 
 
@@ -126,8 +144,8 @@ def sample_without_noise(model: Any, latent: Tensor, sigmas: Tensor, text: Text,
     return guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=0)
 
 
-def _check_channels(model: Any) -> None:
-    """Refuses inpainting models, before minutes of inversion that nothing could use."""
+def check_unet_channels(model: Any) -> None:
+    """Refuses inpainting models with a ValueError, before minutes of inversion that nothing could use."""
     taken, held = model.model.diffusion_model.in_channels, model.model.latent_format.latent_channels
     if taken != held:
         raise ValueError(

@@ -12,6 +12,7 @@ import comfy.clip_vision
 
 from ...attention.adapters.checkpoint import AdapterLayout, UnknownAdapter, flatten, recognise
 from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES
+from ...attention.adapters.flux_checkpoint import Layout
 from ...attention.families import DEMO_SD15, DEMO_SDXL
 from ..binding.model import ModelMap, map_unet
 from ..demo_models import load_demo_encoder
@@ -33,7 +34,7 @@ class EncoderWidths:
     embedding: int
     """0 without a projection."""
 
-    def fit(self, layout: AdapterLayout) -> bool:
+    def fit(self, layout: Layout) -> bool:
         """Whether an adapter reads what such an encoder gives."""
         return (self.embedding if layout.is_global else self.patches) == layout.clip_width
 

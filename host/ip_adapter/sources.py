@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...attention.adapters.flux_checkpoint import FLUX
 from ...attention.references.style import StyleReference
 from ..instantstyle.adapter import LoadedAdapter
 from ..instantstyle.encoding import EncodedStyle
@@ -68,6 +69,7 @@ class PictureReader:
     @property
     def fitting_encoder(self) -> Any:
         """The image encoder. Raises ValueError where there is none, or one that does not fit the adapter."""
+        self._refuse_flux()
         encoder = self.adapter.encoder if self.encoder is None else self.encoder
         if encoder is None:
             raise ValueError(
@@ -76,6 +78,13 @@ class PictureReader:
             )
         check_encoder(encoder, self.adapter.layout)
         return encoder
+
+    def _refuse_flux(self) -> None:
+        if self.adapter.layout.family == FLUX:
+            raise ValueError(
+                f"The adapter '{self.adapter.name}' is made for {FLUX}, which the nodes of this group do not know. Use "
+                "Encode Style Reference and InstantStyle with it."
+            )
 
     def _fitting(self, style: EncodedStyle) -> StyleReference:
         reference, layout = style.reference, self.adapter.layout

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...attention.adapters.style_adapter import StyleAdapter
 from ..binding.model import ModelMap, map_model
-from ..binding.unet import attention_layer
+from ..binding.unet_sites import attention_layer
 from .draws import generator_for
 from .recipe import TuningRecipe
 

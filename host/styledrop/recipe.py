@@ -13,7 +13,6 @@ BETAS = (0.9, 0.99)
 """Of AdamW."""
 RATES: Mapping[AdapterForm, float] = {"bottleneck": 1e-3, "lora": 5e-4}
 """The learning rate of each form where none is named."""
-LARGEST_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)

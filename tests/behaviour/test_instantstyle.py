@@ -14,7 +14,7 @@ pytestmark = pytest.mark.behaviour
 
 ALL = Setting("all blocks", "all")
 STYLE = Setting("style blocks", "style")
-SUBTRACTED = (0.25, 0.5, 1.0)
+SUBTRACTED = (0.5, 1.0)
 
 
 class Results:

@@ -1,4 +1,4 @@
-"""StyleID moves style and keeps structure, judged by the drawn world's truth over 32 held-out pairs."""
+"""StyleID moves style and keeps structure, judged by the drawn world's truth over 24 held-out pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionCall
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.demo.metrics import estimate, texture_distance
 from semblance.demo.study import Study
 from semblance.demo.styleid import (
@@ -28,7 +28,7 @@ from semblance.demo.world import draw
 
 pytestmark = pytest.mark.behaviour
 
-PAIRS = 32
+PAIRS = 24
 """The means that are compared lie as far apart as over 64 pairs, which take eight minutes of one core."""
 BOTH = tuple(Way(f"gamma {gamma}", gamma=gamma) for gamma in GAMMAS)
 

@@ -13,6 +13,18 @@ from semblance.tests.browser.frontend import Frontend
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 COME_WITH_THE_PACK = {path.name for path in (ROOT / "demo" / "models").rglob("*.safetensors")}
+FILES_OF = {
+    "CheckpointLoaderSimple": 1,
+    "ControlNetLoader": 1,
+    "SemblanceLoadAdapter": 1,
+    "CLIPVisionLoader": 1,
+    "UNETLoader": 1,
+    "CLIPLoader": 1,
+    "DualCLIPLoader": 2,
+    "VAELoader": 1,
+}
+"""How many of a loader's first widgets name a file."""
+FOLDERS = ("checkpoints", "controlnet", "ipadapter", "clip_vision", "diffusion_models", "text_encoders", "vae")
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -38,10 +50,11 @@ def test_the_api_form_is_up_to_date(frontend: Frontend, path: Path) -> None:
 def test_the_template_offers_every_model_it_loads_for_download(path: Path) -> None:
     workflow = json.loads(path.read_text(encoding="utf-8"))
     offered = {model["name"]: model for node in workflow["nodes"] for model in node["properties"].get("models", [])}
-    loaders = ("CheckpointLoaderSimple", "ControlNetLoader", "SemblanceLoadAdapter", "CLIPVisionLoader")
-    loaded = {node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in loaders}
+    loaded = {
+        name for node in workflow["nodes"] for name in node.get("widgets_values", ())[: FILES_OF.get(node["type"], 0)]
+    }
     assert loaded - COME_WITH_THE_PACK == set(offered)
     for model in offered.values():
         assert model["url"].startswith("https://huggingface.co/")
         assert model["url"].endswith(".safetensors")
-        assert model["directory"] in ("checkpoints", "controlnet", "ipadapter", "clip_vision")
+        assert model["directory"] in FOLDERS

@@ -24,6 +24,7 @@ from semblance.host.files import (
     load_tensors,
     save_tensors,
     saved_name,
+    shapes_in,
 )
 
 WEIGHTS = {"a": torch.arange(600.0), "b": torch.ones(3, 3)}
@@ -307,3 +308,13 @@ def test_file_is_read_back_as_it_was_written(folders: Path) -> None:
     found = load_tensors(path)
     assert found.keys() == WEIGHTS.keys() and all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
     save_file(WEIGHTS, path)  # and may be replaced
+
+
+def test_the_shapes_in_a_pickle_are_known_without_its_weights(tmp_path: Path) -> None:
+    """InstantX's adapter for Flux is one of five gigabytes, which a search through the folder must not read."""
+    path = tmp_path / "ip-adapter.bin"
+    torch.save(
+        {"image_proj": {"norm.weight": torch.ones(3)}, "ip_adapter": {"0.to_k_ip.weight": torch.ones(4, 3)}}, path
+    )
+    found = shapes_in(path)["ip_adapter"]["0.to_k_ip.weight"]
+    assert (tuple(found.shape), found.device.type) == ((4, 3), "meta")

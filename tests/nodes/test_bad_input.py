@@ -93,10 +93,8 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "lora": (lambda: lora_state_dict(make_unet("sd15")), "a LoRA"),
     "old lora": (lambda: {"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2, 2)}, "a LoRA"),
     "vae": (lambda: {"decoder.conv_in.weight": torch.ones(2, 2)}, "a VAE"),
-    "flux adapter": (
-        lambda: {"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": torch.ones(2, 2)},
-        "an IP-Adapter for Flux",
-    ),
+    "flux": (lambda: {"double_blocks.0.img_attn.qkv.weight": torch.ones(2, 2)}, "a diffusion model"),
+    "flux lora": (lambda: {"double_blocks.0.processor.qkv_lora1.down.weight": torch.ones(2, 2)}, "a LoRA"),
     "projector": (lambda: half("image_proj."), "half of an IP-Adapter"),
     "attention": (lambda: half("ip_adapter."), "half of an IP-Adapter"),
     "strange": (
@@ -450,23 +448,7 @@ def sdxs() -> Any:
     return base_model("sd15", UNET_CONFIGS["sd15"] | {"transformer_depth_middle": -2})
 
 
-def flux() -> Any:
-    sizes = {"in_channels": 4, "out_channels": 4, "vec_in_dim": 16, "context_in_dim": 16, "hidden_size": 32}
-    depth = {
-        "num_heads": 2,
-        "depth": 1,
-        "depth_single_blocks": 1,
-        "axes_dim": [4, 6, 6],
-        "theta": 10000,
-        "patch_size": 2,
-    }
-    rest = {"txt_ids_dims": [], "mlp_ratio": 2.0, "qkv_bias": True, "guidance_embed": False, "image_model": "flux"}
-    config = comfy.supported_models.Flux({**sizes, **depth, **rest})
-    config.set_inference_dtype(torch.float32, None)
-    return comfy.model_base.Flux(config, device=torch.device("cpu"))
-
-
-@pytest.mark.parametrize("make", [ssd_1b, sdxs, flux])
+@pytest.mark.parametrize("make", [ssd_1b, sdxs])
 def test_model_of_another_family_is_refused_where_it_is_patched(style: EncodedStyle, make: Any) -> None:
     model = stranger(make)
     message = refusal(lambda: styled(model, style))
@@ -475,7 +457,7 @@ def test_model_of_another_family_is_refused_where_it_is_patched(style: EncodedSt
     assert_matches(message, "thinned copy such as SSD-1B. Load an SD 1.5 or SDXL checkpoint")
 
 
-@pytest.mark.parametrize("make", [ssd_1b, sdxs, flux])
+@pytest.mark.parametrize("make", [ssd_1b, sdxs])
 def test_what_is_on_a_model_of_another_family_is_shown_all_the_same(make: Any) -> None:
     model = stranger(make)
     model.model_options["transformer_options"]["patches"] = {"attn1_patch": [min]}

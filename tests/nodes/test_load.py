@@ -21,19 +21,11 @@ from semblance.nodes.reference import LoadReference
 from semblance.nodes.subject import LoadSubject
 from semblance.tests.support.graphs import COME_WITH_THE_PACK, run
 from semblance.tests.tiny_models import adapter_state_dict
+from semblance.tests.tiny_models.adapters import nested
 
 VARIANTS = ("base", "plus", "full-face")
 SD15_WIDTHS = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
 SDXL_WIDTHS = [640] * 4 + [1280] * 20 + [1280] * 30 + [640] * 6 + [1280] * 10
-
-
-def nested(flat: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The layout of the published `.bin` files."""
-    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, tensor in flat.items():
-        part, _, inner = name.partition(".")
-        parts[part][inner] = tensor
-    return parts
 
 
 def loaded(file: str) -> LoadedAdapter:

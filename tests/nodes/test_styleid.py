@@ -16,9 +16,11 @@ from torch import Tensor
 import nodes as host_nodes
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.host.binding.model import patches_on
+from semblance.host.conditioning import Text
 from semblance.host.files import UnreadableFile
 from semblance.host.identity import stamp_of
 from semblance.host.inversion import ddim as inversion
+from semblance.host.inversion.ddim import sample_back
 from semblance.nodes.adain import AdaINLatent
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from semblance.nodes.styleid import PRESETS, StyleID
@@ -55,7 +57,7 @@ def latent(seed: int, images: int = 1, size: tuple[int, int] = (8, 8)) -> dict[s
 
 
 def inverted(model: Any, content: dict[str, Any], style: dict[str, Any] | None = None, **settings: Any) -> Any:
-    """The outputs of Invert Image: content, noise, style, report."""
+    """The outputs of Invert Image: content, noise, style, report, sigmas, sampler."""
     settings = {"steps": STEPS, "convention": "styleid", "guidance": 1.0, "check": False} | settings
     return run(InvertImage, model, content, style=style, **settings)
 
@@ -89,13 +91,13 @@ def kind(request: pytest.FixtureRequest) -> Family:
 def pair() -> tuple[Any, ReferenceTrajectory, ReferenceTrajectory]:
     """A model, and a content and a style inverted with it."""
     model = make_unet("sd15")
-    content, _, style, _ = inverted(model, latent(1), latent(2)).result
+    content, _, style, *_ = inverted(model, latent(1), latent(2)).result
     return model, content, style
 
 
 def test_a_style_moves_the_picture_and_not_the_model(kind: Family) -> None:
     model = make_unet(kind)
-    content, noise, style, _ = inverted(model, latent(1), latent(2)).result
+    content, noise, style, *_ = inverted(model, latent(1), latent(2)).result
     assert content.images == style.images == 1 and noise["samples"].shape == (1, 4, 8, 8)
     patched, start, sigmas, _ = painted(model, content, style).result
     plain, _, _, _ = painted(model, content, style, strength=0.0).result
@@ -103,6 +105,15 @@ def test_a_style_moves_the_picture_and_not_the_model(kind: Family) -> None:
     assert relative_error(made, sampled(model, start, sigmas, kind)) > CHANGED
     assert torch.equal(sampled(plain, start, sigmas, kind), sampled(model, start, sigmas, kind))
     assert patches_on(model) == ()
+
+
+def test_the_nodes_own_sampler_and_noise_levels_go_the_way_back() -> None:
+    model = make_unet("sd15")
+    text = make_conditioning("sd15", seed=1)
+    content, noise, _, _, sigmas, sampler = inverted(model, latent(1), convention="ddim", text=text).result
+    made = sampled(model, noise, sigmas, positive=text, negative=text, sampler=sampler, add_noise=True)
+    expected = sample_back(model, content, Text(text, text)) * (1 + content.sigmas[0] ** 2) ** 0.5
+    assert relative_error(made, expected) < 1e-4
 
 
 def test_every_setting_acts(pair: Any) -> None:
@@ -147,7 +158,7 @@ def test_official_and_exact_starts_differ_by_a_step(pair: Any) -> None:
 
 def test_one_style_for_many_contents_many_for_one_and_pairs(pair: Any) -> None:
     model = pair[0]
-    contents, _, styles, _ = inverted(model, latent(1, 3), latent(2, 3)).result
+    contents, _, styles, *_ = inverted(model, latent(1, 3), latent(2, 3)).result
     one_content, one_style = contents.select([0]), styles.select([0])
     for content, style, couples in (
         (contents, one_style, [(0, 0), (1, 0), (2, 0)]),
@@ -217,6 +228,18 @@ def test_lora_controlnet_and_instantstyle_act_beside_it(pair: Any, models: Path)
     assert relative_error(sampled(before, start, sigmas), sampled(after, start, sigmas)) < 1e-4
 
 
+def test_a_choice_that_styleid_does_not_have_is_refused_with_those_it_has() -> None:
+    """A preset that was not on offer ended in a KeyError, and blocks in InstantStyle's choices."""
+    assert StyleID.validate_inputs(model=1, preset={}, blocks={}) is True
+    said = [
+        StyleID.validate_inputs(model=1, preset=preset, blocks=blocks) for preset, blocks in ((None, {}), ({}, None))
+    ]
+    assert said[0] == (
+        "The choice for preset is missing or not on offer. Choose one of: balanced, high style, faithful, custom."
+    )
+    assert said[1] == "The choice for blocks is missing or not on offer. Choose one of: family, custom."
+
+
 def test_added_noise_is_refused_before_the_first_step(pair: Any) -> None:
     model, content, style = pair
     patched, start, sigmas, _ = painted(model, content, style).result
@@ -252,7 +275,7 @@ def test_an_inpainting_model_is_refused_before_the_inversion_and_before_the_firs
 @pytest.mark.parametrize("sampler", ["euler", slow("ddim")])
 def test_the_plain_advanced_sampler_serves_as_documented(pair: Any, sampler: str) -> None:
     model = pair[0]
-    content, _, style, _ = inverted(model, latent(1), latent(2), steps=10).result
+    content, _, style, *_ = inverted(model, latent(1), latent(2), steps=10).result
     patched, start, sigmas, _ = painted(model, content, style).result
     text = make_conditioning("sd15", seed=1)
     (made,) = host_nodes.KSamplerAdvanced().sample(

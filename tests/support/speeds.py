@@ -8,6 +8,22 @@ from typing import Any
 import pytest
 
 FAMILIES = ("sd15", "sdxl")
+"""UNets."""
+TRANSFORMER_NAMES = (
+    "flux",
+    "flux2",
+    "chroma",
+    "qwen_image",
+    "krea2",
+    "z_image",
+    "lumina2",
+    "anima",
+    "cosmos2",
+    "wan",
+    "sd35",
+)
+FLOW_NAMES = tuple(name for name in TRANSFORMER_NAMES if name != "cosmos2")
+"""Those that are sampled as a rectified flow."""
 
 
 def slow_but(values: Iterable[Any], quick: Collection[Any] | Callable[[Any], bool]) -> list[Any]:

@@ -18,15 +18,17 @@ from comfy.patcher_extension import WrappersMP
 from node_helpers import conditioning_set_values
 from torch import Tensor
 
-from semblance.attention.engine.guests import Guest
+from semblance.attention.engine.guests import Guest, ShownPicture
 from semblance.attention.engine.patch import AttentionPatch
 from semblance.attention.engine.scope import ImageMask, Scope
 from semblance.attention.families import CONSISTORY
 from semblance.attention.methods.consistory.method import ConsiStory
 from semblance.attention.methods.consistory.settings import Injection, QueryBlend, Sharing, StepRange
 from semblance.attention.methods.instantstyle import InstantStyle
+from semblance.attention.methods.reference_style import ReferenceStyle
 from semblance.attention.methods.styledrop import StyleDrop
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
+from semblance.attention.references.shared_style import Statistics
 from semblance.attention.references.style import StyleReference
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.attention.subjects.user_masks import UserMasks
@@ -228,6 +230,23 @@ def styledrop(masks: int = 0) -> Maker:
     return make
 
 
+def reference_style(masks: int = 0) -> Maker:
+    """Two references, of the batch's size and of another, listened to by half where a mask says."""
+
+    def make(studio: Studio, strength: float, scope: Scope, size: tuple[int, int]) -> AttentionPatch:
+        noise = torch.Generator().manual_seed(11)
+        shapes = ((1, 4, *size), (1, 4, size[0] + 2, size[1]))
+        references = tuple(
+            ShownPicture(f"reference {number}", *torch.randn(2, *shape, generator=noise))
+            for number, shape in enumerate(shapes)
+        )
+        mask = painted(masks, 40, 56) if masks else None
+        scope = Scope(scope.blocks, scope.window, mask)
+        return ReferenceStyle(references, scope, strength, statistics=Statistics(0.8, 0.3))
+
+    return make
+
+
 def consistory(**settings: Any) -> Maker:
     """A story of two scenes, which acts at both steps of a run of two."""
 
@@ -258,6 +277,8 @@ PATCHES: dict[str, Maker] = {
     "styleid masked": styleid(masks=1),
     "styledrop": styledrop(),
     "styledrop masked": styledrop(masks=1),
+    "reference style": reference_style(),
+    "reference style masked": reference_style(masks=1),
     "consistory": consistory(),
     "consistory fast": consistory(anchors=1, fast=True, masks=UserMasks(painted(2, 40, 56), limits=True)),
 }

@@ -12,12 +12,14 @@ from typing import Any
 from .adapters import adapter_state_dict, controlnet_state_dict, lora_state_dict, make_controlnet, with_lora
 from .encoders import CLIP_KINDS, VISION_KINDS, make_clip, make_clip_vision, make_vae
 from .files import register_tiny_supported_models, write_checkpoint, write_clip_vision
+from .flux_adapters import FLUX_FORMS, flux_adapter_state_dict, make_siglip, siglip_config, siglip_head, write_siglip
 from .sampling import empty_latent, ksampler, make_conditioning, random_latent, sampler_custom
 from .unets import CONTEXT_WIDTH, POOLED_WIDTH, UNET_CONFIGS, Family, diffusers_unet, make_unet
 
 __all__ = [
     "CLIP_KINDS",
     "CONTEXT_WIDTH",
+    "FLUX_FORMS",
     "POOLED_WIDTH",
     "UNET_CONFIGS",
     "VISION_KINDS",
@@ -27,20 +29,25 @@ __all__ = [
     "controlnet_state_dict",
     "diffusers_unet",
     "empty_latent",
+    "flux_adapter_state_dict",
     "ksampler",
     "lora_state_dict",
     "make_clip",
     "make_clip_vision",
     "make_conditioning",
     "make_controlnet",
+    "make_siglip",
     "make_unet",
     "make_vae",
     "random_latent",
     "register_tiny_supported_models",
     "sampler_custom",
+    "siglip_config",
+    "siglip_head",
     "with_lora",
     "write_checkpoint",
     "write_clip_vision",
+    "write_siglip",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import comfy.cldm.cldm
@@ -54,6 +55,15 @@ def adapter_state_dict(
         for name in ("to_k_ip", "to_v_ip"):
             shapes[f"ip_adapter.{2 * order + 1}.{name}.weight"] = (width, context_width)
     return seeded_state_dict(shapes, seed)
+
+
+def nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """A flat file as the published `.bin` files nest it."""
+    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    return parts
 
 
 def linear_projector(clip_width: int, tokens: int, context_width: int) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,9 @@
-"""Every template runs on the real ComfyUI over its HTTP API, on tiny models."""
+"""Every template runs on the real ComfyUI over its HTTP API, on tiny models.
+
+The templates for Flux, Qwen-Image and Z-Image run on a tiny SDXL in the place of the models that they load: there are
+no tiny text encoders of theirs. So nothing here shows that their loaders give what the other nodes take, nor that
+Reference Style acts on those models. That it does is tested on tiny transformers, without the templates.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +34,13 @@ QUICK = (
     "consistory",
     "consistory_personalise",
     "consistory_reuse",
+    "each_block",
     "instantstyle_content_subtraction",
     "instantstyle_demo",
     "instantstyle_sd15",
     "score_and_pick",
     "one_node_style",
+    "reference_style_sdxl",
     "styledrop_tune",
     "styleid",
 )
@@ -71,13 +78,14 @@ PLAIN: dict[str, dict[str, Any]] = {
     "PrimitiveFloat": {"value": 0.0},
     "SemblanceApplyAdapter": {"weight": 0.0},
     "SemblanceStyleID": {"strength": 0.0, "adain": 0.0},
+    "SemblanceReferenceStyle": {"strength": 0.0},
     "SemblanceAdaINLatent": {"strength": 0.0},
     "SemblanceConsiStory": {"sharing": 0.0, "injection": 0.0},
     "SemblanceApplySubject": {"sharing": 0.0, "injection": 0.0},
     "SemblanceStyleDropGuider": {"strength": 0.0},
 }
 """What turns each method off, by the type of its node."""
-GRIDS = ("compare_strengths",)
+GRIDS = ("compare_strengths", "each_block")
 """Templates that save one picture of several, which has a size of its own."""
 PICTURES = {
     "consistory": 4,
@@ -96,6 +104,7 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
     """The template at a size and number of steps for tiny models, with inputs changed by node type."""
     fitting = {
         "EmptyLatentImage": {"width": SIDE, "height": SIDE},
+        "EmptySD3LatentImage": {"width": SIDE, "height": SIDE},
         "ImageScale": {"width": SIDE, "height": SIDE},
         "KSampler": {"steps": 2},
         "BasicScheduler": {"steps": 2},
@@ -122,8 +131,23 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
     }
 
 
+LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "DualCLIPLoader": 1, "VAELoader": 2}
+"""Loaders of the parts of models that have no tiny text encoder here, by the output of a checkpoint they stand for."""
+
+
 def template(name: str) -> dict[str, Any]:
-    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    """A template's API form, in which a tiny checkpoint gives what the loaders of large models would."""
+    prompt = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    places = {number: LOADERS[node["class_type"]] for number, node in prompt.items() if node["class_type"] in LOADERS}
+    if not places:
+        return prompt
+    checkpoint = {"ckpt_name": "sd_xl_base_1.0.safetensors"}
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": checkpoint, "_meta": {"title": "Load Checkpoint"}}
+    for node in prompt.values():
+        for socket, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in places:
+                node["inputs"][socket] = ["loader", places[value[0]]]
+    return {"loader": loader, **{number: node for number, node in prompt.items() if number not in places}}
 
 
 def plain(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -65,10 +65,10 @@ class BatchAnchors:
         )  # -> (chunks, images, tokens, channels)
         for sources, images in viewers.items():
             if sources:
-                shared = (
+                keys, values = (
                     torch.cat([part[:, s].index_select(1, selected[s]) for s in sources], 1) for part in (key, value)
                 )
-                yield SharedTokens(tuple(images), *shared)
+                yield SharedTokens(tuple(images), keys, values)
 
     def match(self, sharing: Sharing, image: int, patches: Tensor, subjects: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest patch among all sources of the image, counted over the patches of all images in turn."""

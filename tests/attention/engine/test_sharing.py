@@ -26,8 +26,8 @@ class NoLists(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, images: int) -> Tensor:
-    return scaled_dot_product_attention(query, key, value)
+def attention(query: Tensor, key: Tensor, value: Tensor, images: int, mask: Tensor | None = None) -> Tensor:
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def test_each_image_attends_to_its_own_tokens_and_to_those_it_is_shown_and_no_gpu_waits() -> None:

@@ -87,7 +87,9 @@ def test_one_attention_equals_theirs(step: int, name: str) -> None:
     if patch.blend.weight(moment):
         vanilla = nn.functional.linear(UNITS["sdsa.x_vanilla"], project["q"])
         patch.observe(replace(call, query=vanilla), bank)
-    output = attend_in_groups(patch.edit_inputs(call, bank), lambda q, k, v, images: plain_attention(q, k, v, heads))
+    output = attend_in_groups(
+        patch.edit_inputs(call, bank), lambda q, k, v, images, mask=None: plain_attention(q, k, v, heads)
+    )
     made = nn.functional.linear(output, UNITS["sdsa.w.to_out.0.weight"], UNITS["sdsa.w.to_out.0.bias"])
     assert (made - UNITS[name]).abs().max() <= 1e-5
 

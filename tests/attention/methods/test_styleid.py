@@ -14,7 +14,8 @@ from semblance.attention.engine.layout import BatchLayout, GuestRows
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.scope import Scope
 from semblance.attention.functional.statistics import adain
-from semblance.attention.methods.styleid import CONTENT, STYLE, StyleID
+from semblance.attention.methods.styleid.injection import CONTENT, STYLE
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.tests.support.frozen_cases import load_reference
 
 CASE, FACTS = load_reference("styleid")

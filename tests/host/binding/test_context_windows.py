@@ -7,41 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from torch import Tensor
 
 from semblance.attention.engine.guests import PinnedImages
 from semblance.attention.engine.moment import Moment
 from semblance.attention.engine.protocols import KnowsImages
 from semblance.attention.engine.scope import Scope
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.host.binding.model import add_patch
 from semblance.tests.support.speeds import slow_but
 from semblance.tests.support.studio import PATCHES, STORIES, Studio, painted, relative_error, rows_of_calls, trajectory
 from semblance.tests.support.toy_patches import ToyPatch
+from semblance.tests.support.windows import windowed
 
 IMAGES = 4
 MIXES_IMAGES = ("shares keys",)
 ADDS_CALLS_UP = ("remembers",)  # an image in two windows is there twice
 SEPARATE = [name for name in PATCHES if name not in {*STORIES, *MIXES_IMAGES, *ADDS_CALLS_UP}]
 QUICK = ("edits output", "brings guests", "styleid masked")
-
-
-def windowed(model: ModelPatcher, length: int = 2, anchor: bool = False, **settings: Any) -> ModelPatcher:
-    """`model` seen through windows of `length` images, as the host's own node makes them."""
-    chosen = {
-        "context_overlap": length // 2,
-        "context_schedule": "standard_static",
-        "context_stride": 1,
-        "closed_loop": False,
-        "fuse_method": "pyramid",
-        "dim": 0,
-        "freenoise": False,
-    } | settings
-    made: Any = ContextWindowsManualNode.execute(model, context_length=length, causal_window_fix=anchor, **chosen)
-    return made[0]
 
 
 def styleid_of_each(studio: Studio, contents: int, styles: int, masks: int = 0) -> StyleID:

@@ -11,7 +11,7 @@ from semblance.attention.families import FAMILIES, PRESETS, SD15, SDXL, ModelFam
 from semblance.attention.families.amused import amused_of
 from semblance.attention.families.family import LAYOUT, STYLE, BlockChoice, ChoiceKey
 from semblance.host.binding.model import map_model
-from semblance.host.binding.unet import attention_sites
+from semblance.host.binding.unet_sites import attention_sites
 from semblance.tests.support.frozen_cases import load_reference
 from semblance.tests.support.oracles import oracle_unet
 from semblance.tests.tiny_models import UNET_CONFIGS, Family, make_unet

@@ -31,6 +31,8 @@ every_patch = pytest.mark.parametrize("name", PATCHES)
 # Of the laws that stories cannot be asked by these tests, those that hold are in test_story_laws.py.
 SCOPED = [name for name in PATCHES if name not in STORIES]
 LONE_IMAGES = [name for name in SCOPED if name not in {"shares keys", *TELLS_IMAGES_APART}]
+OWN_PROMPTS = [name for name in LONE_IMAGES if not name.startswith("reference style")]
+"""All whose images hear nothing of each other's prompts; a reference without its own has the first image's."""
 CROPPED = [name for name in SCOPED if name not in WITH_GUESTS]
 
 scoped_patch = pytest.mark.parametrize("name", SCOPED)
@@ -127,7 +129,7 @@ def test_each_image_of_a_batch_comes_out_as_it_would_alone(sd15: Studio, name: s
         assert relative_error(batch[image : image + 1], alone) < 1e-4
 
 
-@on_both_families(LONE_IMAGES, quick_on_sdxl=("edits inputs",))
+@on_both_families(OWN_PROMPTS, quick_on_sdxl=("edits inputs",))
 def test_each_image_of_a_batch_keeps_its_own_prompt(studio: Studio, name: str) -> None:
     prompts, latent, sigmas = studio.text(5, rows=3), random_latent(3, 8, 8), torch.tensor([4.0, 1.0, 0.0])
     patched = studio.with_patch(name)

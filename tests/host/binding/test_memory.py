@@ -17,7 +17,7 @@ from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionCall
 from semblance.attention.engine.patch import Attend
 from semblance.attention.engine.scope import Scope
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.host.binding.model import add_patch
 from semblance.tests.support.endings import resident, tensors_alive
 from semblance.tests.support.speeds import slow

@@ -62,7 +62,9 @@ def watched(model: ModelPatcher) -> tuple[ModelPatcher, set[tuple[int, int, int]
     return wrap(model, WrappersMP.DIFFUSION_MODEL, watch), calls
 
 
-@pytest.mark.parametrize("name", [STYLES[0], *map(slow, STYLES[1:]), "styleid", slow("styleid masked")])
+@pytest.mark.parametrize(
+    "name", [STYLES[0], *map(slow, STYLES[1:]), "styleid", *map(slow, ("styleid masked", "reference style"))]
+)
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours before", "ours after"])
 def test_a_method_split_over_two_devices_is_the_method_on_one(
     sd15: Studio, second_device: None, name: str, ours_first: bool

@@ -74,6 +74,8 @@ CASES = {
     "a picture for each image": (of_the_studio("ip-adapter per image"), ONE_PASS),
     "styleid": (of_the_studio("styleid"), [(1, 2)]),
     "styleid with a mask": (of_the_studio("styleid masked"), ONE_PASS),
+    "references": (of_the_studio("reference style"), ONE_PASS),
+    "references with a mask": (of_the_studio("reference style masked"), ONE_PASS),
     "a story with FreeU": (with_free_u, TWO_PASSES),
     "a story with pictures": (with_pictures, ONE_PASS),
     # A conditioning that starts later leaves no maps for the steps before it.
@@ -93,7 +95,7 @@ def gpu(sd15: Studio) -> PretendGPU:
     return PretendGPU(sd15, SIZE)
 
 
-@pytest.mark.parametrize("case", slow_but(CASES, ("styleid", "a picture for each image")))
+@pytest.mark.parametrize("case", slow_but(CASES, ("styleid", "a picture for each image", "references")))
 def test_a_method_meets_no_second_device_and_fetches_nothing_twice(gpu: PretendGPU, case: str) -> None:
     make, calls = CASES[case]
     fetches_nothing_twice(gpu, make(gpu.studio), calls)

@@ -21,19 +21,11 @@ from semblance.tests.tiny_models import (
     make_clip_vision,
     make_unet,
 )
+from semblance.tests.tiny_models.adapters import nested
 
 FAMILIES: tuple[Family, ...] = ("sd15", "sdxl")
 LAYERS = {"sd15": 16, "sdxl": 70}
 TEXT = {"sd15": 48, "sdxl": 136}
-
-
-def nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The file as a `.bin` holds it."""
-    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    return parts
 
 
 def without(tensors: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
@@ -236,7 +228,9 @@ def test_an_adapter_with_any_one_tensor_missing_is_refused_in_a_sentence(variant
     for name in tensors:
         if name.startswith("ip_adapter.") and not name.startswith(("ip_adapter.1.", "ip_adapter.31.")):
             continue  # layers are alike
-        with pytest.raises(UnknownAdapter, match="incomplete or of an unknown layout.*Download the file again"):
+        with pytest.raises(
+            UnknownAdapter, match="incomplete or of an unknown layout.*Download it again from huggingface.co"
+        ):
             manage_adapter("adapter", without(tensors, name))
 
 

@@ -13,6 +13,7 @@ import folder_paths
 import pytest
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow, ModelSamplingSD3
 from torch import Tensor
 
 import nodes as host_nodes
@@ -134,7 +135,7 @@ def weight_wrapped(model: Any) -> Any:
 
 def object_patched(model: Any) -> Any:
     model = model.clone()
-    model.add_object_patch("model_sampling", model.get_model_object("model_sampling"))
+    model.add_object_patch("latent_format", model.get_model_object("latent_format"))
     return model
 
 
@@ -162,6 +163,22 @@ def of_a_later_comfyui(model: Any) -> Any:
 )
 def test_what_is_not_understood_on_the_model_is_never_served(sd15: Studio, changed: Callable[[Any], Any]) -> None:
     assert key_of(changed(sd15.model), sd15.positive) is None
+
+
+def test_a_shift_of_the_schedule_is_part_of_the_key(sd15: Studio) -> None:
+    """Flow models come with one in nearly every workflow."""
+    shifted = [ModelSamplingSD3().patch(sd15.model, shift)[0] for shift in (1.0, 3.0, 3.0)]
+    auraflow = ModelSamplingAuraFlow().patch_aura(sd15.model, 3.0)[0]
+    keys = [key_of(model, sd15.positive) for model in (sd15.model, *shifted, auraflow)]
+    assert None not in keys and keys[2] == keys[3] and len(set(keys)) == 4
+
+    class Rescaled(type(shifted[0].get_model_object("model_sampling"))):
+        def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
+            return noise * 2
+
+    strange = sd15.model.clone()
+    strange.add_object_patch("model_sampling", Rescaled(sd15.model.model.model_config))
+    assert key_of(strange, sd15.positive) is None
 
 
 def test_an_unknown_number_on_the_model_makes_another_key(sd15: Studio) -> None:

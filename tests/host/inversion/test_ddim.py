@@ -16,7 +16,7 @@ from torch import Tensor
 from semblance.attention.engine.scope import ScheduleWindow, Scope
 from semblance.attention.functional.inversion import Convention, inversion_timesteps, sampling_timesteps
 from semblance.attention.functional.statistics import adain
-from semblance.attention.methods.styleid import StyleID
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.attention.references.trajectory import OffLadder, ReferenceTrajectory
 from semblance.host.binding.model import add_patch
 from semblance.host.conditioning import Text
@@ -238,9 +238,9 @@ def test_trajectories_that_do_not_belong_together_are_refused_before_sampling(sd
         "an SDXL model": {"stamp": replace(stamp, family="SDXL")},
         "predicts v": {"stamp": replace(stamp, prediction="v")},
         "another SD 1.5 model": {"stamp": replace(stamp, weights="0" * 16)},
-        "64x64 pixels and the style 64x72": {"latents": torch.randn(len(style.sigmas), 1, 4, 9, 8)},
+        "8x8 latent pixels and the style 8x9 latent": {"latents": torch.randn(len(style.sigmas), 1, 4, 9, 8)},
         "in 50 steps .styleid. and the style in 50 .ddim": {"convention": "ddim"},
-        "same steps": {"sigmas": tuple(sigma * 1.01 for sigma in style.sigmas)},
+        r"at other noise levels \(another shift\)": {"sigmas": tuple(sigma * 1.01 for sigma in style.sigmas)},
     }
     for words, changes in wrong.items():
         with pytest.raises(ValueError, match=words):

@@ -12,7 +12,7 @@ from torch import Tensor
 from semblance.attention.engine.bank import FeatureBank
 from semblance.attention.engine.call import AttentionCall
 from semblance.attention.engine.scope import Scope
-from semblance.attention.methods.styleid import CONTENT, STYLE, StyleID
+from semblance.attention.methods.styleid.method import CONTENT, STYLE, StyleID
 from semblance.host.binding.model import add_patch
 from semblance.host.conditioning import Text
 from semblance.host.inversion.ddim import invert, sampling_sigmas

@@ -29,6 +29,7 @@ from semblance.tests.tiny_models import (
     diffusers_unet,
     make_unet,
 )
+from semblance.tests.tiny_models.adapters import nested
 from semblance.tests.tiny_models.unets import NARROW, WIDE, unet_config
 
 REGIONS = Path(__file__).parents[2] / "workflows" / "instantstyle_regions.json"
@@ -94,7 +95,7 @@ class Scene:
         from diffusers.loaders.ip_adapter import IPAdapterMixin
 
         unet: Any = diffusers_unet(self.kind, self.model.model.diffusion_model)
-        unet._load_ip_adapter_weights([nested(adapter) for adapter, _ in adapters])
+        unet._load_ip_adapter_weights([nested(adapter.patcher.model.state_dict()) for adapter, _ in adapters])
         IPAdapterMixin.set_ip_adapter_scale(SimpleNamespace(unet=unet, unet_name="unet"), scales)
         added: dict[str, Any] = {"image_embeds": [both_sides(reference) for _, reference in adapters]}
         if self.kind == "sdxl":
@@ -108,15 +109,6 @@ class Scene:
                 added_cond_kwargs=added,
                 cross_attention_kwargs={"ip_adapter_masks": masks} if masks else None,
             ).sample
-
-
-def nested(adapter: LoadedAdapter) -> dict[str, dict[str, Tensor]]:
-    """The adapter's weights as the published `.bin` files nest them, which is what diffusers reads."""
-    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, tensor in adapter.patcher.model.state_dict().items():
-        part, _, rest = name.partition(".")
-        state[part][rest] = tensor
-    return state
 
 
 def both_sides(reference: StyleReference) -> Tensor:

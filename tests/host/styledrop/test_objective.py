@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.nn import functional
 
-from semblance.host.binding.unet import attention_layer, attention_sites
+from semblance.host.binding.unet_sites import attention_layer, attention_sites
 from semblance.host.styledrop.adapter_layers import adapted_layers, fresh_tensors
 from semblance.host.styledrop.draws import draws_of_step
 from semblance.host.styledrop.examples import in_calls, prepare

@@ -34,7 +34,8 @@ from semblance.host.binding.conditionings import TAG
 from semblance.host.binding.model import add_patch, patches_on
 from semblance.host.binding.noise_schedule import NoiseSchedule
 from semblance.host.binding.regions import Regions
-from semblance.host.binding.unet import BoundSite, LayerInputs, attention_layer, attention_sites
+from semblance.host.binding.unet import BoundSite, LayerInputs
+from semblance.host.binding.unet_sites import attention_layer, attention_sites
 from semblance.host.subjects.subject import record
 from semblance.tests.support.speeds import slow
 from semblance.tests.support.studio import Studio, painted, record_calls, relative_error, told_on

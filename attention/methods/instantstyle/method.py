@@ -13,65 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..adapters.ip_adapter import ImageAdapter
-from ..engine.bank import FeatureBank
-from ..engine.call import AttentionCall, AttentionSite
-from ..engine.layout import BatchLayout
-from ..engine.moment import Moment, RunPlan
-from ..engine.patch import Attend, AttentionPatch
-from ..engine.protocols import Advises
-from ..engine.scope import ImageMask, Scope
-from ..engine.token_masks import mask_per_image, masks_on_tokens
-from ..functional.attention import token_weights
-from ..functional.key_scaling import KeyScaling, scaled_keys
+from ...adapters.ip_adapter import ImageAdapter
+from ...engine.bank import FeatureBank
+from ...engine.call import AttentionCall, AttentionSite
+from ...engine.layout import BatchLayout
+from ...engine.moment import Moment, RunPlan
+from ...engine.patch import Attend, AttentionPatch
+from ...engine.protocols import Advises
+from ...engine.scope import ImageMask, Scope
+from ...engine.token_masks import mask_per_image, masks_on_tokens
+from ...functional.key_scaling import KeyScaling, scaled_keys
+from .tokens import ImageTokens
 
+ImageKeys = Mapping[AttentionSite, Sequence[tuple[Tensor, Tensor]]]
 MasksBy = Literal["auto", "per picture", "per image"]
 MASKS_BY: tuple[MasksBy, ...] = ("auto", "per picture", "per image")
-
-
-@dataclass(frozen=True, eq=False)
-class ImageTokens:
-    """The reference pictures as an adapter's projector gives them."""
-
-    conditional: tuple[Tensor, ...]  # for each picture (crops * tokens, channels)
-    unconditional: tuple[Tensor, ...]  # for each picture, or one for all, (tokens, channels)
-    weights: tuple[float, ...]
-    """By picture: how many copies of it attention counts or, if it has a mask or an image of its own, its strength
-    there."""
-    by_image: bool = False
-    """Whether each picture is for one image of the batch, in their order; the last one holds for all further images."""
-
-    def both_sides(self, picture: int | None) -> Tensor:
-        """Tokens of one picture or, with None, of all in a row, (2, tokens, channels), unconditional side first."""
-        pictures = range(len(self.conditional)) if picture is None else (picture,)
-        sides = [(self._negative(number), self.conditional[number]) for number in pictures]
-        # Attention does not notice that the unconditional tokens repeat, as they do in diffusers.
-        unconditional = [negative.repeat(len(tokens) // len(negative), 1) for negative, tokens in sides]
-        return torch.stack([torch.cat(unconditional), torch.cat([tokens for _, tokens in sides])])
-
-    def distinct(self) -> list[int]:
-        """For each picture the first that is the same on both sides: frames of an animation often share one."""
-        sides = [(id(tokens), id(self._negative(number))) for number, tokens in enumerate(self.conditional)]
-        return [sides.index(side) for side in sides]
-
-    def _negative(self, picture: int) -> Tensor:
-        return self.unconditional[min(picture, len(self.unconditional) - 1)]
-
-    @cached_property
-    def weight_mask(self) -> Tensor | None:
-        """The additive attention mask (1, 1, 1, tokens) of the pictures' weights, or None if all are equal."""
-        # A picture cut into several crops counts as one.
-        each = [
-            weight * len(self.unconditional[0]) / len(tokens)
-            for weight, tokens in zip(self.weights, self.conditional, strict=True)
-        ]
-        return token_weights(each, [len(tokens) for tokens in self.conditional])
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +58,11 @@ class InstantStyle(AttentionPatch, Advises):
     """What the weight multiplies: what attention gives, or the image's keys and values."""
     method: str = "InstantStyle"
     """Whose patch it is, for messages."""
-    image_keys: Mapping[AttentionSite, Sequence[tuple[Tensor, Tensor]]] = field(init=False, repr=False)
-    """Keys and values (2, tokens, channels) on the CPU, by layer in scope: of all pictures, or of each in turn."""
+    image_keys: ImageKeys = field(default_factory=dict[AttentionSite, Sequence[tuple[Tensor, Tensor]]], repr=False)
+    """Keys and values (2, tokens, channels) on the CPU, by layer in scope: of all pictures, or of each in turn. Given
+    those of another patch, it takes from them what is its own, so `dataclasses.replace` of a scope copies nothing."""
+    keys_from: tuple[ImageAdapter, ImageTokens, bool] | None = field(default=None, repr=False)
+    """What `image_keys` were made from, and whether of each picture in turn."""
 
     def __post_init__(self) -> None:
         mask, pictures = self.scope.mask, len(self.tokens.conditional)
@@ -108,7 +73,11 @@ class InstantStyle(AttentionPatch, Advises):
             )
         # Once, before any run: no run needs the adapter, and no attention waits for its weights.
         sites = [site for site in self.numbers if self.strength * self.scope.blocks.get(site.block, 0.0)]
-        object.__setattr__(self, "image_keys", {site: self._projected(self.numbers[site]) for site in sites})
+        source = (self.adapter, self.tokens, self._by_picture)
+        known: ImageKeys = self.image_keys if self.keys_from == source else {}
+        keys = {site: known[site] if site in known else self._projected(self.numbers[site]) for site in sites}
+        object.__setattr__(self, "image_keys", keys)
+        object.__setattr__(self, "keys_from", source)
 
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         return site in self.numbers and self._weight(site, moment) != 0.0
@@ -182,15 +151,17 @@ class InstantStyle(AttentionPatch, Advises):
         weight = 1.0 if self.scaling == "V only" else self._weight(call.site, call.moment)
 
         def bring() -> tuple[Tensor, Tensor]:
-            key, value = self.image_keys[call.site][picture or 0]
+            key, value = self._keys_for(call)[picture or 0]
             return key.to(query), value.to(query)
 
         def line_up() -> tuple[Tensor, Tensor]:
             sides = [int(conditional) for conditional in call.layout.conditional]
-            if images is None:
+            if images is None and self.scaling == "V only":  # the side that no call asks for stays on the CPU
+                key, value = (both[sides].to(query) for both in self._keys_for(call)[picture or 0])
+            elif images is None:
                 key, value = (both[sides] for both in bank.once(name, bring))
             else:  # of many images only those come along that a call shows
-                found = self.image_keys[call.site]
+                found = self._keys_for(call)
                 rows = [(side, found[min(image, len(found) - 1)]) for side in sides for image in images]
                 key, value = (torch.stack([both[half][side] for side, both in rows]).to(query) for half in (0, 1))
             if self.scaling == "V only":
@@ -199,6 +170,10 @@ class InstantStyle(AttentionPatch, Advises):
             return scaled_keys(key, value, own * weight, self.scaling, self._token_counts(picture))
 
         return bank.once((*name, call.layout.conditional, images, weight), line_up)
+
+    def _keys_for(self, call: AttentionCall) -> Sequence[tuple[Tensor, Tensor]]:
+        """The image keys and values of a layer, as it attends to them."""
+        return self.image_keys[call.site]
 
     def _token_counts(self, picture: int | None) -> list[int]:
         """How many tokens the keys hold of each picture."""

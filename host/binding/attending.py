@@ -1,0 +1,56 @@
+"""The host's attention of a transformer, as a method calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.engine.call import AttentionCall
+from ...attention.engine.sharing import attend_in_groups
+from .carried import Uncopied
+
+POSITIONS = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
+"""What follows the number of heads in the host's attention functions, in order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attending(Uncopied):
+    """Attention with the settings of the one that the model asked for."""
+
+    host: Callable[..., Tensor]
+    heads: int
+    rest: Sequence[Any]
+    named: Mapping[str, Any]
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Packed output, (rows, query_tokens, heads * head_dim)."""
+        return self.host(query, key, value, self.heads, **{**self._settings, "mask": mask})
+
+    def of(self, call: AttentionCall) -> Tensor:
+        """What attention gives for `call`, with the tokens that it shares."""
+        if not call.shared:
+            return self(call.query, call.key, call.value, call.mask)
+        return attend_in_groups(call, self._some_rows)
+
+    def in_form(self, part: Tensor) -> Tensor:
+        """Query, key or value as an AttentionCall has them: SD 3.5 hands over values whose heads are not packed yet."""
+        return part if self._settings.get("skip_reshape") or part.ndim == 3 else part.flatten(2)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The model's own mask, as (rows or 1, heads or 1, query tokens or 1, key tokens)."""
+        mask: Tensor | None = self._settings.get("mask")
+        if mask is None or mask.ndim == 4:
+            return mask
+        return mask[None, None] if mask.ndim == 2 else mask[:, None]
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return {**dict(zip(POSITIONS, self.rest, strict=False)), **self.named}
+
+    def _some_rows(self, query: Tensor, key: Tensor, value: Tensor, images: int, mask: Tensor | None = None) -> Tensor:
+        return self(query, key, value, mask)

@@ -1,0 +1,215 @@
+"""One call of a diffusion transformer: patches bind to its attentions in APPLY_MODEL, whatever the family.
+
+The host hands every attention of a call to one function, `optimized_attention_override`. Ours runs around the one that
+other packs put there, if any, and is gone after the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.engine.call import AttentionCall, AttentionSite
+from ...attention.engine.layout import BatchLayout
+from ...attention.engine.moment import Moment
+from ...attention.engine.patch import AttentionPatch
+from ...attention.engine.protocols import AddsToOutput, Prepares
+from ...attention.engine.unexpected import UnexpectedCall
+from .attending import Attending
+from .carried import Uncopied
+from .conditions import Conditions
+from .kept_features import KeptFeatures, keep_features
+from .layouts import acting_in, layout_of
+from .neighbours import others_attend
+from .pictures import ModelCall
+from .run import RUN, Run
+from .streams import Streams
+from .transformer import REFERENCES, Transformer
+from .unet import PatchWithBank
+from .whereabouts import Whereabouts
+
+OVERRIDE = "optimized_attention_override"
+
+
+def called(
+    executor: Any, transformer: Transformer, x: Tensor, t: Tensor, conditions: Conditions, options: dict[str, Any]
+) -> Tensor:
+    """The model's answer to `x` at the noise levels `t` (rows,), with the carried patches bound to this call."""
+    run: Run = options[RUN]
+    with run.model_call():
+        return _bound(executor, transformer, run, x, t, conditions, options)
+
+
+def _bound(
+    executor: Any,
+    transformer: Transformer,
+    run: Run,
+    x: Tensor,
+    t: Tensor,
+    conditions: Conditions,
+    given: Mapping[str, Any],
+) -> Tensor:
+    layout = replace(layout_of(given, x, run), device=x.device)
+    # The one number read back from the device in a call, and outside every attention.
+    moment = run.moment(float(t[0]))
+    patches, acting_at, acting = acting_in(given, run, transformer.sites, moment)
+    call = ModelCall(layout, moment, conditions, x, executor.class_obj, run.prompts)
+    seats = call.seats(acting, alone=others_attend(given))
+    layout = replace(layout, guests=seats.rows)
+    for patch, bank in patches:
+        if isinstance(patch, Prepares):
+            patch.begin(layout, moment, bank)
+    options = {name: option for name, option in given.items() if name not in ("block_index", "block_type")}
+    bound = BoundTransformer(
+        transformer, acting_at, layout, moment, transformer.picture_tokens(x), options.get(OVERRIDE)
+    )
+    for group in seats.groups:
+        watching = PictureWatch(transformer, acting_at, transformer.picture_tokens(group.x), group.shown, bound.apart)
+        alone = watching.whereabouts.told(_without_others(options, len(group.x)))
+        group.conditions.call(executor, group.x, t[:1].expand(len(group.x)), {**alone, OVERRIDE: watching})
+    rows = layout.rows - layout.host_rows
+    levels = t if not rows else t[:1].expand(layout.rows)
+    seated = {**bound.streams.seated(bound.whereabouts.told(options)), OVERRIDE: bound}
+    output = call.with_seats(seats).call(executor, seats.behind(x), levels, seated)
+    run.attendance.take([patch for patch, _ in acting], set(), bound.met, given, run.others)
+    return output[: layout.host_rows]
+
+
+def _without_others(options: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """The options of a call that shows pictures alone, as many as there are rows: no other pack's patches act."""
+    left = {name: option for name, option in options.items() if name not in ("patches", "patches_replace", "uuids")}
+    return {**left, "cond_or_uncond": [0] * rows}
+
+
+@dataclass(eq=False)
+class BoundTransformer(Uncopied):
+    """The attentions of one call of a transformer: inputs edited, attention run once, output edited."""
+
+    transformer: Transformer
+    acting_at: Mapping[AttentionSite, Sequence[PatchWithBank]]
+    layout: BatchLayout
+    moment: Moment
+    grid: tuple[int, int, int]
+    """Frames, height and width of the picture in tokens."""
+    occupant: Callable[..., Tensor] | None
+    met: set[int] = field(default_factory=set[int])
+    """Gets the ids of the patches that an attention came to."""
+    apart: KeptFeatures = field(default_factory=KeptFeatures)
+
+    def __post_init__(self) -> None:
+        frames, height, width = self.grid
+        self.whereabouts = Whereabouts(self.transformer, frames * height * width)
+        self.streams = Streams(self.acting_at, self.transformer.kind.tells_rotation)
+
+    def __call__(
+        self,
+        func: Callable[..., Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        *rest: Any,
+        **named: Any,
+    ) -> Tensor:
+        options = named.get("transformer_options") or {}
+        site = self.whereabouts.site(options, query, key)
+        host = func if self.occupant is None else partial(self.occupant, func)
+        patches = () if site is None else self.acting_at.get(site, ())
+        if site is None or not patches:
+            return host(query, key, value, heads, *rest, **named)
+        attending = Attending(host, heads, rest, named)
+        query, key, value = (attending.in_form(part) for part in (query, key, value))
+        return self._edited(self._call(site, options, attending, query, key, value), patches, attending)
+
+    def _edited(self, call: AttentionCall, patches: Sequence[PatchWithBank], attending: Attending) -> Tensor:
+        self.met.update(id(patch) for patch, _ in patches)
+        for patch, bank in patches:
+            call = patch.edit_inputs(call, bank)
+        output = attending.of(call)
+        for patch, bank in sorted(patches, key=lambda one: isinstance(one[0], AddsToOutput)):
+            output = patch.edit_output(call, output, attending, bank)
+        return output
+
+    def _call(
+        self,
+        site: AttentionSite,
+        options: Mapping[str, Any],
+        attending: Attending,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+    ) -> AttentionCall:
+        frames, height, width = self.grid
+        tokens, own = query.shape[-2], frames * height * width
+        alone = site.kind == "self"
+        if len(query) != self.layout.rows or tokens < own or (alone and tokens != own):
+            raise UnexpectedCall(
+                f"At {site} the model shows {len(query)} rows of {tokens} tokens where there are {self.layout.rows} "
+                f"rows of a picture of {own}.",
+                "Bypass the node that changes the rows or tokens inside the model, such as reference frames of a video "
+                "model.",
+            )
+        image = self.transformer.image(site, tokens, own, options)
+        if image.start < 0 or (site.kind == "joint" and REFERENCES in options and key.shape[-2] > tokens):
+            raise UnexpectedCall(
+                f"At {site} another node keeps the keys of reference pictures and leaves out their tokens.",
+                "Bypass it; Flux KV Cache does so.",
+            )
+        return AttentionCall(
+            site,
+            self.layout,
+            self.moment,
+            height,
+            width,
+            attending.heads,
+            query,
+            key,
+            value,
+            attending.mask,
+            image=image,
+            model_query=query,
+            rotary=self.transformer.rotary if site.kind != "cross" else None,
+            rotation=self.streams.rotation,
+            apart=self.apart.at(site),
+        )
+
+
+@dataclass(eq=False)
+class PictureWatch(Uncopied):
+    """The attentions of a call that shows the model a patch's pictures alone: plain, and their features are kept."""
+
+    transformer: Transformer
+    acting_at: Mapping[AttentionSite, Sequence[PatchWithBank]]
+    grid: tuple[int, int, int]
+    shown: Sequence[tuple[AttentionPatch, str]]
+    """Whose picture each row is, and its name."""
+    into: KeptFeatures
+
+    def __post_init__(self) -> None:
+        frames, height, width = self.grid
+        self._tokens = frames * height * width
+        self.whereabouts = Whereabouts(self.transformer, self._tokens)
+
+    def __call__(
+        self,
+        func: Callable[..., Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        *rest: Any,
+        **named: Any,
+    ) -> Tensor:
+        options = named.get("transformer_options") or {}
+        site = self.whereabouts.site(options, query, key)
+        if site is not None and site in self.acting_at:
+            image = self.transformer.image(site, query.shape[-2], self._tokens, options)
+            acting = {id(patch) for patch, _ in self.acting_at[site]}
+            attending = Attending(func, heads, rest, named)
+            own = (attending.in_form(part) for part in (query, key, value))
+            keep_features(self.into, site, acting, self.shown, image, *own)
+        return func(query, key, value, heads, *rest, **named)

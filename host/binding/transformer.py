@@ -1,0 +1,103 @@
+"""What a diffusion transformer is, read off the host's module: its family, its sites, and where its tokens stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.engine.call import AttentionKind, AttentionSite, Rotary
+from ...attention.families.transformers import KINDS, NAMES, UNREACHED, TransformerKind
+
+REFERENCES = "reference_image_num_tokens"
+"""The option by which the host tells the tokens of each reference picture of an editing model."""
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """One diffusion transformer."""
+
+    kind: TransformerKind
+    name: str
+    """Its family, as people know it."""
+    patch: int
+    """Latent pixels to a side of a token."""
+    rotary: Rotary | None
+    sites: tuple[AttentionSite, ...]
+    """Every attention of its blocks, in the order it runs them."""
+    padded_to: int = 1
+    """Tokens of the picture are filled up to a multiple of so many."""
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return len({site.block for site in self.sites})
+
+    def picture_tokens(self, x: Tensor) -> tuple[int, int, int]:
+        """Frames, height and width in tokens of latents (rows, channels, [frames,] height, width)."""
+        frames = x.shape[-3] if x.ndim == 5 else 1
+        return frames, math.ceil(x.shape[-2] / self.patch), math.ceil(x.shape[-1] / self.patch)
+
+    def image(self, site: AttentionSite, tokens: int, own: int, options: Mapping[str, Any]) -> slice:
+        """Which of so many tokens are the `own` ones of the picture."""
+        if site.kind == "cross":
+            return slice(0, own)
+        behind = sum(options.get(REFERENCES, ())) if self.kind.references == "behind" else 0
+        padding = -own % self.padded_to
+        end = tokens - behind - padding
+        return slice(end - own, end)
+
+
+def transformer_of(model: Any) -> Transformer | None:
+    """The transformer in a host's model (what MODEL keeps as `model`); None for another network."""
+    module = model.diffusion_model
+    kind = KINDS.get(_class_of(module))
+    if kind is None:
+        return None
+    padded_to = getattr(module, "pad_tokens_multiple", None) or 1
+    name = "Z-Image" if padded_to > 1 else NAMES.get(type(model).__name__, kind.name)
+    return Transformer(kind, name, _patch_size(module), _rotary(module, kind), _sites(module, kind), padded_to)
+
+
+def unreached(model: Any) -> str | None:
+    """The family of a transformer whose attention no patch can reach; None for any other model."""
+    return UNREACHED.get(_class_of(model.diffusion_model))
+
+
+def _class_of(module: Any) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _sites(module: Any, kind: TransformerKind) -> tuple[AttentionSite, ...]:
+    once_more: tuple[AttentionKind, ...] = ("self",)
+    return tuple(
+        AttentionSite(attention, part, number)
+        for part, attribute in kind.blocks.items()
+        for number, block in enumerate(getattr(module, attribute))
+        for attention in (*kind.attentions, *(once_more if _has_second_attention(block) else ()))
+    )
+
+
+def _has_second_attention(block: Any) -> bool:
+    """Whether a block of SD 3.5 lets the picture attend to itself once more."""
+    return bool(getattr(getattr(block, "x_block", None), "x_block_self_attn", False))
+
+
+def _patch_size(module: Any) -> int:
+    size = next(getattr(module, name) for name in ("patch_size", "patch", "patch_spatial") if hasattr(module, name))
+    return int(size if isinstance(size, int) else size[-1])
+
+
+def _rotary(module: Any, kind: TransformerKind) -> Rotary | None:
+    if kind.pairs == "none":
+        return None
+    for name in ("pe_embedder", "rope_embedder"):
+        axes = getattr(getattr(module, name, None), "axes_dim", None)
+        if axes is not None:
+            return Rotary(tuple(axes), kind.pairs)
+    head = module.model_channels // module.num_heads
+    side = head // 6 * 2
+    return Rotary((head - 2 * side, side, side), kind.pairs)

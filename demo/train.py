@@ -8,7 +8,7 @@ from harness.library import use_library
 
 from .training.loop import Plan
 
-MUON = 3.0  # times the learning rate: of steps on matrices
+MUON = 3.0  # times the learning rate: of steps on the matrices of UNets
 _UNET_STEPS = {"sdxl": 12_000, "sd15": 2_000}  # the second starts from the first
 
 
@@ -53,6 +53,12 @@ def _unet(arguments: argparse.Namespace) -> None:
     train_unet(plan, arguments.topology)
 
 
+def _flow(arguments: argparse.Namespace) -> None:
+    from .training.flow import NAME, train_flow
+
+    train_flow(Plan(NAME, arguments.steps or 6000, 1e-3, arguments.seed, average=0.998, muon=10.0))
+
+
 def _adapter(arguments: argparse.Namespace) -> None:
     from .training.adapter import train_adapter
 
@@ -82,6 +88,7 @@ _COMMANDS = {
     "text": _text,
     "vision": _vision,
     "unet": _unet,
+    "flow": _flow,
     "adapter": _adapter,
     "words": _words,
     "judge": _judge,

@@ -30,7 +30,7 @@ from .networks import (
     build_vision_encoder,
     vision_pixels,
 )
-from .parts import load_part
+from .parts import load_part, load_weights, part_exists
 from .tokens import tokenize
 from .view_truth import ViewTruth
 
@@ -157,6 +157,8 @@ def train_vision(plan: Plan, scenes: int = 64, views: int = 32) -> None:
     device = best_device()
     teacher = load_teacher(device)
     vision = build_vision_encoder().to(device)
+    if part_exists("clip_vision"):  # what sees edges and colours already learns a new world sooner
+        vision.load_state_dict(load_weights("clip_vision"), strict=False)
 
     def loss_of(step: int) -> Tensor:
         examples = Examples.draw(scenes, views, plan.seed + step, "train", device)

@@ -1,7 +1,7 @@
 """Training of a UNet of SDXL or SD 1.5 topology on latents of drawn pictures and their captions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -26,6 +26,7 @@ UNPOOLED_SHARE = 0.9
 GUIDANCE = 3.0
 POOL_SIZE, VIEWS = 12_288, 6_144  # scenes and views
 FIGURE_WEIGHT = 2.0  # of an error on a figure, which is small and what one looks at first
+Encode = Callable[[list[str]], tuple[Tensor, Tensor]]  # captions to contexts and pooled texts
 DONOR = "unet_sdxl"
 """What both UNets start from, where it has been trained: the SDXL-like one goes on, the other takes what fits."""
 
@@ -51,7 +52,7 @@ def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *
 
 
 def _self_attentions(unet: Any) -> list[tuple[str, int, int]]:
-    from semblance.host.binding.unet import attention_sites
+    from semblance.host.binding.unet_sites import attention_sites
 
     return [(site.part, site.number, site.depth) for site in attention_sites(unet) if site.kind == "self"]
 
@@ -59,7 +60,7 @@ def _self_attentions(unet: Any) -> list[tuple[str, int, int]]:
 class CaptionedPool:
     """Latents with one caption each, whose contexts are computed once."""
 
-    def __init__(self, latents: Tensor, captions: Sequence[str], text: TextContext) -> None:
+    def __init__(self, latents: Tensor, captions: Sequence[str], text: Encode) -> None:
         """`latents` are (pictures, 4, 16, 16) at SDXL's scale."""
         self._latents = latents
         words = list(dict.fromkeys(["", *captions]))  # the empty caption is the first
@@ -144,11 +145,7 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
 
     @cache
     def pool() -> tuple[CaptionedPool, Tensor]:
-        scenes, views = open_pool(POOL_SIZE, plan.seed, device), open_view_pool(VIEWS, plan.seed, device)
-        captions = write_captions(scenes.scenes, plan.seed)
-        captions += [caption for chunk in views.chunks for caption in view_captions(chunk, plan.seed)]
-        weights = 1 + (FIGURE_WEIGHT - 1) * torch.cat([scenes.coverage(), views.coverage()])
-        return CaptionedPool(torch.cat([scenes.latents, views.latents]), captions, denoiser.text), weights.to(device)
+        return captioned_pool(plan.seed, denoiser.text, device)
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)
@@ -168,6 +165,15 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
     figures = show_samples(denoiser, autoencoder, plan.folder / "samples_final.png")
     weights = {**unet.state_dict(), V_PREDICTION_KEY: torch.zeros(1)}
     export(run, weights, figures, unet_config(topology))
+
+
+def captioned_pool(seed: int, text: Encode, device: torch.device) -> tuple[CaptionedPool, Tensor]:
+    """Scenes and views with their captions, and how much each latent counts: (pictures, 16, 16)."""
+    scenes, views = open_pool(POOL_SIZE, seed, device), open_view_pool(VIEWS, seed, device)
+    captions = write_captions(scenes.scenes, seed)
+    captions += [caption for chunk in views.chunks for caption in view_captions(chunk, seed)]
+    weights = 1 + (FIGURE_WEIGHT - 1) * torch.cat([scenes.coverage(), views.coverage()])
+    return CaptionedPool(torch.cat([scenes.latents, views.latents]), captions, text), weights.to(device)
 
 
 def denoising_loss(predict, latents: Tensor, generator: torch.Generator, weights: Tensor | None = None) -> Tensor:

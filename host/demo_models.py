@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import comfy.clip_vision
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -21,15 +23,27 @@ import comfy.utils
 import torch
 
 from .files import DEMO_MODELS, UnreadableFile
+from .known_words import whole_vocabulary
 from .patchers import load_patcher
 from .styledrop.objective import diffusion_loss
 
 Topology = Literal["SDXL", "SD 1.5"]
 TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
+FLUX = "Flux"
+DemoName = Literal[Topology, "Flux"]
+DEMOS: tuple[DemoName, ...] = (*TOPOLOGIES, FLUX)
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
 STARTS = 1 / 4
 """The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
-_UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
+_FILES: Mapping[DemoName, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15", FLUX: "transformer_flux"}
+_FLUX_TOKENS = 32
+"""What a prompt is filled up to for the flow transformer, as in its training."""
+
+
+class FluxLatents(comfy.latent_formats.SDXL):
+    """Of the flow transformer: the four channels of the demo's autoencoder, at a variance of one."""
+
+    scale_factor = 0.075
 
 
 @dataclass(frozen=True)
@@ -42,29 +56,31 @@ class DemoModel:
     clip_vision: Any
 
 
-def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel:
-    """The demo model of one topology and the encoders that both share, with the UNet in `dtype` or as ComfyUI chooses.
+def load_demo(name: DemoName, dtype: torch.dtype | None = None) -> DemoModel:
+    """One of the demo models and the encoders that all share, with the model in `dtype` or as ComfyUI chooses.
 
     Raises UnreadableFile if a file of the pack is missing or damaged.
     """
-    model, clip, vae = _load_unet(topology, dtype), _load_clip(topology), _load_vae()
+    model, clip, vae = _load_model(name, dtype), _load_clip(name), _load_vae()
     # By these ComfyUI loads them anew, for training, compiling and further devices.
-    model.cached_patcher_init = (_load_unet, (topology, dtype))
-    clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
+    model.cached_patcher_init = (_load_model, (name, dtype))
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (name,))
     vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
     return DemoModel(model, clip, vae, load_demo_encoder())
 
 
-def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
-    """The UNet, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
-    weights, config = _read(_UNETS[topology])
+def _load_model(name: DemoName, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
+    """The model, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
+    weights, config = _read(_FILES[name])
     weights.pop(PREDICTS_V, None)
-    patcher = load_patcher(_model_config(topology, config), weights, dtype, disable_dynamic)
-    patcher.model.tuning_objective = partial(diffusion_loss, starts=STARTS)
+    description = _flux_config(config) if name == FLUX else _unet_config(name, config)
+    patcher = load_patcher(description, description.process_unet_state_dict(weights), dtype, disable_dynamic)
+    if name != FLUX:
+        patcher.model.tuning_objective = partial(diffusion_loss, starts=STARTS)
     return patcher
 
 
-def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
+def _unet_config(topology: Topology, config: Mapping[str, Any]) -> Any:
     known = {"SDXL": comfy.supported_models.SDXL, "SD 1.5": comfy.supported_models.SD15}[topology]
     own = {
         "unet_config": dict(config),
@@ -75,13 +91,29 @@ def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
     return demo({**config, "use_temporal_attention": False, "use_temporal_resblock": False})
 
 
-def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
+def _flux_config(config: Mapping[str, Any]) -> Any:
+    """Without guidance embedded, as FLUX.1 schnell: it samples with CFG."""
+    own = {"unet_config": dict(config), "latent_format": FluxLatents}
+    return type("DemoFlux", (comfy.supported_models.FluxSchnell,), own)(dict(config))
+
+
+class FluxTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """CLIP's tokens, filled up no further than the flow transformer has seen: each stands in its attention."""
+
+    def __init__(self, embedding_directory: str | None = None, tokenizer_data: Mapping[str, Any] = MappingProxyType({})):
+        filled = partial(comfy.sd1_clip.SDTokenizer, pad_to_max_length=False, min_length=_FLUX_TOKENS)
+        super().__init__(embedding_directory, dict(tokenizer_data), tokenizer=filled)
+
+
+def _load_clip(name: DemoName, disable_dynamic: bool = False) -> Any:
     """The CLIP. SDXL's two towers are the same encoder here, which the file holds once."""
-    weights, config = _read("text_encoder")
-    if topology == "SDXL":
+    read, config = _read("text_encoder")
+    weights = whole_vocabulary(read)
+    if name == "SDXL":
         towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     else:
-        towers, classes = ("clip_l",), (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+        tokenizer = FluxTokenizer if name == FLUX else comfy.sd1_clip.SD1Tokenizer
+        towers, classes = ("clip_l",), (tokenizer, comfy.sd1_clip.SD1ClipModel)
     return comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(*classes),
         state_dict={f"{tower}.transformer.{key}": weight for tower in towers for key, weight in weights.items()},
@@ -90,8 +122,8 @@ def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
     )
 
 
-def _load_clip_patcher(topology: Topology, disable_dynamic: bool = False) -> Any:
-    return _load_clip(topology, disable_dynamic).patcher
+def _load_clip_patcher(name: DemoName, disable_dynamic: bool = False) -> Any:
+    return _load_clip(name, disable_dynamic).patcher
 
 
 def _load_vae() -> Any:
@@ -105,7 +137,7 @@ def _load_vae_patcher(disable_dynamic: bool = False) -> Any:
 
 
 def load_demo_encoder() -> Any:
-    """The CLIP_VISION of both. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
+    """The CLIP_VISION of all. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
     weights, config = _read("clip_vision")
     model = comfy.clip_vision.ClipVisionModel({"model_type": "clip_vision_model", **config})
     missing, unexpected = model.load_sd(weights)

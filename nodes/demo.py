@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.demo_models import TOPOLOGIES, load_demo
+from ..host.demo_models import DEMOS, load_demo
 from .inputs import CATEGORY
 
 
@@ -26,7 +26,7 @@ class LoadDemo(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "topology",
-                    options=list(TOPOLOGIES),
+                    options=list(DEMOS),
                     tooltip="The family whose blocks the model has, at small widths. Each has its own IP-Adapters in "
                     "Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15.",
                 )

@@ -14,7 +14,7 @@ from ..captions import content_captions, write_captions
 from ..world import draw, sample_scenes
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import EMBED_WIDTH, VISION_CONFIG, build_unet, cross_attention_widths, fresh_weights, unet_config
-from .parts import Autoencoder, PictureEmbedder, Variant, load_part
+from .parts import Autoencoder, PictureEmbedder, Variant, load_part, load_weights, part_exists
 from .pool import open_pool
 from .sheets import contact_sheet, save_picture
 from .unet import POOL_SIZE, CaptionedPool, Denoiser, attend, denoising_loss, picture_sizes
@@ -74,6 +74,8 @@ def train_adapter(plan: Plan, topology: str, variant: Variant, blocks: Collectio
     unet = load_part(build_unet(topology), f"unet_{topology}", device)
     denoiser = Denoiser(unet, topology, device)
     adapter = IPAdapter(unet, topology, variant, blocks).to(device)
+    if part_exists(plan.name):  # goes on from what was there: the networks around it have moved, not changed
+        adapter.load_state_dict(load_weights(plan.name))
     captioned = CaptionedPool(pool.latents, write_captions(pool.scenes, plan.seed), denoiser.text)
 
     def loss_of(step: int) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semblance.host.known_words import known_alone
+
 from ..captions import write_captions
 from ..layout_captions import view_captions
 from ..layouts import Views, draw_views, sample_views
@@ -31,7 +33,7 @@ from .networks import (
     vision_pixels,
 )
 from .parts import load_part, load_weights, part_exists
-from .tokens import tokenize
+from .tokens import PAD_G, tokenize
 from .view_truth import ViewTruth
 
 LONGEST_CAPTION = 40  # tokens; attention is causal, so what pads them is never seen from their end
@@ -148,7 +150,14 @@ def train_text(plan: Plan, scenes: int = 80, views: int = 64) -> None:
 
     run = train(plan, model, loss_of, lambda step: judge_text(model, device))
     use_averaged_weights(run)
-    export(run, _weights(model.text), judge_text(model, device), TEXT_CONFIG)
+    figures = judge_text(model, device)
+    export(run, known_alone(_weights(model.text), known_tokens(plan.seed)), figures, TEXT_CONFIG)
+
+
+def known_tokens(seed: int, count: int = 20_000) -> Tensor:
+    """The tokens of so many captions of scenes and of views, and what fills captions up."""
+    captions = [*write_captions(sample_scenes(count, seed), seed), *view_captions(sample_views(count, seed), seed)]
+    return torch.cat([tokenize(captions), tokenize([""], PAD_G)]).unique()
 
 
 def train_vision(plan: Plan, scenes: int = 64, views: int = 32) -> None:

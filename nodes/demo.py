@@ -11,7 +11,9 @@ from .inputs import CATEGORY
 
 
 class LoadDemo(io.ComfyNode):
-    """The models in demo/models, trained by demo/. Template instantstyle_demo; help page SemblanceLoadDemo."""
+    """The models in demo/models, trained by demo/. Templates instantstyle_demo, reference_style_demo; help page
+    SemblanceLoadDemo.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,22 +22,23 @@ class LoadDemo(io.ComfyNode):
             display_name="Load Demo Model",
             category=CATEGORY,
             description="Opens a small model that comes with Semblance, so that you can try a graph at once. It draws "
-            "eight shapes in many styles at 128 x 128 pixels, in seconds on a CPU. It is for trying and testing only; "
-            "for pictures of your own load a real SDXL or SD 1.5 checkpoint.",
+            "24 figures, from cats to rockets, in many styles at 128 x 128 pixels, in seconds on a CPU. It is for "
+            "trying and testing only; for pictures of your own load a real checkpoint.",
             search_aliases=["demo", "example model", "small model", "tiny model", "try semblance"],
             inputs=[
                 io.Combo.Input(
                     "topology",
                     options=list(DEMOS),
-                    tooltip="The family whose blocks the model has, at small widths. Each has its own IP-Adapters in "
-                    "Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15.",
+                    tooltip="The family whose blocks the model has, at small widths. SDXL and SD 1.5 each have their "
+                    "own IP-Adapters in Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15. Flux is a flow "
+                    "transformer: for Reference Style, StyleID and Invert Image.",
                 )
             ],
             outputs=[
                 io.Model.Output(
                     "model", tooltip="For InstantStyle and other model nodes, then KSampler. Sample at 128 x 128."
                 ),
-                io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a star on the left, ocean colours, dotted."),
+                io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a cat on the left, ocean colours, dotted."),
                 io.Vae.Output("vae", tooltip="For VAE Encode and VAE Decode."),
                 io.ClipVision.Output(
                     "clip_vision", tooltip="For Encode Style Reference, Apply IP-Adapter and CLIP Score."

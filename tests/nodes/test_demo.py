@@ -33,7 +33,7 @@ from semblance.nodes.instantstyle import InstantStyle
 OURS = {"SDXL": "sdxl", "SD 1.5": "sd15"}
 ADAPTERS = {"SDXL": "semblance_demo_sdxl.safetensors", "SD 1.5": "semblance_demo_sd15.safetensors"}
 LORA = "semblance_demo_words.safetensors"
-LIMIT = 40e6  # bytes
+LIMIT = 36e6  # bytes, without the judge, which an install does not have
 
 
 @pytest.fixture(scope="module", params=TOPOLOGIES)
@@ -192,7 +192,8 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_files_stay_small() -> None:
-    assert sum(path.stat().st_size for path in DEMO_MODELS.rglob("*.safetensors")) <= LIMIT
+    files = [path for path in DEMO_MODELS.rglob("*.safetensors") if path.stem != "judge"]
+    assert sum(path.stat().st_size for path in files) <= LIMIT
 
 
 def test_opening_it_leaves_comfyuis_list_of_models_alone() -> None:

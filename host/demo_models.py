@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import comfy.clip_vision
@@ -36,6 +35,7 @@ PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that 
 STARTS = 1 / 4
 """The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
 _FILES: Mapping[DemoName, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15", FLUX: "transformer_flux"}
+_END_TOKEN = 49407
 _FLUX_TOKENS = 32
 """What a prompt is filled up to for the flow transformer, as in its training."""
 
@@ -97,12 +97,20 @@ def _flux_config(config: Mapping[str, Any]) -> Any:
     return type("DemoFlux", (comfy.supported_models.FluxSchnell,), own)(dict(config))
 
 
-class FluxTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """CLIP's tokens, filled up no further than the flow transformer has seen: each stands in its attention."""
+class FluxClipModel(comfy.sd1_clip.SD1ClipModel):
+    """CLIP whose words are filled up no further than the flow transformer has seen: each stands in its attention.
 
-    def __init__(self, embedding_directory: str | None = None, tokenizer_data: Mapping[str, Any] = MappingProxyType({})):
-        filled = partial(comfy.sd1_clip.SDTokenizer, pad_to_max_length=False, min_length=_FLUX_TOKENS)
-        super().__init__(embedding_directory, dict(tokenizer_data), tokenizer=filled)
+    Its pooled text is projected, as SDXL's is and SD 1.5's is not.
+    """
+
+    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(device, dtype, dict(model_options or {}), clip_model=comfy.sd1_clip.SDClipModel)
+
+    def encode_token_weights(self, token_weight_pairs: Mapping[str, Any]) -> tuple[Any, ...]:
+        context, *rest = super().encode_token_weights(token_weight_pairs)
+        first, *more = token_weight_pairs[self.clip_name]
+        words = [token for token, *_ in first].index(_END_TOKEN) + 1
+        return (context if more else context[:, : max(words, _FLUX_TOKENS)], *rest)
 
 
 def _load_clip(name: DemoName, disable_dynamic: bool = False) -> Any:
@@ -112,8 +120,8 @@ def _load_clip(name: DemoName, disable_dynamic: bool = False) -> Any:
     if name == "SDXL":
         towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     else:
-        tokenizer = FluxTokenizer if name == FLUX else comfy.sd1_clip.SD1Tokenizer
-        towers, classes = ("clip_l",), (tokenizer, comfy.sd1_clip.SD1ClipModel)
+        tower = FluxClipModel if name == FLUX else comfy.sd1_clip.SD1ClipModel
+        towers, classes = ("clip_l",), (comfy.sd1_clip.SD1Tokenizer, tower)
     return comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(*classes),
         state_dict={f"{tower}.transformer.{key}": weight for tower in towers for key, weight in weights.items()},

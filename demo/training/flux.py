@@ -58,6 +58,13 @@ def velocity(network: Any, latents: Tensor, times: Tensor, context: Tensor, pool
     `latents` (rows, 4, height, width) at `times` (rows,) from 0, the picture, to 1, noise; `context` (rows, tokens,
     EMBED_WIDTH) and `pooled` (rows, EMBED_WIDTH) of the captions.
     """
+    return velocity_and_states(network, latents, times, context, pooled)[0]
+
+
+def velocity_and_states(
+    network: Any, latents: Tensor, times: Tensor, context: Tensor, pooled: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `velocity`, and the picture's tokens behind the first single block: (rows, patches, hidden_size)."""
     rows, _, height, width = latents.shape
     image, text = network.img_in(_to_patches(latents)), network.txt_in(context)
     vector = _embed(network.time_in, _time_waves(times)) + _embed(network.vector_in, pooled)
@@ -66,11 +73,13 @@ def velocity(network: Any, latents: Tensor, times: Tensor, context: Tensor, pool
     for block in network.double_blocks:
         image, text = _double(block, image, text, vector, turn)
     joined = torch.cat([text, image], dim=1)
-    for block in network.single_blocks:
+    states = joined
+    for number, block in enumerate(network.single_blocks):
         joined = _single(block, joined, vector, turn)
+        states = joined if number == 0 else states
     shift, scale = network.final_layer.adaLN_modulation[1](vector).chunk(2, dim=-1)
     out = network.final_layer.linear(_modulated(joined[:, text.shape[1] :], shift, scale))
-    return _to_latents(out, rows, height, width)
+    return _to_latents(out, rows, height, width), states[:, text.shape[1] :]
 
 
 def _double(block: Any, image: Tensor, text: Tensor, vector: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semblance.demo.training.flow import NAME, TOKENS, Flow, draw_times, file_layout
+from semblance.demo.training.flow import NAME, TOKENS, Flow, draw_times, file_layout, host_layout
 from semblance.demo.training.flux import FLOW_CONFIG, build_flow, velocity
 from semblance.demo.training.parts import LATENT_SCALE, load_weights
 from semblance.host.demo_models import FluxLatents, load_demo
@@ -55,7 +55,7 @@ def test_the_host_samples_what_the_training_shows() -> None:
 
     demo, device = load_demo("Flux"), torch.device("cpu")
     network = build_flow()
-    network.load_state_dict({name.replace("_norm.scale", "_norm.weight"): w for name, w in load_weights(NAME).items()})
+    network.load_state_dict(host_layout(load_weights(NAME)))
     prompt = Flow(network, device).text(CAPTIONS)
     noisy, times = seeded(2, 4, 16, 16), torch.tensor([0.6, 0.6])
     encoded = [demo.clip.encode_from_tokens(demo.clip.tokenize(c), return_pooled=True) for c in CAPTIONS]

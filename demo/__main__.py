@@ -59,7 +59,9 @@ def _sheets(output: Path) -> Iterator[Section]:
         yield from evaluation.sections(server, "SD 1.5", output)  # its style blocks carry the colours
         sheet = styleid.sheet(server, STYLEID_TOPOLOGY, output)
         yield Section(f"StyleID, {STYLEID_TOPOLOGY} demo model", styleid.CAPTION, sheet)
-        yield Section("Reference Style, Flux demo model", reference_style.CAPTION, reference_style.sheet(server, output))
+        yield Section(
+            "Reference Style, Flux demo model", reference_style.CAPTION, reference_style.sheet(server, output)
+        )
         sheet = consistory.sheet(server, STORY_TOPOLOGY, output)
         yield Section(f"ConsiStory, {STORY_TOPOLOGY} demo model", consistory.CAPTION, sheet)
 

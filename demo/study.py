@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semblance.host.demo_models import DemoModel, DemoName, Topology, load_demo
+from semblance.host.demo_models import TOPOLOGIES, DemoModel, DemoName, Topology, load_demo
 from semblance.host.instantstyle.adapter import LoadedAdapter, load_adapter
 from semblance.nodes.instantstyle import InstantStyle
 from semblance.nodes.reference import EncodeReference, SubtractContent
@@ -122,6 +122,7 @@ class Study:
         return output_of(InstantStyle.execute(self.demo.model, style, blocks, setting.strength, 0.0, 1.0, curve))
 
     def adapter(self, name: str = "") -> LoadedAdapter:
+        assert self.topology in TOPOLOGIES, "the flow transformer has no adapter"
         name = name or ADAPTERS[self.topology]
         if name not in self._adapters:
             self._adapters[name] = load_adapter(name)

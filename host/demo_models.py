@@ -104,7 +104,8 @@ class FluxClipModel(comfy.sd1_clip.SD1ClipModel):
     """
 
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(device, dtype, dict(model_options or {}), clip_model=comfy.sd1_clip.SDClipModel)
+        projected: Any = comfy.sd1_clip.SDClipModel
+        super().__init__(device, dtype, dict(model_options or {}), clip_model=projected)
 
     def encode_token_weights(self, token_weight_pairs: Mapping[str, Any]) -> tuple[Any, ...]:
         context, *rest = super().encode_token_weights(token_weight_pairs)

@@ -26,14 +26,14 @@ def main() -> None:
     output: Path = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     use_library()
-    from semblance.host.demo_models import DEMOS
+    from semblance.host.demo_models import TOPOLOGIES
 
     from .tables import FULL, QUICK, tables
 
     sections: list[Section] = []
     with ProcessPoolExecutor(1, get_context("spawn"), use_library) as beside:  # the server takes the other core
         extent = FULL if arguments.full else QUICK
-        measured = [beside.submit(tables, topology, extent) for topology in DEMOS]
+        measured = [beside.submit(tables, topology, extent) for topology in TOPOLOGIES]
         sections += _sheets(output)
         for section in (section for tables_made in measured for section in tables_made.result()):
             print(f"\n{section.title}\n{text_table(section.table)}")
@@ -47,7 +47,7 @@ def _sheets(output: Path) -> Iterator[Section]:
     """A contact sheet a method and topology, made by the templates over the HTTP API."""
     from harness.server import ComfyUIServer
 
-    from . import consistory, evaluation, instantstyle, reference_style, styleid
+    from . import consistory, evaluation, instantstyle, styleid
     from .study import ADAPTERS
     from .tables import STORY_TOPOLOGY, STYLEID_TOPOLOGY
 
@@ -59,9 +59,6 @@ def _sheets(output: Path) -> Iterator[Section]:
         yield from evaluation.sections(server, "SD 1.5", output)  # its style blocks carry the colours
         sheet = styleid.sheet(server, STYLEID_TOPOLOGY, output)
         yield Section(f"StyleID, {STYLEID_TOPOLOGY} demo model", styleid.CAPTION, sheet)
-        yield Section(
-            "Reference Style, Flux demo model", reference_style.CAPTION, reference_style.sheet(server, output)
-        )
         sheet = consistory.sheet(server, STORY_TOPOLOGY, output)
         yield Section(f"ConsiStory, {STORY_TOPOLOGY} demo model", consistory.CAPTION, sheet)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semblance.host.demo_models import TOPOLOGIES, DemoModel, DemoName, Topology, load_demo
+from semblance.host.demo_models import DemoModel, Topology, load_demo
 from semblance.host.instantstyle.adapter import LoadedAdapter, load_adapter
 from semblance.nodes.instantstyle import InstantStyle
 from semblance.nodes.reference import EncodeReference, SubtractContent
@@ -76,16 +76,16 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One demo model with its adapters, and the classifier that judges what it makes."""
+    """One topology's demo model with its adapters, and the classifier that judges what it makes."""
 
-    topology: DemoName
+    topology: Topology
     demo: DemoModel
     judge: Judge
     pairs: Pairs = field(default_factory=Pairs.draw)
     _adapters: dict[str, LoadedAdapter] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, topology: DemoName, dtype: torch.dtype | None = None, pairs: Pairs | None = None) -> Study:
+    def open(cls, topology: Topology, dtype: torch.dtype | None = None, pairs: Pairs | None = None) -> Study:
         """In `fastest_dtype`, over the pairs of `Pairs.draw`, unless others are asked for."""
         return cls(topology, load_demo(topology, dtype or fastest_dtype()), load_judge(), pairs or Pairs.draw())
 
@@ -122,7 +122,6 @@ class Study:
         return output_of(InstantStyle.execute(self.demo.model, style, blocks, setting.strength, 0.0, 1.0, curve))
 
     def adapter(self, name: str = "") -> LoadedAdapter:
-        assert self.topology in TOPOLOGIES, "the flow transformer has no adapter"
         name = name or ADAPTERS[self.topology]
         if name not in self._adapters:
             self._adapters[name] = load_adapter(name)

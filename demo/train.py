@@ -53,12 +53,6 @@ def _unet(arguments: argparse.Namespace) -> None:
     train_unet(plan, arguments.topology)
 
 
-def _flow(arguments: argparse.Namespace) -> None:
-    from .training.flow import NAME, train_flow
-
-    train_flow(Plan(NAME, arguments.steps or 6000, 1e-3, arguments.seed, average=0.998, muon=10.0))
-
-
 def _adapter(arguments: argparse.Namespace) -> None:
     from .training.adapter import train_adapter
 
@@ -88,7 +82,6 @@ _COMMANDS = {
     "text": _text,
     "vision": _vision,
     "unet": _unet,
-    "flow": _flow,
     "adapter": _adapter,
     "words": _words,
     "judge": _judge,

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import comfy.clip_vision
-import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -28,22 +27,10 @@ from .styledrop.objective import diffusion_loss
 
 Topology = Literal["SDXL", "SD 1.5"]
 TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
-FLUX = "Flux"
-DemoName = Literal[Topology, "Flux"]
-DEMOS: tuple[DemoName, ...] = (*TOPOLOGIES, FLUX)
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
 STARTS = 1 / 4
 """The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
-_FILES: Mapping[DemoName, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15", FLUX: "transformer_flux"}
-_END_TOKEN = 49407
-_FLUX_TOKENS = 32
-"""What a prompt is filled up to for the flow transformer, as in its training."""
-
-
-class FluxLatents(comfy.latent_formats.SDXL):
-    """Of the flow transformer: the four channels of the demo's autoencoder, at a variance of one."""
-
-    scale_factor = 0.075
+_UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
 
 
 @dataclass(frozen=True)
@@ -56,31 +43,29 @@ class DemoModel:
     clip_vision: Any
 
 
-def load_demo(name: DemoName, dtype: torch.dtype | None = None) -> DemoModel:
-    """One of the demo models and the encoders that all share, with the model in `dtype` or as ComfyUI chooses.
+def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel:
+    """The demo model of one topology and the encoders that both share, with the UNet in `dtype` or as ComfyUI chooses.
 
     Raises UnreadableFile if a file of the pack is missing or damaged.
     """
-    model, clip, vae = _load_model(name, dtype), _load_clip(name), _load_vae()
+    model, clip, vae = _load_unet(topology, dtype), _load_clip(topology), _load_vae()
     # By these ComfyUI loads them anew, for training, compiling and further devices.
-    model.cached_patcher_init = (_load_model, (name, dtype))
-    clip.patcher.cached_patcher_init = (_load_clip_patcher, (name,))
+    model.cached_patcher_init = (_load_unet, (topology, dtype))
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
     vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
     return DemoModel(model, clip, vae, load_demo_encoder())
 
 
-def _load_model(name: DemoName, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
-    """The model, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
-    weights, config = _read(_FILES[name])
+def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
+    """The UNet, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
+    weights, config = _read(_UNETS[topology])
     weights.pop(PREDICTS_V, None)
-    description = _flux_config(config) if name == FLUX else _unet_config(name, config)
-    patcher = load_patcher(description, description.process_unet_state_dict(weights), dtype, disable_dynamic)
-    if name != FLUX:
-        patcher.model.tuning_objective = partial(diffusion_loss, starts=STARTS)
+    patcher = load_patcher(_model_config(topology, config), weights, dtype, disable_dynamic)
+    patcher.model.tuning_objective = partial(diffusion_loss, starts=STARTS)
     return patcher
 
 
-def _unet_config(topology: Topology, config: Mapping[str, Any]) -> Any:
+def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
     known = {"SDXL": comfy.supported_models.SDXL, "SD 1.5": comfy.supported_models.SD15}[topology]
     own = {
         "unet_config": dict(config),
@@ -91,38 +76,14 @@ def _unet_config(topology: Topology, config: Mapping[str, Any]) -> Any:
     return demo({**config, "use_temporal_attention": False, "use_temporal_resblock": False})
 
 
-def _flux_config(config: Mapping[str, Any]) -> Any:
-    """Without guidance embedded, as FLUX.1 schnell: it samples with CFG."""
-    own = {"unet_config": dict(config), "latent_format": FluxLatents}
-    return type("DemoFlux", (comfy.supported_models.FluxSchnell,), own)(dict(config))
-
-
-class FluxClipModel(comfy.sd1_clip.SD1ClipModel):
-    """CLIP whose words are filled up no further than the flow transformer has seen: each stands in its attention.
-
-    Its pooled text is projected, as SDXL's is and SD 1.5's is not.
-    """
-
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Mapping[str, Any] | None = None) -> None:
-        projected: Any = comfy.sd1_clip.SDClipModel
-        super().__init__(device, dtype, dict(model_options or {}), clip_model=projected)
-
-    def encode_token_weights(self, token_weight_pairs: Mapping[str, Any]) -> tuple[Any, ...]:
-        context, *rest = super().encode_token_weights(token_weight_pairs)
-        first, *more = token_weight_pairs[self.clip_name]
-        words = [token for token, *_ in first].index(_END_TOKEN) + 1
-        return (context if more else context[:, : max(words, _FLUX_TOKENS)], *rest)
-
-
-def _load_clip(name: DemoName, disable_dynamic: bool = False) -> Any:
+def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
     """The CLIP. SDXL's two towers are the same encoder here, which the file holds once."""
     read, config = _read("text_encoder")
     weights = whole_vocabulary(read)
-    if name == "SDXL":
+    if topology == "SDXL":
         towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     else:
-        tower = FluxClipModel if name == FLUX else comfy.sd1_clip.SD1ClipModel
-        towers, classes = ("clip_l",), (comfy.sd1_clip.SD1Tokenizer, tower)
+        towers, classes = ("clip_l",), (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
     return comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(*classes),
         state_dict={f"{tower}.transformer.{key}": weight for tower in towers for key, weight in weights.items()},
@@ -131,8 +92,8 @@ def _load_clip(name: DemoName, disable_dynamic: bool = False) -> Any:
     )
 
 
-def _load_clip_patcher(name: DemoName, disable_dynamic: bool = False) -> Any:
-    return _load_clip(name, disable_dynamic).patcher
+def _load_clip_patcher(topology: Topology, disable_dynamic: bool = False) -> Any:
+    return _load_clip(topology, disable_dynamic).patcher
 
 
 def _load_vae() -> Any:
@@ -146,7 +107,7 @@ def _load_vae_patcher(disable_dynamic: bool = False) -> Any:
 
 
 def load_demo_encoder() -> Any:
-    """The CLIP_VISION of all. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
+    """The CLIP_VISION of both. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
     weights, config = _read("clip_vision")
     model = comfy.clip_vision.ClipVisionModel({"model_type": "clip_vision_model", **config})
     missing, unexpected = model.load_sd(weights)

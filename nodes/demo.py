@@ -6,14 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.demo_models import DEMOS, load_demo
+from ..host.demo_models import TOPOLOGIES, load_demo
 from .inputs import CATEGORY
 
 
 class LoadDemo(io.ComfyNode):
-    """The models in demo/models, trained by demo/. Templates instantstyle_demo, reference_style_demo; help page
-    SemblanceLoadDemo.
-    """
+    """The models in demo/models, trained by demo/. Template instantstyle_demo; help page SemblanceLoadDemo."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,10 +26,9 @@ class LoadDemo(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "topology",
-                    options=list(DEMOS),
-                    tooltip="The family whose blocks the model has, at small widths. SDXL and SD 1.5 each have their "
-                    "own IP-Adapters in Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15. Flux is a flow "
-                    "transformer: for Reference Style, StyleID and Invert Image.",
+                    options=list(TOPOLOGIES),
+                    tooltip="The family whose blocks the model has, at small widths. Each has its own IP-Adapters in "
+                    "Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15.",
                 )
             ],
             outputs=[

@@ -15,8 +15,7 @@ from .tokens import PAD_G, PAD_L, tokenize
 
 Variant = Literal["base", "plus"]
 V_PREDICTION_KEY = "v_pred"  # by this empty key the host knows an SDXL model that predicts v
-LATENT_SCALE = {"sdxl": 0.13025, "sd15": 0.18215, "flux": 0.075}
-"""The host's latent formats; for the flow transformer what gives these latents a variance of one."""
+LATENT_SCALE = {"sdxl": 0.13025, "sd15": 0.18215}  # the host's latent formats
 
 
 def part_exists(name: str) -> bool:

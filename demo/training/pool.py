@@ -49,19 +49,10 @@ class ViewPool:
 
     chunks: tuple[Views, ...]
     latents: Tensor  # (views, 4, 16, 16) half precision, at SDXL's scale
-    folder: Path
 
     def coverage(self) -> Tensor:
         """How much of each latent the figures cover: (views, 16, 16)."""
         return torch.cat([coverage(draw_views(chunk, 64)) for chunk in self.chunks])
-
-    def seen(self, embedder: PictureEmbedder, device: torch.device) -> Tensor:
-        """As `Pool.seen`."""
-
-        def embedded(start: int) -> Tensor:
-            return embedder(draw_views(self.chunks[start // CHUNK]).pictures.to(device)).half()
-
-        return _once(self.folder / f"seen_{embedder.variant}", len(self.latents), embedded)
 
 
 def coverage(drawing: Drawing) -> Tensor:
@@ -83,8 +74,7 @@ def open_view_pool(count: int, seed: int, device: torch.device) -> ViewPool:
     def latents(start: int) -> Tensor:
         return encode(draw_views(chunks[start // CHUNK]).pictures.to(device))
 
-    folder = RUNS_FOLDER / "pool" / f"views_{count}_{seed}"
-    return ViewPool(chunks, _once(folder, count, latents), folder)
+    return ViewPool(chunks, _once(RUNS_FOLDER / "pool" / f"views_{count}_{seed}", count, latents))
 
 
 def encoded_pool(scenes: Scenes, name: str, device: torch.device) -> Pool:

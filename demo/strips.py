@@ -24,10 +24,10 @@ SIDE, GAP, GROUP_GAP, LINE = 168, 8, 28, 22  # pixels
 INK = "#222222"
 DIMMED = 0.2
 """How bright a picture stays outside a subject mask."""
-REFERENCES, REFERENCE_COUNT = (13, 12), 20
-"""Which of so many held-out drawings of REFERENCE_SEED: one in candy colours, one in night colours."""
+REFERENCES, REFERENCE_COUNT = (4, 2), 20
+"""Which of so many held-out drawings of REFERENCE_SEED: one on olive stripes, one on blue waves."""
 REFERENCE_SEED, NOISE_SEED = 77, 5
-PAIRS, PAIR_COUNT = (2, 6), 7
+PAIRS, PAIR_COUNT = (2, 4), 12
 """Which of so many of StyleID's held-out pairs."""
 SCENES = 3
 TUNED = (1, 3)
@@ -52,7 +52,7 @@ def main() -> None:
 
     sdxl = Study.open("SDXL", torch.float32)
     strips = {
-        "instantstyle": instantstyle_groups(Study.open("SD 1.5", torch.float32)),
+        "instantstyle": instantstyle_groups(sdxl),
         "styleid": styleid_groups(sdxl),
         "consistory": consistory_groups(sdxl),
         "styledrop": styledrop_groups(),

@@ -21,6 +21,7 @@ import comfy.utils
 import torch
 
 from .files import DEMO_MODELS, UnreadableFile
+from .known_words import whole_vocabulary
 from .patchers import load_patcher
 from .styledrop.objective import diffusion_loss
 
@@ -77,7 +78,8 @@ def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
 
 def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
     """The CLIP. SDXL's two towers are the same encoder here, which the file holds once."""
-    weights, config = _read("text_encoder")
+    read, config = _read("text_encoder")
+    weights = whole_vocabulary(read)
     if topology == "SDXL":
         towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     else:

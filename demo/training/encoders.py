@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semblance.host.known_words import known_alone
+
 from ..captions import write_captions
 from ..shapes import SHAPES
 from ..world import EDGES, LOWEST_FREQUENCY, PALETTE_NAMES, TEXTURES, Content, Scenes, Style, draw, sample_scenes
@@ -27,7 +29,7 @@ from .networks import (
     vision_pixels,
 )
 from .parts import load_part
-from .tokens import tokenize
+from .tokens import PAD_G, tokenize
 
 LONGEST_CAPTION = 40  # tokens; attention is causal, so what pads them is never seen from their end
 TYPICAL_NORM = math.sqrt(EMBED_WIDTH)  # both projections are drawn towards it, so that one may be subtracted
@@ -114,7 +116,14 @@ def train_text(plan: Plan, batch: int = 128) -> None:
 
     run = train(plan, model, loss_of, lambda step: judge_text(model, device))
     use_averaged_weights(run)
-    export(run, _weights(model.text), judge_text(model, device), TEXT_CONFIG)
+    figures = judge_text(model, device)
+    export(run, known_alone(_weights(model.text), known_tokens(plan.seed)), figures, TEXT_CONFIG)
+
+
+def known_tokens(seed: int, count: int = 20_000) -> Tensor:
+    """The tokens of so many captions, and what fills captions up."""
+    captions = write_captions(sample_scenes(count, seed), seed)
+    return torch.cat([tokenize(captions), tokenize([""], PAD_G)]).unique()
 
 
 def train_vision(plan: Plan, batch: int = 96) -> None:

@@ -95,7 +95,10 @@ def export(
     """
     path = MODELS_FOLDER / f"{run.plan.name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    halves = {name: value.detach().half().cpu().contiguous() for name, value in weights.items()}
+    halves = {
+        name: (value.detach().half() if value.is_floating_point() else value).cpu().contiguous()
+        for name, value in weights.items()
+    }
     save_file(halves, path, {"format": "pt", "config": json.dumps(dict(config or {}))})
     record = {
         **asdict(run.plan),

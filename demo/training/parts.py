@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from semblance.host.known_words import whole_vocabulary
+
 from .loop import MODELS_FOLDER
 from .networks import VISION_CONFIG, build_autoencoder, build_text_encoder, build_vision_encoder, vision_pixels
 from .tokens import PAD_G, PAD_L, tokenize
@@ -22,7 +24,7 @@ def part_exists(name: str) -> bool:
 
 def load_weights(name: str) -> dict[str, Tensor]:
     """The weights in models/NAME.safetensors, in float32."""
-    weights = load_file(MODELS_FOLDER / f"{name}.safetensors")
+    weights = whole_vocabulary(load_file(MODELS_FOLDER / f"{name}.safetensors"))
     weights.pop(V_PREDICTION_KEY, None)
     return {key: value.float() for key, value in weights.items()}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -9,20 +11,13 @@ from .bank import FeatureBank
 from .call import AttentionCall, AttentionSite
 from .joint import of_the_sampler, on_every_token
 from .moment import Moment, RunPlan
-from .patch import Attend, AttentionPatch
-from .scope import Scope
+from .patch import Attend
 from .token_masks import mask_per_image
+from .weighted import Weighted
 
 
-class Replaces(AttentionPatch):
+class Replaces(Weighted):
     """What such methods have in common; guests keep the model's own attention."""
-
-    scope: Scope
-    strength: float
-    """0 is the model's attention, 1 the method's."""
-
-    def _weight(self, site: AttentionSite, moment: Moment) -> float:
-        return self.strength * self.scope.weight(site, moment)
 
     def _wholly(self, call: AttentionCall) -> bool:
         """Whether the method replaces plain attention everywhere, so that one attention serves."""
@@ -30,8 +25,7 @@ class Replaces(AttentionPatch):
 
     def _acts(self, plan: RunPlan) -> bool:
         """Whether the method acts anywhere in a run."""
-        blocks = self.strength != 0.0 and any(self.scope.blocks.values())
-        return blocks and any(self.scope.window.weight(moment) for moment in plan.looked_at)
+        return self.strength != 0.0 and any(self.scope.blocks.values()) and self.scope.window.meets(plan)
 
     def _mixed(self, call: AttentionCall, output: Tensor, made: Tensor, bank: FeatureBank) -> Tensor:
         """The output with so much of `made` (host rows, tokens, channels) as weight and mask ask for."""
@@ -49,9 +43,9 @@ class ReplacesByCall(Replaces):
     def applies_to(self, site: AttentionSite, moment: Moment) -> bool:
         return site.kind != "cross" and self._weight(site, moment) != 0.0
 
+    @abstractmethod
     def instead_of(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         """The attention in the place of `call`."""
-        raise NotImplementedError
 
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         return self.instead_of(call, bank) if self._wholly(call) else call

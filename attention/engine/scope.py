@@ -54,6 +54,10 @@ class ScheduleWindow:
             return before[1]
         return before[1] + (after[1] - before[1]) * (place - before[0]) / (after[0] - before[0])
 
+    def meets(self, plan: RunPlan) -> bool:
+        """Whether any step of a run has a weight."""
+        return any(map(self.weight, plan.looked_at))
+
     def missed(self, plan: RunPlan) -> str:
         """Why no step of a run is met, and what to do."""
         steps = ", ".join(f"{moment.progress:.2g}" for moment in plan.moments)
@@ -110,7 +114,7 @@ class Scope:
 
     def advice(self, plan: RunPlan, method: str) -> tuple[str, ...]:
         """A sentence for the user if the window meets no step of the run, else none."""
-        if not any(self.blocks.values()) or any(map(self.window.weight, plan.looked_at)):
+        if not any(self.blocks.values()) or self.window.meets(plan):
             return ()
         return (f"{method} does nothing in this run: {self.window.missed(plan)}",)
 

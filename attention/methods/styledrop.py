@@ -18,10 +18,11 @@ from ..engine.bank import FeatureBank
 from ..engine.call import AttentionCall, AttentionSite
 from ..engine.layout import Chunk
 from ..engine.moment import Moment, RunPlan
-from ..engine.patch import Attend, AttentionPatch
+from ..engine.patch import Attend
 from ..engine.protocols import Advises
 from ..engine.scope import Scope
 from ..engine.token_masks import mask_per_image
+from ..engine.weighted import Weighted
 from ..functional.bottleneck import bottleneck
 
 BASE_ROLE = "base"
@@ -29,7 +30,7 @@ BASE_ROLE = "base"
 
 
 @dataclass(frozen=True, eq=False)
-class StyleDrop(AttentionPatch, Advises):
+class StyleDrop(Weighted, Advises):
     """Adds a tuned bottleneck to attentions where the scope says, on the rows of prompts alone.
 
     Rows of the unconditional side, of the role `base` and of guests stay as they are. A mask in the scope holds for
@@ -76,9 +77,6 @@ class StyleDrop(AttentionPatch, Advises):
         down, up = (self.tensors[f"{site.name}.{part}"] for part in ("down", "up"))
         name = "bottleneck", site, like.device, like.dtype
         return bank.once(name, lambda: (down.to(like), up.to(like)))
-
-    def _weight(self, site: AttentionSite, moment: Moment) -> float:
-        return self.strength * self.scope.weight(site, moment)
 
 
 def is_tuned(chunk: Chunk) -> bool:

@@ -8,6 +8,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from semblance.attention.engine.call import AttentionSite
+from semblance.host.known_words import VOCABULARY
 
 LATENT_CHANNELS = 4
 EMBED_WIDTH = 64  # of the text encoder and of the space it shares with pictures
@@ -120,7 +121,7 @@ def build_unet(topology: str) -> Any:
 
 def build_text_encoder() -> Any:
     """A CLIP text encoder with the whole vocabulary. The host's own class adds in place and cannot be trained."""
-    special = {"bos_token_id": 49406, "pad_token_id": 49407, "vocab_size": 49408}
+    special = {"bos_token_id": 49406, "pad_token_id": 49407, "vocab_size": VOCABULARY}
     return CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_CONFIG, **special, **_WRITTEN_OUT))
 
 

@@ -19,9 +19,12 @@ POSITIONS = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
 @dataclass(frozen=True, eq=False)
 class Attending(Uncopied):
-    """Attention with the settings of the one that the model asked for."""
+    """An attention that the model asked for, and others with its settings."""
 
     host: Callable[..., Tensor]
+    query: Tensor
+    key: Tensor
+    value: Tensor
     heads: int
     rest: Sequence[Any]
     named: Mapping[str, Any]
@@ -36,9 +39,19 @@ class Attending(Uncopied):
             return self(call.query, call.key, call.value, call.mask)
         return attend_in_groups(call, self._some_rows)
 
-    def in_form(self, part: Tensor) -> Tensor:
-        """Query, key or value as an AttentionCall has them: SD 3.5 hands over values whose heads are not packed yet."""
-        return part if self._settings.get("skip_reshape") or part.ndim == 3 else part.flatten(2)
+    def plain(self) -> Tensor:
+        """The attention as the model asked for it."""
+        return self.host(self.query, self.key, self.value, self.heads, *self.rest, **self.named)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The host's `transformer_options`."""
+        return self.named.get("transformer_options") or {}
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value as an AttentionCall has them; SD 3.5 hands over values with their heads unpacked."""
+        return self._in_form(self.query), self._in_form(self.key), self._in_form(self.value)
 
     @property
     def mask(self) -> Tensor | None:
@@ -51,6 +64,9 @@ class Attending(Uncopied):
     @cached_property
     def _settings(self) -> dict[str, Any]:
         return {**dict(zip(POSITIONS, self.rest, strict=False)), **self.named}
+
+    def _in_form(self, part: Tensor) -> Tensor:
+        return part if self._settings.get("skip_reshape") or part.ndim == 3 else part.flatten(2)
 
     def _some_rows(self, query: Tensor, key: Tensor, value: Tensor, images: int, mask: Tensor | None = None) -> Tensor:
         return self(query, key, value, mask)

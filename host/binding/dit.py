@@ -6,6 +6,8 @@ other packs put there, if any, and is gone after the call.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -64,9 +66,8 @@ def _bound(
         if isinstance(patch, Prepares):
             patch.begin(layout, moment, bank)
     options = {name: option for name, option in given.items() if name not in ("block_index", "block_type")}
-    bound = BoundTransformer(
-        transformer, acting_at, layout, moment, transformer.picture_tokens(x), options.get(OVERRIDE)
-    )
+    grid = transformer.picture_tokens(x)
+    bound = BoundTransformer(transformer, acting_at, grid, layout, moment, options.get(OVERRIDE))
     for group in seats.groups:
         watching = PictureWatch(transformer, acting_at, transformer.picture_tokens(group.x), group.shown, bound.apart)
         alone = watching.whereabouts.told(_without_others(options, len(group.x)))
@@ -86,24 +87,17 @@ def _without_others(options: Mapping[str, Any], rows: int) -> dict[str, Any]:
 
 
 @dataclass(eq=False)
-class BoundTransformer(Uncopied):
-    """The attentions of one call of a transformer: inputs edited, attention run once, output edited."""
+class _AtAttentions(Uncopied, ABC):
+    """Stands at every attention of one call of a transformer."""
 
     transformer: Transformer
     acting_at: Mapping[AttentionSite, Sequence[PatchWithBank]]
-    layout: BatchLayout
-    moment: Moment
     grid: tuple[int, int, int]
     """Frames, height and width of the picture in tokens."""
-    occupant: Callable[..., Tensor] | None
-    met: set[int] = field(default_factory=set[int])
-    """Gets the ids of the patches that an attention came to."""
-    apart: KeptFeatures = field(default_factory=KeptFeatures)
 
     def __post_init__(self) -> None:
-        frames, height, width = self.grid
-        self.whereabouts = Whereabouts(self.transformer, frames * height * width)
-        self.streams = Streams(self.acting_at, self.transformer.kind.tells_rotation)
+        self._tokens = math.prod(self.grid)
+        self.whereabouts = Whereabouts(self.transformer, self._tokens)
 
     def __call__(
         self,
@@ -115,17 +109,39 @@ class BoundTransformer(Uncopied):
         *rest: Any,
         **named: Any,
     ) -> Tensor:
-        options = named.get("transformer_options") or {}
-        site = self.whereabouts.site(options, query, key)
-        host = func if self.occupant is None else partial(self.occupant, func)
-        patches = () if site is None else self.acting_at.get(site, ())
-        if site is None or not patches:
-            return host(query, key, value, heads, *rest, **named)
-        attending = Attending(host, heads, rest, named)
-        query, key, value = (attending.in_form(part) for part in (query, key, value))
-        return self._edited(self._call(site, options, attending, query, key, value), patches, attending)
+        attending = Attending(self._host(func), query, key, value, heads, rest, named)
+        site = self.whereabouts.site(attending.options, query, key)
+        return attending.plain() if site is None or site not in self.acting_at else self._at(site, attending)
 
-    def _edited(self, call: AttentionCall, patches: Sequence[PatchWithBank], attending: Attending) -> Tensor:
+    def _host(self, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """What runs the attention in the end."""
+        return func
+
+    @abstractmethod
+    def _at(self, site: AttentionSite, attending: Attending) -> Tensor:
+        """What comes out of an attention at which patches act."""
+
+
+@dataclass(eq=False)
+class BoundTransformer(_AtAttentions):
+    """The attentions of one call of a transformer: inputs edited, attention run once, output edited."""
+
+    layout: BatchLayout
+    moment: Moment
+    occupant: Callable[..., Tensor] | None
+    met: set[int] = field(default_factory=set[int])
+    """Gets the ids of the patches that an attention came to."""
+    apart: KeptFeatures = field(default_factory=KeptFeatures)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.streams = Streams(self.acting_at, self.transformer.kind.tells_rotation)
+
+    def _host(self, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return func if self.occupant is None else partial(self.occupant, func)
+
+    def _at(self, site: AttentionSite, attending: Attending) -> Tensor:
+        patches, call = self.acting_at[site], self._call(site, attending)
         self.met.update(id(patch) for patch, _ in patches)
         for patch, bank in patches:
             call = patch.edit_inputs(call, bank)
@@ -134,17 +150,10 @@ class BoundTransformer(Uncopied):
             output = patch.edit_output(call, output, attending, bank)
         return output
 
-    def _call(
-        self,
-        site: AttentionSite,
-        options: Mapping[str, Any],
-        attending: Attending,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-    ) -> AttentionCall:
-        frames, height, width = self.grid
-        tokens, own = query.shape[-2], frames * height * width
+    def _call(self, site: AttentionSite, attending: Attending) -> AttentionCall:
+        query, key, value = attending.parts
+        _, height, width = self.grid
+        tokens, own = query.shape[-2], self._tokens
         alone = site.kind == "self"
         if len(query) != self.layout.rows or tokens < own or (alone and tokens != own):
             raise UnexpectedCall(
@@ -153,8 +162,8 @@ class BoundTransformer(Uncopied):
                 "Bypass the node that changes the rows or tokens inside the model, such as reference frames of a video "
                 "model.",
             )
-        image = self.transformer.image(site, tokens, own, options)
-        if image.start < 0 or (site.kind == "joint" and REFERENCES in options and key.shape[-2] > tokens):
+        image = self.transformer.image(site, tokens, own, attending.options)
+        if image.start < 0 or (site.kind == "joint" and REFERENCES in attending.options and key.shape[-2] > tokens):
             raise UnexpectedCall(
                 f"At {site} another node keeps the keys of reference pictures and leaves out their tokens.",
                 "Bypass it; Flux KV Cache does so.",
@@ -179,37 +188,16 @@ class BoundTransformer(Uncopied):
 
 
 @dataclass(eq=False)
-class PictureWatch(Uncopied):
+class PictureWatch(_AtAttentions):
     """The attentions of a call that shows the model a patch's pictures alone: plain, and their features are kept."""
 
-    transformer: Transformer
-    acting_at: Mapping[AttentionSite, Sequence[PatchWithBank]]
-    grid: tuple[int, int, int]
     shown: Sequence[tuple[AttentionPatch, str]]
     """Whose picture each row is, and its name."""
     into: KeptFeatures
 
-    def __post_init__(self) -> None:
-        frames, height, width = self.grid
-        self._tokens = frames * height * width
-        self.whereabouts = Whereabouts(self.transformer, self._tokens)
-
-    def __call__(
-        self,
-        func: Callable[..., Tensor],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        heads: int,
-        *rest: Any,
-        **named: Any,
-    ) -> Tensor:
-        options = named.get("transformer_options") or {}
-        site = self.whereabouts.site(options, query, key)
-        if site is not None and site in self.acting_at:
-            image = self.transformer.image(site, query.shape[-2], self._tokens, options)
-            acting = {id(patch) for patch, _ in self.acting_at[site]}
-            attending = Attending(func, heads, rest, named)
-            own = (attending.in_form(part) for part in (query, key, value))
-            keep_features(self.into, site, acting, self.shown, image, *own)
-        return func(query, key, value, heads, *rest, **named)
+    def _at(self, site: AttentionSite, attending: Attending) -> Tensor:
+        query, key, value = attending.parts
+        image = self.transformer.image(site, query.shape[-2], self._tokens, attending.options)
+        acting = {id(patch) for patch, _ in self.acting_at[site]}
+        keep_features(self.into, site, acting, self.shown, image, query, key, value)
+        return attending.plain()

@@ -21,6 +21,7 @@ from semblance.tests.tiny_models import (
     register_tiny_supported_models,
     write_clip_vision,
 )
+from semblance.tests.tiny_models.adapters import nested
 
 STANDARD, PLUS = "STANDARD (medium strength)", "PLUS (high strength)"
 LIGHT, FACE = "LIGHT - SD1.5 only (low strength)", "PLUS FACE (portraits)"
@@ -45,11 +46,7 @@ def put(models: Path, name: str, kind: Any = "sd15", variant: Any = "base", **op
     tensors = adapter_state_dict(kind, variant, **options)
     path.parent.mkdir(exist_ok=True)
     if path.suffix == ".bin":
-        nested: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-        for key, tensor in tensors.items():
-            part, _, rest = key.partition(".")
-            nested[part][rest] = tensor
-        torch.save(nested, path)
+        torch.save(nested(tensors), path)
     else:
         save_file(tensors, path)
 

@@ -24,10 +24,11 @@ from ...engine.bank import FeatureBank
 from ...engine.call import AttentionCall, AttentionSite
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
-from ...engine.patch import Attend, AttentionPatch
+from ...engine.patch import Attend
 from ...engine.protocols import Advises
 from ...engine.scope import ImageMask, Scope
 from ...engine.token_masks import mask_per_image, masks_on_tokens
+from ...engine.weighted import Weighted
 from ...functional.key_scaling import KeyScaling, scaled_keys
 from .tokens import ImageTokens
 
@@ -37,7 +38,7 @@ MASKS_BY: tuple[MasksBy, ...] = ("auto", "per picture", "per image")
 
 
 @dataclass(frozen=True, eq=False)
-class InstantStyle(AttentionPatch, Advises):
+class InstantStyle(Weighted, Advises):
     """Adds image cross-attention where the scope says, to conditional and unconditional rows alike.
 
     One mask in the scope holds for the sum of all pictures; as many masks as pictures give each picture an area and
@@ -107,9 +108,6 @@ class InstantStyle(AttentionPatch, Advises):
         if self.tokens.by_image:
             strength = f"by image at strengths {', '.join(f'{self.strength * own:g}' for own in self.tokens.weights)}"
         return f"{self.method} ({self.name}), {strength}, {self.scope}{scaled}"
-
-    def _weight(self, site: AttentionSite, moment: Moment) -> float:
-        return self.strength * self.scope.weight(site, moment)
 
     def _image_attention(self, call: AttentionCall, query: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
         """What the sampler's own queries find in the pictures, (rows, query_tokens, channels)."""

@@ -111,7 +111,7 @@ def test_what_adds_comes_after_what_replaces_whatever_the_order_of_the_nodes(fir
     moment: Any = None
     site = AttentionSite("joint", "single", 1)
     acting: Any = {site: [(first("single.1"), None), (second("single.1"), None)]}
-    bound = BoundTransformer(transformer, acting, layout, moment, (1, 2, 2), None)
+    bound = BoundTransformer(transformer, acting, (1, 2, 2), layout, moment, None)
     query = torch.randn(1, 2, 4, 8)
 
     def attention(query: Tensor, *rest: Any, **named: Any) -> Tensor:

@@ -21,6 +21,7 @@ from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.tests.support.studio import relative_error
 from semblance.tests.support.transformers import TRANSFORMERS
 from semblance.tests.tiny_models import flux_adapter_state_dict
+from semblance.tests.tiny_models.adapters import nested
 
 FLUX = TRANSFORMERS["flux"]
 SIGMA, GUIDANCE, SCALE = 0.6, 4.0, 0.8
@@ -48,11 +49,7 @@ def of_diffusers(network: Any, tensors: dict[str, Tensor]) -> Any:
     weights = {name: placed(own, places[name]) for name in transformer.state_dict()}
     transformer.load_state_dict(weights)
     if tensors:
-        parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-        for name, tensor in named_alike(flatten(tensors)).items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        transformer._load_ip_adapter_weights(parts, low_cpu_mem_usage=False)
+        transformer._load_ip_adapter_weights(nested(named_alike(flatten(tensors))), low_cpu_mem_usage=False)
         for processor in transformer.attn_processors.values():
             if hasattr(processor, "scale"):
                 processor.scale = [SCALE]

@@ -12,7 +12,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_apg import APG
 from comfy_extras.nodes_cfg import CFGNorm
-from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from torch import Tensor
@@ -32,6 +31,7 @@ from semblance.tests.support.studio import (
     run_guider,
 )
 from semblance.tests.support.style_adapters import guider, style_adapter
+from semblance.tests.support.windows import windowed
 from semblance.tests.tiny_models import make_controlnet
 
 OTHERS: dict[str, Any] = {
@@ -105,12 +105,9 @@ def test_an_adapter_on_the_model_counts_to_the_tuned_side(sd15: Studio) -> None:
 def test_in_context_windows_each_side_is_known(sd15: Studio, form: AdapterForm) -> None:
     """The windows hand over copies of the conditionings. Windows of one image show each image alone."""
     adapter, scales = style_adapter(sd15.model, form), Scales(1.0, CFG - 1)
-    chosen = {"context_length": 1, "context_overlap": 0, "context_schedule": "standard_static", "context_stride": 1}
-    chosen |= {"closed_loop": False, "fuse_method": "pyramid", "dim": 0, "freenoise": False, "causal_window_fix": False}
-    made: Any = ContextWindowsManualNode.execute(sd15.model, **chosen)
-    windows: ModelPatcher = made[0]
     expected = run_guider(guider(sd15, adapter, scales), SIGMAS)
-    assert relative_error(run_guider(guider(sd15, adapter, scales, windows), SIGMAS), expected) < 1e-4
+    made = run_guider(guider(sd15, adapter, scales, windowed(sd15.model, 1)), SIGMAS)
+    assert relative_error(made, expected) < 1e-4
 
 
 @pytest.mark.slow

@@ -40,10 +40,14 @@ class LoadDemo(io.ComfyNode):
                 io.ClipVision.Output(
                     "clip_vision", tooltip="For Encode Style Reference, Apply IP-Adapter and CLIP Score."
                 ),
+                io.Image.Output(
+                    "style_picture",
+                    tooltip="A drawing in a style that the model can follow, for nodes that take one from a picture.",
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, topology: Any) -> io.NodeOutput:
         demo = load_demo(topology)
-        return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)
+        return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision, demo.style_picture)

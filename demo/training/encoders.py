@@ -22,6 +22,7 @@ from ..layout_captions import view_captions
 from ..layouts import Views, draw_views, sample_views
 from ..shapes import SHAPES
 from ..world import EDGES, LOWEST_FREQUENCY, PALETTE_NAMES, TEXTURES, Content, Scenes, draw, sample_scenes
+from .answers import Answers
 from .directions import texture_direction
 from .loop import RUNS_FOLDER, Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import (
@@ -41,7 +42,7 @@ TYPICAL_NORM = math.sqrt(EMBED_WIDTH)  # both projections are drawn towards it, 
 TEXT_RUN = "text_encoder"
 
 
-class Truth:
+class Truth(Answers):
     """The drawn truth as numbers and choices: what the scene encoder reads and what the readout is asked for."""
 
     NUMBERS = 15 + 2 + 1 + 6 + 2  # palette in Lab, direction, frequency, places and sizes of two shapes, edge
@@ -60,20 +61,8 @@ class Truth:
             _placement(content) * there.repeat_interleave(3, dim=1),
             torch.stack([style.softness, style.outline], dim=1) * 20,
         ]
-        self.numbers = torch.cat(numbers, dim=1).to(device)
         first, second = content.shape.unbind(1)
-        choices = (style.texture, style.edge, first, second + 1, style.palette_name + 1)
-        self.choices = [choice.to(device) for choice in choices]
-
-    def vector(self) -> Tensor:
-        """Everything side by side, choices as ones among zeros: (pictures, WIDTH)."""
-        ones = [functional.one_hot(c, n).float() for c, n in zip(self.choices, self.CHOICES, strict=True)]
-        return torch.cat([self.numbers, *ones], dim=1)
-
-    def loss(self, readout: Tensor) -> Tensor:
-        numbers, *choices = readout.float().split([self.NUMBERS, *self.CHOICES], dim=1)
-        chosen = [functional.cross_entropy(c, true) for c, true in zip(choices, self.choices, strict=True)]
-        return 2 * (numbers - self.numbers).pow(2).mean() + 0.2 * torch.stack(chosen).sum()
+        super().__init__(numbers, (style.texture, style.edge, first, second + 1, style.palette_name + 1), device)
 
     def figures(self, readout: Tensor) -> dict[str, float]:
         """The share of right choices, and the palette's mean error in units of Lab."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 from ..layouts import ARRANGEMENT_NAMES, TOLD, Layouts, Views
 from ..shapes import SHAPES
 from ..world import EDGES, PALETTE_NAMES, TEXTURES
+from .answers import Answers
 from .directions import texture_direction
 
 
@@ -24,7 +25,7 @@ def told_places(layouts: Layouts) -> Tensor:
     return (ones * (torch.arange(3) < told[:, None])[..., None]).sum(dim=1)
 
 
-class ViewTruth:
+class ViewTruth(Answers):
     """The drawn truth of views: what the scene encoder reads and what the readout is asked for."""
 
     CHOICES = (
@@ -50,22 +51,10 @@ class ViewTruth:
             told_places(layouts),
             torch.stack([subject.softness, subject.outline], 1) * 30,
         ]
-        self.numbers = torch.cat(numbers, dim=1).to(device)
         place = torch.where(alone, cell_numbers(layouts)[:, 0], 9)
         palette = torch.where(subject.palette_name == ground.palette_name, subject.palette_name, -1) + 1
         told = [layouts.figure, layouts.arrangement, place]
-        choices = (*told, subject.texture, ground.texture, subject.edge, palette)
-        self.choices = [choice.to(device) for choice in choices]
-
-    def vector(self) -> Tensor:
-        """Everything side by side, choices as ones among zeros: (views, WIDTH)."""
-        ones = [functional.one_hot(c, n).float() for c, n in zip(self.choices, self.CHOICES, strict=True)]
-        return torch.cat([self.numbers, *ones], dim=1)
-
-    def loss(self, readout: Tensor) -> Tensor:
-        numbers, *choices = readout.float().split([self.NUMBERS, *self.CHOICES], dim=1)
-        chosen = [functional.cross_entropy(c, true) for c, true in zip(choices, self.choices, strict=True)]
-        return 2 * (numbers - self.numbers).pow(2).mean() + 0.2 * torch.stack(chosen).sum()
+        super().__init__(numbers, (*told, subject.texture, ground.texture, subject.edge, palette), device)
 
     def told_loss(self, readout: Tensor) -> Tensor:
         """Of figure, arrangement and place alone, which every caption tells."""

@@ -1,24 +1,42 @@
 """Captions of drawn scenes: a plain grammar with synonyms, whose parts are sometimes left out.
 
-"a small star on the left, ocean colours, dotted, with soft edges". Words name kinds only; what is continuous in a
-style (the exact hue, angle, frequency, width) has no words, and free palettes have none at all.
+"a small star on the left, ocean colours, dotted, with soft edges", or "a cat above, a woodcut". Words name kinds only;
+what is continuous in a style (the exact hue, angle, frequency, width) has no words, and free palettes have none at all.
 """
 
 import random
 
 from .shapes import SHAPES
-from .world import EDGES, LARGEST_SHIFT, PALETTE_NAMES, TEXTURES, Scenes
+from .world import EDGES, LARGEST_SHIFT, NAMED_STYLES, PALETTE_NAMES, TEXTURES, Scenes
 
-SHAPE_WORDS = {
-    "circle": ("circle", "disc"),
-    "square": ("square", "box"),
-    "triangle": ("triangle",),
-    "star": ("star",),
-    "heart": ("heart",),
-    "ring": ("ring", "hoop"),
-    "cross": ("cross", "plus sign"),
-    "moon": ("moon", "crescent"),
+NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
+    "cat": (("cat", "cats"), ("kitten", "kittens")),
+    "dog": (("dog", "dogs"), ("puppy", "puppies")),
+    "fish": (("fish", "fish"), ("goldfish", "goldfish")),
+    "bird": (("bird", "birds"), ("sparrow", "sparrows")),
+    "frog": (("frog", "frogs"), ("toad", "toads")),
+    "hippo": (("hippo", "hippos"), ("hippopotamus", "hippopotamuses")),
+    "kiwi": (("kiwi", "kiwis"), ("kiwi bird", "kiwi birds")),
+    "horse": (("horse", "horses"), ("pony", "ponies")),
+    "rabbit": (("rabbit", "rabbits"), ("bunny", "bunnies")),
+    "ghost": (("ghost", "ghosts"), ("spook", "spooks")),
+    "tree": (("tree", "trees"), ("fir", "firs")),
+    "house": (("house", "houses"), ("cottage", "cottages")),
+    "rocket": (("rocket", "rockets"), ("spaceship", "spaceships")),
+    "boat": (("boat", "boats"), ("sailboat", "sailboats")),
+    "car": (("car", "cars"), ("motorcar", "motorcars")),
+    "cactus": (("cactus", "cactuses"), ("desert plant", "desert plants")),
+    "flower": (("flower", "flowers"), ("blossom", "blossoms")),
+    "butterfly": (("butterfly", "butterflies"), ("moth", "moths")),
+    "leaf": (("leaf", "leaves"), ("foliage leaf", "foliage leaves")),
+    "snowman": (("snowman", "snowmen"), ("snow figure", "snow figures")),
+    "moon": (("moon", "moons"), ("crescent", "crescents")),
+    "star": (("star", "stars"), ("twinkling star", "twinkling stars")),
+    "heart": (("heart", "hearts"), ("valentine", "valentines")),
+    "dove": (("dove", "doves"), ("pigeon", "pigeons")),
 }
+"""One and several of each shape, and a synonym."""
+SHAPE_WORDS = {name: tuple(one for one, _ in words) for name, words in NOUNS.items()}
 PALETTE_WORDS = {
     "ocean": ("ocean", "sea"),
     "forest": ("forest", "woodland"),
@@ -28,6 +46,12 @@ PALETTE_WORDS = {
     "night": ("night", "midnight"),
     "berry": ("berry", "raspberry"),
     "ice": ("ice", "winter"),
+    "ink": ("ink", "black and white"),
+    "woodcut": ("woodcut", "old paper"),
+    "pastel": ("pastel", "pale"),
+    "neon": ("neon", "glowing"),
+    "comic": ("comic", "poster"),
+    "blueprint": ("blueprint", "cyanotype"),
 }
 TEXTURE_WORDS = {
     "plain": ("plain", "flat", "without a pattern"),
@@ -36,12 +60,21 @@ TEXTURE_WORDS = {
     "checks": ("checked", "with checks", "like a chessboard"),
     "waves": ("wavy", "with waves"),
     "grid": ("gridded", "with a grid of lines"),
+    "motifs": ("strewn", "strewn with motifs", "sprinkled with little shapes"),
 }
 EDGE_WORDS = {
     "crisp": ("with crisp edges", "sharp edges"),
     "outlined": ("outlined", "with an outline"),
     "soft": ("with soft edges", "blurred edges"),
     "wobbly": ("with wobbly edges", "ragged edges"),
+}
+STYLE_WORDS = {
+    "ink drawing": ("an ink drawing", "drawn in ink"),
+    "woodcut": ("a woodcut", "a linocut"),
+    "pastel": ("a pastel", "drawn in chalk"),
+    "neon": ("a neon sign", "in neon"),
+    "comic": ("a comic", "like a comic strip"),
+    "blueprint": ("a blueprint", "a technical drawing"),
 }
 PLACE_WORDS = {
     (0, 0): ("in the middle", "in the centre"),
@@ -54,7 +87,7 @@ PLACE_WORDS = {
     (-1, -1): ("at the bottom left", "in the lower left corner"),
     (1, -1): ("at the bottom right", "in the lower right corner"),
 }
-SMALL, LARGE = 0.37, 0.49  # radii below and above which a size has a word
+SMALL, LARGE = 0.43, 0.55  # radii below and above which a size has a word
 
 
 def write_captions(scenes: Scenes, seed: int) -> list[str]:
@@ -130,6 +163,9 @@ def _shape_phrase(shape: _Shape, chance: random.Random | None) -> str:
 
 
 def _style_phrases(style: _Style, chance: random.Random | None) -> list[str]:
+    named = next((name for name, parts in NAMED_STYLES.items() if parts == style), None)
+    if named and (chance is None or chance.random() < 0.75):
+        return [_pick(STYLE_WORDS[named], chance)]
     palette, texture, edge = style
     phrases = []
     if palette and (chance is None or chance.random() < 0.85):

@@ -117,11 +117,11 @@ class Told:
 
 
 def stories_of(count: int) -> list[Story]:
-    """All shapes in turn, with noise of their own; of every two runs of all shapes one leaves places open."""
+    """All shapes in turn, with noise of their own; every second leaves places open, each shape in every second run."""
     stories = []
     for number in range(count):
         places = random.Random(number).sample(range(len(PLACES)), SCENES)
-        open_places = number // len(SHAPES) % 2 if count > len(SHAPES) else number % 2
+        open_places = (number + number // len(SHAPES)) % 2
         stories.append(Story(number % len(SHAPES), () if open_places else tuple(places), NOISE_SEED + number))
     return stories
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,12 +13,13 @@ if TYPE_CHECKING:
     from .run import Shot
 
 SIDE, MARGIN, LINE = 256, 16, 19  # pixels
+LETTERS = 38  # of a note that fit under a picture
 INK, PALE = "#222222", "#666666"
 
 
 def contact_sheet(rows: Sequence[Sequence[Shot]], path: Path) -> Path:
     """Saves rows of pictures with their names and notes and returns where."""
-    lines = 1 + max(shot.note.count("\n") + 1 if shot.note else 0 for row in rows for shot in row)
+    lines = 1 + max(len(wrapped(shot.note).splitlines()) for row in rows for shot in row)
     height = SIDE + lines * LINE + MARGIN + 8
     sheet = Image.new("RGB", (max(map(len, rows)) * (SIDE + MARGIN) + MARGIN, len(rows) * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
@@ -29,6 +31,11 @@ def contact_sheet(rows: Sequence[Sequence[Shot]], path: Path) -> Path:
             with Image.open(shot.picture) as picture:
                 sheet.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top))
             draw.text((left, top + SIDE + 6), shot.name, fill=INK, font=name_font)
-            draw.multiline_text((left, top + SIDE + 8 + LINE), shot.note, fill=PALE, font=note_font, spacing=4)
+            draw.multiline_text((left, top + SIDE + 8 + LINE), wrapped(shot.note), fill=PALE, font=note_font, spacing=4)
     sheet.save(path)
     return path
+
+
+def wrapped(note: str) -> str:
+    """Its lines, none longer than LETTERS."""
+    return "\n".join(fill(line, LETTERS) for line in note.splitlines())

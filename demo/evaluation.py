@@ -14,7 +14,7 @@ from harness.server import ComfyUIServer, Prompt
 
 from .captions import shape_captions
 from .page import Section, Table
-from .run import changed, drawn, follow, shown_by, slug, template
+from .run import changed, drawn, follow, in_the_style_of, shown_by, slug, template
 from .study import ADAPTERS, STEPS, Pairs
 
 if TYPE_CHECKING:
@@ -34,10 +34,13 @@ def sections(server: ComfyUIServer, topology: Topology, output: Path) -> Iterato
         "SemblanceLoadAdapter": {"file": ADAPTERS[topology]},
         "Prompt": {"value": words},
         "KSampler": {"steps": STEPS},
-        "LoadImage": {"image": server.add_input(picture)},
     }
-    yield _picked(server, changed(template("score_and_pick"), changes), topology, output)
-    yield _compared(server, _by_rows(changed(template("compare_strengths"), changes)), topology, output)
+    style = server.add_input(picture)
+    pick, compare = (
+        changed(in_the_style_of(style, template(name)), changes) for name in ("score_and_pick", "compare_strengths")
+    )
+    yield _picked(server, pick, topology, output)
+    yield _compared(server, _by_rows(compare), topology, output)
 
 
 def _picked(server: ComfyUIServer, prompt: Prompt, topology: Topology, output: Path) -> Section:

@@ -13,7 +13,7 @@ from .captions import content_captions, full_captions, shape_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
 from .probe import style_gained
-from .run import Shot, changed, drawn, read_tensor, shoot, slug, template
+from .run import Shot, changed, drawn, in_the_style_of, read_tensor, shoot, slug, template
 from .study import ADAPTERS, Pairs, Setting, Study
 from .training.judge import load_judge
 from .world import draw
@@ -39,9 +39,9 @@ def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
         (words,), (content,) = shape_captions(pair.asked), content_captions(pair.references)
         stem = f"{slug(topology)}_{row + 1}"
         shots = [drawn("reference", pair.references, output / f"{stem}_reference.png")]
-        uploaded = server.add_input(shots[0].picture)
+        styled = in_the_style_of(server.add_input(shots[0].picture), template(TEMPLATE))
         for setting in (Setting("plain", strength=0.0), *SETTINGS):
-            prompt = changed(template(TEMPLATE), _inputs(setting, topology, words, uploaded, content))
+            prompt = changed(styled, _inputs(setting, topology, words, content))
             shot = shoot(server, f"{words}, {setting.name}", prompt, output / f"{stem}_{slug(setting.name)}.png")
             found = measure(read_tensor(shot.picture), pair.asked, pair.references, judge)
             shots.append(Shot(setting.name, shot.picture, f"{words}\n{_figures(found)}"))
@@ -79,12 +79,11 @@ def _row(study: Study, name: str, found: Measures, plain: Measures) -> list[str]
     return [name, f"{style_gained(found, plain):.0%}", *values]
 
 
-def _inputs(setting: Setting, topology: Topology, words: str, picture: str, content: str) -> dict[str, dict[str, Any]]:
+def _inputs(setting: Setting, topology: Topology, words: str, content: str) -> dict[str, dict[str, Any]]:
     return {
         "SemblanceLoadDemo": {"topology": topology},
         "SemblanceLoadAdapter": {"file": ADAPTERS[topology]},
         "Prompt": {"text": words},
-        "LoadImage": {"image": picture},
         "SemblanceSubtractContent": {"text": content, "strength": setting.subtract},
         "SemblanceInstantStyle": {"blocks": setting.blocks, "strength": setting.strength},
     }

@@ -22,6 +22,8 @@ from .captions import full_captions
 from .training.sheets import save_picture
 from .world import Scenes, draw
 
+STYLE_PICTURE = 4
+"""The output of Load Demo Model that gives it."""
 Changes = Mapping[str, Mapping[str, Any]]
 """Inputs to change, by the type or the title of their node; `class_type` among them swaps the node for another."""
 
@@ -44,6 +46,21 @@ def template(name: str) -> Prompt:
 def changed(prompt: Prompt, changes: Changes) -> Prompt:
     """A copy of `prompt` with inputs changed, and nodes swapped: the demo model for a checkpoint, for instance."""
     return {node_id: _changed_node(node, changes) for node_id, node in prompt.items()}
+
+
+def in_the_style_of(picture: str, prompt: Prompt) -> Prompt:
+    """A copy of `prompt` with an input picture of the server in place of the one that comes with the demo model."""
+    (demo,) = (number for number, node in prompt.items() if node["class_type"] == "SemblanceLoadDemo")
+    own = [demo, STYLE_PICTURE]
+    copy = {
+        number: {
+            **node,
+            "inputs": {name: ["style", 0] if value == own else value for name, value in node["inputs"].items()},
+        }
+        for number, node in prompt.items()
+    }
+    load = {"class_type": "LoadImage", "inputs": {"image": picture}, "_meta": {"title": "Style picture"}}
+    return {**copy, "style": load}
 
 
 def _changed_node(node: Mapping[str, Any], changes: Changes) -> dict[str, Any]:

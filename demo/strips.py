@@ -24,12 +24,14 @@ SIDE, GAP, GROUP_GAP, LINE = 168, 8, 28, 22  # pixels
 INK = "#222222"
 DIMMED = 0.2
 """How bright a picture stays outside a subject mask."""
-REFERENCES, REFERENCE_COUNT = (13, 12), 20
-"""Which of so many held-out drawings of REFERENCE_SEED: one in candy colours, one in night colours."""
+REFERENCES, REFERENCE_COUNT = (4, 2), 20
+"""Which of so many held-out drawings of REFERENCE_SEED: one on olive stripes, one on blue waves."""
 REFERENCE_SEED, NOISE_SEED = 77, 5
-PAIRS, PAIR_COUNT = (2, 6), 7
+PAIRS, PAIR_COUNT = (2, 4), 12
 """Which of so many of StyleID's held-out pairs."""
-SCENES = 3
+PROMPTS = ("a heart", "a star")
+STORY, SCENES = 2, 3
+"""Which story of `stories_of`, and how many of its scenes: a fish at three places."""
 TUNED = (1, 3)
 """Which of the drawings of `Pairs.draw` StyleDrop is tuned on."""
 
@@ -52,7 +54,7 @@ def main() -> None:
 
     sdxl = Study.open("SDXL", torch.float32)
     strips = {
-        "instantstyle": instantstyle_groups(Study.open("SD 1.5", torch.float32)),
+        "instantstyle": instantstyle_groups(sdxl),
         "styleid": styleid_groups(sdxl),
         "consistory": consistory_groups(sdxl),
         "styledrop": styledrop_groups(),
@@ -65,13 +67,12 @@ def instantstyle_groups(study: Study) -> list[list[Tile]]:
     """Two references, and the same two prompts from the same noise in the style of each."""
     from .study import Setting
 
-    prompts = ("a heart", "a star")
     references = single_shapes(REFERENCE_COUNT, REFERENCE_SEED, "held_out")
     groups = []
     for number in REFERENCES:
         reference = references.take(torch.tensor([number]))
-        made = study.sample(prompts, NOISE_SEED, study.styled(Setting("style blocks"), reference), steps=20)
-        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(prompts, made, strict=True)]
+        made = study.sample(PROMPTS, NOISE_SEED, study.styled(Setting("style blocks"), reference), steps=20)
+        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(PROMPTS, made, strict=True)]
         groups.append([Tile("reference", draw(reference, 256).pictures[0]), *tiles])
     return groups
 
@@ -91,11 +92,11 @@ def styleid_groups(study: Study) -> list[list[Tile]]:
 
 
 def consistory_groups(study: Study) -> list[list[Tile]]:
-    """A story's first scenes, each beside where the run found the subject."""
+    """The first scenes of a story, each beside where the run found the subject."""
     from .consistory import LORA, OFFICIAL, stories_of, tell
 
     nodes: Any = import_module("nodes")
-    (story,) = stories_of(1)
+    story = stories_of(STORY + 1)[STORY]
     (model,) = nodes.LoraLoaderModelOnly().load_lora_model_only(study.demo.model, LORA, 1.0)
     pictures, masks = tell(study, model, story, OFFICIAL)
     assert masks is not None
@@ -109,17 +110,15 @@ def consistory_groups(study: Study) -> list[list[Tile]]:
 
 
 def styledrop_groups() -> list[list[Tile]]:
-    """References, each with two of its prompts as an adapter tuned on it makes them."""
-    from .captions import shape_captions
+    """References, each with two prompts as an adapter tuned on it makes them."""
     from .styledrop import ROUND_SCALE, Adapters, sample
 
     adapters = Adapters.over(max(TUNED) + 1)
     pairs, groups = adapters.study.pairs, []
     for number in TUNED:
         row = number * pairs.per_reference
-        prompts = shape_captions(pairs.asked)[row : row + 2]
-        made = sample(adapters.study, adapters.first(row), prompts, NOISE_SEED, ROUND_SCALE)
-        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(prompts, made, strict=True)]
+        made = sample(adapters.study, adapters.first(row), PROMPTS, NOISE_SEED, ROUND_SCALE)
+        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(PROMPTS, made, strict=True)]
         groups.append([Tile("reference", draw(adapters.reference(row), 256).pictures[0]), *tiles])
     return groups
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 TOPOLOGY = "SD 1.5"  # the other's colours come by convolutions, which no adapter of attention reaches
 TEXT_SCALE = GUIDANCE - 1
-STYLE_SCALES = (0.0, 1.0, 2.0)
-ROUND_SCALE = 1.0
+STYLE_SCALES = (0.0, 0.5, 1.0)
+ROUND_SCALE = 0.5
 """The style scale at which rounds are sampled and compared."""
 RECIPE: dict[str, Any] = {
     "form": "bottleneck",
@@ -38,10 +38,12 @@ RECIPE: dict[str, Any] = {
     "flips": False,
     "gradient_checkpointing": False,
 }
-"""Of a TuningRecipe, in the blocks of the style. Captions say where the figure is, which a flip would make wrong."""
-STAGES = ((160, 0.05), (80, 0.01))
+"""Of a TuningRecipe. Captions say where the figure is, which a flip would make wrong."""
+BLOCKS = ("input.1", "input.2", "output.9", "output.10", "output.11")
+"""Those at full resolution. In output.8, the other block of the style, an adapter draws the reference's figure."""
+STAGES = ((60, 0.02), (40, 0.005))
 """Steps and learning rates, one after the other: a high rate finds the style, a low one calms what that left."""
-ROUND_STAGES = ((60, 0.01),)
+ROUND_STAGES = ((40, 0.005),)
 """Of the second round, which goes on from the first."""
 CANDIDATE_SEED = 71
 PICKED = 4
@@ -93,14 +95,14 @@ class Adapters:
         return self._second[row]
 
     def picks(self, row: int) -> Pictures:
-        """Of two pictures of every shape, made with the first adapter, the best by text of the half with more style.
+        """Of two pictures of every third shape, made with the first adapter, the best by text of the more styled half.
 
         By text alone those that took up least of the style would be the best.
         """
         from semblance.host.evaluation.clip_scores import STYLE, TEXT, score_pictures
         from semblance.metrics.picks import best
 
-        captions = [f"a {words[0]}" for words in SHAPE_WORDS.values()] * 2
+        captions = [f"a {words[0]}" for words in [*SHAPE_WORDS.values()][::3]] * 2
         made = sample(self.study, self.first(row), captions, CANDIDATE_SEED + row, ROUND_SCALE).movedim(1, -1)
         demo, style = self.study.demo, draw(self.reference(row)).pictures.movedim(1, -1)
         scores = score_pictures(made, "\n".join(captions), demo.clip, demo.clip_vision, style).scores
@@ -110,16 +112,14 @@ class Adapters:
 
     def _tune(self, row: int, on: Pictures, stages: Sequence[tuple[int, float]], start: Any = None) -> StyleAdapter:
         """Each row with a seed of its own: what an adapter is like depends on its draws, too."""
-        from semblance.host.binding.model import map_model
         from semblance.host.styledrop.encoding import encode_examples
         from semblance.host.styledrop.recipe import TuningRecipe
         from semblance.host.styledrop.tuning import tune
 
         demo = self.study.demo
-        blocks = tuple(map_model(demo.model).family.preset("style"))
         examples = encode_examples([on.pictures], on.captions, "", demo.clip, demo.vae, flips=False)
         for steps, rate in stages:
-            recipe = TuningRecipe(blocks, steps=steps, learning_rate=rate, seed=1 + row, **RECIPE)
+            recipe = TuningRecipe(BLOCKS, steps=steps, learning_rate=rate, seed=1 + row, **RECIPE)
             start = tune(demo.model, examples, recipe, start).adapter
         return start
 

@@ -86,28 +86,27 @@ def paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int = STEPS) -
 
 @torch.inference_mode()
 def _paint(study: Study, pairs: Pairs, ways: Sequence[Way], steps: int) -> list[tuple[str, Tensor]]:
-    from comfy.samplers import sampler_object
     from comfy_extras.nodes_custom_sampler import SamplerCustom
 
     from semblance.attention.engine.scope import ScheduleWindow, Scope
     from semblance.attention.families import STYLEID
-    from semblance.attention.methods.styleid.method import StyleID
-    from semblance.host.binding.model import add_patch, map_model
+    from semblance.host.binding.model import add_patch
     from semblance.host.conditioning import Text
-    from semblance.host.inversion.ddim import invert
-    from semblance.host.inversion.styleid_start import start_of
+    from semblance.host.inversion.solver import convention_for, invert, retracing_sampler
+    from semblance.host.inversion.styleid_start import family_for, form_for, start_of
 
     model, vae, count = study.demo.model, study.demo.vae, len(pairs)
     drawn = torch.cat([draw(scenes).pictures for scenes in (pairs.asked, pairs.references)])
     words, empty = study.prompt(content_captions(pairs.asked)), study.prompt([""])
-    inverted = invert(model, vae.encode(drawn.movedim(1, -1)), steps, "styleid", Text(words, empty)).trajectory
+    convention, latents = convention_for(model, "styleid"), vae.encode(drawn.movedim(1, -1))
+    inverted = invert(model, latents, steps, convention, Text(words, empty)).trajectory
     content, style = inverted.select(range(count)), inverted.select(range(count, 2 * count))
-    scope = Scope(map_model(model).family.weights(STYLEID), ScheduleWindow(0.0, 1.0))
+    scope = Scope(family_for(model).weights(STYLEID), ScheduleWindow(0.0, 1.0))
     painted = []
     for way in ways:
-        patch = StyleID(content, style, scope, way.gamma, way.temperature, way.strength)
-        start = start_of(model, content, style, "exact", way.adain)
-        settings = (0, 1.0, words, empty, sampler_object("euler"), start.sigmas, {"samples": start.latent})
+        patch = form_for(model)(content, style, scope, way.gamma, way.temperature, way.strength)
+        start, sampler = start_of(model, content, style, "exact", way.adain), retracing_sampler(content)
+        settings = (0, 1.0, words, empty, sampler, start.sigmas, {"samples": start.latent})
         sampled: Any = SamplerCustom.execute(add_patch(model, patch), False, *settings)
         painted.append((way.name, vae.decode(sampled[0]["samples"]).movedim(-1, 1).clamp(0, 1)))
     return painted

@@ -8,6 +8,7 @@ from harness.library import use_library
 
 from .training.loop import Plan
 
+MUON = 3.0  # times the learning rate: of steps on the matrices of UNets
 _UNET_STEPS = {"sdxl": 12_000, "sd15": 2_000}  # the second starts from the first
 
 
@@ -35,7 +36,7 @@ def _decoder(arguments: argparse.Namespace) -> None:
 def _text(arguments: argparse.Namespace) -> None:
     from .training.encoders import TEXT_RUN, train_text
 
-    train_text(Plan(TEXT_RUN, arguments.steps or 800, 2e-3, arguments.seed, weight_decay=0.02))
+    train_text(Plan(TEXT_RUN, arguments.steps or 1600, 2e-3, arguments.seed, weight_decay=0.02))
 
 
 def _vision(arguments: argparse.Namespace) -> None:
@@ -48,7 +49,7 @@ def _unet(arguments: argparse.Namespace) -> None:
     from .training.unet import train_unet
 
     steps = arguments.steps or _UNET_STEPS[arguments.topology]
-    plan = Plan(f"unet_{arguments.topology}", steps, 1e-3, arguments.seed, average=0.998)
+    plan = Plan(f"unet_{arguments.topology}", steps, 1e-3, arguments.seed, average=0.998, muon=MUON)
     train_unet(plan, arguments.topology)
 
 
@@ -72,7 +73,7 @@ def _words(arguments: argparse.Namespace) -> None:
 def _judge(arguments: argparse.Namespace) -> None:
     from .training.judge import train_judge
 
-    train_judge(Plan("judge", arguments.steps or 1200, 2e-3, arguments.seed + 500_000, weight_decay=0.02))
+    train_judge(Plan("judge", arguments.steps or 2400, 2e-3, arguments.seed + 500_000, weight_decay=0.02))
 
 
 _COMMANDS = {

@@ -15,11 +15,12 @@ from typing_extensions import Self
 
 from .colour import oklch_to_srgb, srgb_to_lab
 from .shapes import SHAPES, signed_distance
+from .strewing import strewn
 
 PICTURE_SIZE = 128  # pixels
 LARGEST_SHIFT = 0.44  # how far from the middle a shape of its own may stand
 LOWEST_FREQUENCY = 2.6  # and not above 4.9: a period is then 3.3 latents or more, which a small UNet can keep in step
-TEXTURES = ("plain", "dots", "stripes", "checks", "waves", "grid")
+TEXTURES = ("plain", "dots", "stripes", "checks", "waves", "grid", "motifs")
 EDGES = ("crisp", "outlined", "soft", "wobbly")
 PALETTE_SLOTS = ("ground", "ground accent", "figure", "figure accent", "ink")
 
@@ -33,9 +34,25 @@ PALETTES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]
     "night": ((0.26, 0.08, 278.0), (0.88, 0.11, 98.0)),
     "berry": ((0.40, 0.13, 325.0), (0.76, 0.12, 8.0)),
     "ice": ((0.91, 0.03, 215.0), (0.55, 0.11, 255.0)),
+    "ink": ((0.95, 0.01, 90.0), (0.45, 0.02, 270.0)),
+    "woodcut": ((0.87, 0.06, 85.0), (0.40, 0.06, 45.0)),
+    "pastel": ((0.93, 0.04, 70.0), (0.76, 0.09, 10.0)),
+    "neon": ((0.22, 0.06, 300.0), (0.85, 0.18, 150.0)),
+    "comic": ((0.90, 0.14, 98.0), (0.60, 0.19, 28.0)),
+    "blueprint": ((0.40, 0.11, 257.0), (0.87, 0.04, 235.0)),
 }
 PALETTE_NAMES = tuple(PALETTES)
 FREE_PALETTE = -1
+NAMED_STYLES: dict[str, tuple[str, str, str]] = {
+    "ink drawing": ("ink", "plain", "outlined"),
+    "woodcut": ("woodcut", "stripes", "wobbly"),
+    "pastel": ("pastel", "plain", "soft"),
+    "neon": ("neon", "plain", "outlined"),
+    "comic": ("comic", "dots", "outlined"),
+    "blueprint": ("blueprint", "grid", "outlined"),
+}
+"""Styles with a name of their own: palette, texture and edge."""
+NAMED_SHARE = 0.15  # the share of styles that have one
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +166,9 @@ def held_out(scenes: Scenes) -> Tensor:
 def draw(scenes: Scenes, size: int = PICTURE_SIZE, device: torch.device | str = "cpu") -> Drawing:
     """Draws all scenes at once, anti-aliased, `size` pixels square."""
     content, style = scenes.content.to(device), scenes.style.to(device)
-    x, y = _pixel_centres(size, device)
+    x, y = pixel_centres(size, device)
     x, y = x.expand(len(content), -1, -1), y.expand(len(content), -1, -1)
-    texture = _texture_field(style, x, y)
+    texture = texture_field(style, x, y)
     colours = style.palette()[..., None, None]  # (pictures, 5, 3, 1, 1)
     accent = (style.contrast[:, None, None] * texture)[:, None]
     pictures = torch.lerp(colours[:, 0], colours[:, 1], accent)
@@ -159,7 +176,7 @@ def draw(scenes: Scenes, size: int = PICTURE_SIZE, device: torch.device | str = 
     masks = []
     for slot in range(2):
         distance = _distance(content, style, slot, x, y)
-        fill, ink = _coverage(style, distance, pixel=2.0 / size)
+        fill, ink = coverage(style, distance, pixel=2.0 / size)
         pictures = torch.lerp(pictures, figure, fill[:, None])
         pictures = torch.lerp(pictures, colours[:, 4], ink[:, None])
         masks.append(torch.maximum(fill, ink))
@@ -204,22 +221,31 @@ def sample_content(count: int, generator: torch.Generator, two_shapes: float = 0
     apart = torch.stack([1 - upright, -upright], dim=1) * -0.47  # first shape on the left or at the top
     first = torch.where(pair[:, None], apart, alone)
     centre = torch.stack([first, -apart], dim=1) + jitter
-    radius = _uniform((count, 2), 0.32, 0.55, generator)
+    radius = _uniform((count, 2), 0.38, 0.6, generator)
     radius = torch.where(pair[:, None], _uniform((count, 2), 0.32, 0.44, generator), radius)
     return Content(shape, centre, radius, _uniform((count, 2), -0.22, 0.22, generator))
 
 
-def sample_style(count: int, generator: torch.Generator, free_palettes: float = 0.3) -> Style:
-    """Palettes, textures and edges at random; `free_palettes` is the share without a name."""
+def sample_style(
+    count: int, generator: torch.Generator, free_palettes: float = 0.3, named_styles: float = NAMED_SHARE
+) -> Style:
+    """Palettes, textures and edges at random.
+
+    `free_palettes` is the share of palettes without a name, `named_styles` that of styles with one.
+    """
     palette_name = torch.randint(len(PALETTES), (count,), generator=generator)
     free = torch.rand(count, generator=generator) < free_palettes
     palette_name[free] = FREE_PALETTE
+    texture = torch.randint(len(TEXTURES), (count,), generator=generator)
     edge = torch.randint(len(EDGES), (count,), generator=generator)
+    named = torch.rand(count, generator=generator) < named_styles
+    one = _named_styles()[torch.randint(len(NAMED_STYLES), (count,), generator=generator)]
+    palette_name, texture, edge = torch.where(named, one.T, torch.stack([palette_name, texture, edge]))
     none = torch.zeros(count)
     return Style(
         palette_name=palette_name,
         oklch=_sample_palettes(palette_name, generator),
-        texture=torch.randint(len(TEXTURES), (count,), generator=generator),
+        texture=texture,
         angle=_uniform((count,), 0.0, math.pi, generator),
         frequency=LOWEST_FREQUENCY * torch.exp2(_uniform((count,), 0.0, 0.9, generator)),
         phase=_uniform((count, 2), 0.0, 2 * math.pi, generator),
@@ -229,6 +255,12 @@ def sample_style(count: int, generator: torch.Generator, free_palettes: float = 
         outline=torch.where(edge == EDGES.index("outlined"), _uniform((count,), 0.03, 0.06, generator), none),
         wobble=torch.where(edge == EDGES.index("wobbly"), _uniform((count,), 0.02, 0.035, generator), none),
     )
+
+
+def _named_styles() -> Tensor:
+    """Palette, texture and edge of each named style as indices: (styles, 3)."""
+    rows = [(PALETTE_NAMES.index(p), TEXTURES.index(t), EDGES.index(e)) for p, t, e in NAMED_STYLES.values()]
+    return torch.tensor(rows)
 
 
 def _sample_palettes(name: Tensor, generator: torch.Generator) -> Tensor:
@@ -263,7 +295,7 @@ def _accent(colour: Tensor, generator: torch.Generator) -> Tensor:
     return colour + torch.stack([step, torch.zeros(count), turn], dim=1)
 
 
-def _texture_field(style: Style, x: Tensor, y: Tensor) -> Tensor:
+def texture_field(style: Style, x: Tensor, y: Tensor) -> Tensor:
     """The texture of every picture, 0 where the main colour is and 1 where the accent is: (pictures, height, width)."""
     cos, sin = style.angle.cos()[:, None, None], style.angle.sin()[:, None, None]
     turn = (math.pi * style.frequency)[:, None, None]  # radians per unit of length: the side is 2 long
@@ -276,11 +308,14 @@ def _texture_field(style: Style, x: Tensor, y: Tensor) -> Tensor:
         2.0 * (u / math.sqrt(2)).cos() * (v / math.sqrt(2)).cos(),
         (u + 1.6 * (0.5 * v).sin()).cos(),
         torch.maximum(u.cos(), v.cos()) - 0.72,
+        torch.full_like(u, -9.0),
     )
     field = torch.zeros_like(u)
     for number, wave in enumerate(waves):
         rows = style.texture == number
         field[rows] = torch.sigmoid(5.0 * wave[rows])
+    if (rows := style.texture == TEXTURES.index("motifs")).any():
+        field[rows] = strewn(style.frequency[rows], style.phase[rows], x[rows], y[rows])
     return field
 
 
@@ -297,7 +332,7 @@ def _distance(content: Content, style: Style, slot: int, x: Tensor, y: Tensor) -
     return torch.where((shape < 0)[:, None, None], torch.full_like(distance, 9.0), distance)
 
 
-def _coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+def coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
     """How far the figure's colour and the ink line cover each pixel, 0..1; `pixel` is a pixel's side."""
     fading = style.softness.clamp_min(pixel)[:, None, None]
     fill = torch.sigmoid(-4.0 * distance / fading)
@@ -306,7 +341,7 @@ def _coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Ten
     return fill, ink
 
 
-def _pixel_centres(size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def pixel_centres(size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     line = (torch.arange(size, device=device) + 0.5) * (2.0 / size) - 1.0
     return line[None, None, :], -line[None, :, None]
 

@@ -19,15 +19,19 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from PIL import Image
+from torch import Tensor
 
 from .files import DEMO_MODELS, UnreadableFile
 from .known_words import whole_vocabulary
 from .patchers import load_patcher
+from .pictures import tensor_of
 from .styledrop.objective import diffusion_loss
 
 Topology = Literal["SDXL", "SD 1.5"]
 TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
+STYLE_PICTURE = "style_picture.png"
 STARTS = 1 / 4
 """The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
 _UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
@@ -41,6 +45,8 @@ class DemoModel:
     clip: Any
     vae: Any
     clip_vision: Any
+    style_picture: Tensor
+    """(1, 128, 128, 3) in 0..1: a drawing in a style that was held out in training."""
 
 
 def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel:
@@ -53,7 +59,7 @@ def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel
     model.cached_patcher_init = (_load_unet, (topology, dtype))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
     vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
-    return DemoModel(model, clip, vae, load_demo_encoder())
+    return DemoModel(model, clip, vae, load_demo_encoder(), load_style_picture())
 
 
 def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
@@ -112,8 +118,17 @@ def load_demo_encoder() -> Any:
     model = comfy.clip_vision.ClipVisionModel({"model_type": "clip_vision_model", **config})
     missing, unexpected = model.load_sd(weights)
     if missing or unexpected:
-        raise _damaged("clip_vision")
+        raise _damaged("clip_vision.safetensors")
     return model
+
+
+def load_style_picture() -> Tensor:
+    """The drawing that comes with the models: a cactus on the left."""
+    try:
+        with Image.open(DEMO_MODELS / STYLE_PICTURE) as picture:
+            return tensor_of(picture)
+    except OSError as fault:
+        raise _damaged(STYLE_PICTURE) from fault
 
 
 def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,10 +138,10 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         weights, metadata = cast(tuple[Any, Any], comfy.utils.load_torch_file(path, return_metadata=True))
         return weights, json.loads(metadata["config"])
     except Exception as fault:  # a missing or broken file makes the reader raise almost anything
-        raise _damaged(name) from fault
+        raise _damaged(f"{name}.safetensors") from fault
 
 
-def _damaged(name: str) -> UnreadableFile:
+def _damaged(file: str) -> UnreadableFile:
     return UnreadableFile(
-        f"'{name}.safetensors', which comes with Semblance, is not whole in {DEMO_MODELS}. Install the pack again."
+        f"'{file}', which comes with Semblance, is not whole in {DEMO_MODELS}. Install the pack again."
     )

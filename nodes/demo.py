@@ -20,8 +20,8 @@ class LoadDemo(io.ComfyNode):
             display_name="Load Demo Model",
             category=CATEGORY,
             description="Opens a small model that comes with Semblance, so that you can try a graph at once. It draws "
-            "eight shapes in many styles at 128 x 128 pixels, in seconds on a CPU. It is for trying and testing only; "
-            "for pictures of your own load a real SDXL or SD 1.5 checkpoint.",
+            "24 figures, from cats to rockets, in many styles at 128 x 128 pixels, in seconds on a CPU. It is for "
+            "trying and testing only; for pictures of your own load a real checkpoint.",
             search_aliases=["demo", "example model", "small model", "tiny model", "try semblance"],
             inputs=[
                 io.Combo.Input(
@@ -35,10 +35,14 @@ class LoadDemo(io.ComfyNode):
                 io.Model.Output(
                     "model", tooltip="For InstantStyle and other model nodes, then KSampler. Sample at 128 x 128."
                 ),
-                io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a star on the left, ocean colours, dotted."),
+                io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a cat on the left, ocean colours, dotted."),
                 io.Vae.Output("vae", tooltip="For VAE Encode and VAE Decode."),
                 io.ClipVision.Output(
                     "clip_vision", tooltip="For Encode Style Reference, Apply IP-Adapter and CLIP Score."
+                ),
+                io.Image.Output(
+                    "style_picture",
+                    tooltip="A drawing in a style that the model can follow, for nodes that take one from a picture.",
                 ),
             ],
         )
@@ -46,4 +50,4 @@ class LoadDemo(io.ComfyNode):
     @classmethod
     def execute(cls, topology: Any) -> io.NodeOutput:
         demo = load_demo(topology)
-        return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)
+        return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision, demo.style_picture)

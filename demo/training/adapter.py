@@ -14,13 +14,15 @@ from ..captions import content_captions, write_captions
 from ..world import draw, sample_scenes
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import EMBED_WIDTH, VISION_CONFIG, build_unet, cross_attention_widths, fresh_weights, unet_config
-from .parts import Autoencoder, PictureEmbedder, Variant, load_part
+from .parts import Autoencoder, PictureEmbedder, Variant, load_part, load_weights, part_exists
 from .pool import open_pool
 from .sheets import contact_sheet, save_picture
 from .unet import POOL_SIZE, CaptionedPool, Denoiser, attend, denoising_loss, picture_sizes
 
 TOKENS: Mapping[Variant, int] = {"base": 4, "plus": 8}
 STATES_WIDTH = VISION_CONFIG["hidden_size"]
+STYLE_SUFFIX = "_style"
+"""Of the name of an adapter for some blocks alone."""
 
 
 class IPAdapter(nn.Module):
@@ -41,6 +43,12 @@ class IPAdapter(nn.Module):
             pair = {name: nn.Linear(context, widths[site], bias=False) for name in ("to_k_ip", "to_v_ip")}
             self.ip_adapter[str(number)] = nn.ModuleDict(pair).requires_grad_(site in self.trained_sites)
             nn.init.zeros_(pair["to_v_ip"].weight)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes over the projector, and of the blocks those that are trained."""
+        trained = {str(self.numbers[site]) for site in self.trained_sites}
+        kept = {n: w for n, w in weights.items() if not n.startswith("ip_adapter.") or n.split(".")[1] in trained}
+        self.load_state_dict(kept, strict=False)
 
     def replacements(
         self, seen: Tensor, strength: float = 1.0, sites: Iterable[AttentionSite] | None = None
@@ -74,7 +82,10 @@ def train_adapter(plan: Plan, topology: str, variant: Variant, blocks: Collectio
     unet = load_part(build_unet(topology), f"unet_{topology}", device)
     denoiser = Denoiser(unet, topology, device)
     adapter = IPAdapter(unet, topology, variant, blocks).to(device)
-    captioned = CaptionedPool(pool, denoiser.text, write_captions(pool.scenes, plan.seed))
+    donor = plan.name.removesuffix(STYLE_SUFFIX)  # what was there, or for some blocks alone the adapter of all
+    if part_exists(donor):
+        adapter.start_from(load_weights(donor))
+    captioned = CaptionedPool(pool.latents, write_captions(pool.scenes, plan.seed), denoiser.text)
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..world import draw, sample_scenes
-from .loop import Plan, Run, best_device, export, seed_everything, train, use_averaged_weights
+from .loop import Plan, Run, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import build_autoencoder
 from .parts import load_part
 from .sheets import contact_sheet, save_picture
@@ -54,7 +54,7 @@ def train_on_crops(plan: Plan, model: Any, crops: int, device: torch.device) -> 
 
     def loss_of(step: int) -> Tensor:
         pictures = draw_crops(crops, plan.seed + step, device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             return reconstruction_loss(model, pictures)
 
     def validate(step: int) -> dict[str, float]:

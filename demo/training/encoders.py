@@ -8,6 +8,7 @@ transformer far longer than reading; so the UNets, which need the text alone, ne
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +18,13 @@ from torch.nn import functional
 from semblance.host.known_words import known_alone
 
 from ..captions import write_captions
+from ..layout_captions import view_captions
+from ..layouts import Views, draw_views, sample_views
 from ..shapes import SHAPES
-from ..world import EDGES, LOWEST_FREQUENCY, PALETTE_NAMES, TEXTURES, Content, Scenes, Style, draw, sample_scenes
-from .loop import RUNS_FOLDER, Plan, best_device, export, seed_everything, train, use_averaged_weights
+from ..world import EDGES, LOWEST_FREQUENCY, PALETTE_NAMES, TEXTURES, Content, Scenes, draw, sample_scenes
+from .answers import Answers
+from .directions import texture_direction
+from .loop import RUNS_FOLDER, Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import (
     EMBED_WIDTH,
     TEXT_CONFIG,
@@ -28,15 +33,16 @@ from .networks import (
     build_vision_encoder,
     vision_pixels,
 )
-from .parts import load_part
+from .parts import load_part, load_weights, part_exists
 from .tokens import PAD_G, tokenize
+from .view_truth import ViewTruth
 
 LONGEST_CAPTION = 40  # tokens; attention is causal, so what pads them is never seen from their end
 TYPICAL_NORM = math.sqrt(EMBED_WIDTH)  # both projections are drawn towards it, so that one may be subtracted
 TEXT_RUN = "text_encoder"
 
 
-class Truth:
+class Truth(Answers):
     """The drawn truth as numbers and choices: what the scene encoder reads and what the readout is asked for."""
 
     NUMBERS = 15 + 2 + 1 + 6 + 2  # palette in Lab, direction, frequency, places and sizes of two shapes, edge
@@ -50,25 +56,13 @@ class Truth:
         there = (content.shape >= 0).float()  # (pictures, 2)
         numbers = [
             style.palette_lab().flatten(1) / 30,
-            _direction(style) * textured,
+            texture_direction(style),
             (style.frequency / (1.36 * LOWEST_FREQUENCY)).log2()[:, None] * 3 * textured,
             _placement(content) * there.repeat_interleave(3, dim=1),
             torch.stack([style.softness, style.outline], dim=1) * 20,
         ]
-        self.numbers = torch.cat(numbers, dim=1).to(device)
         first, second = content.shape.unbind(1)
-        choices = (style.texture, style.edge, first, second + 1, style.palette_name + 1)
-        self.choices = [choice.to(device) for choice in choices]
-
-    def vector(self) -> Tensor:
-        """Everything side by side, choices as ones among zeros: (pictures, WIDTH)."""
-        ones = [functional.one_hot(c, n).float() for c, n in zip(self.choices, self.CHOICES, strict=True)]
-        return torch.cat([self.numbers, *ones], dim=1)
-
-    def loss(self, readout: Tensor) -> Tensor:
-        numbers, *choices = readout.float().split([self.NUMBERS, *self.CHOICES], dim=1)
-        chosen = [functional.cross_entropy(c, true) for c, true in zip(choices, self.choices, strict=True)]
-        return 2 * (numbers - self.numbers).pow(2).mean() + 0.2 * torch.stack(chosen).sum()
+        super().__init__(numbers, (style.texture, style.edge, first, second + 1, style.palette_name + 1), device)
 
     def figures(self, readout: Tensor) -> dict[str, float]:
         """The share of right choices, and the palette's mean error in units of Lab."""
@@ -76,12 +70,6 @@ class Truth:
         right = [(c.argmax(1) == true).float().mean().item() for c, true in zip(choices, self.choices, strict=True)]
         error = 30 * (numbers - self.numbers)[:, :15].abs().mean().item()
         return {**{f"read_{name}": r for name, r in zip(self.NAMES, right, strict=True)}, "read_palette_error": error}
-
-
-def _direction(style: Style) -> Tensor:
-    """The texture's angle as a point on a circle, in its own symmetry: (pictures, 2)."""
-    turn = torch.where((style.texture == TEXTURES.index("stripes")) | (style.texture == TEXTURES.index("waves")), 2, 4)
-    return torch.stack([(turn * style.angle).cos(), (turn * style.angle).sin()], dim=1)
 
 
 def _placement(content: Content) -> Tensor:
@@ -95,24 +83,59 @@ class TextAndScene(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.text = build_text_encoder()
-        self.scene = nn.Sequential(nn.Linear(Truth.WIDTH, 256), nn.GELU(), nn.Linear(256, EMBED_WIDTH))
-        self.readout = nn.Linear(EMBED_WIDTH, Truth.WIDTH)
+        self.scene, self.view = _truth_encoder(Truth.WIDTH), _truth_encoder(ViewTruth.WIDTH)
+        self.readout, self.view_readout = nn.Linear(EMBED_WIDTH, Truth.WIDTH), nn.Linear(EMBED_WIDTH, ViewTruth.WIDTH)
+        self.told = nn.Linear(EMBED_WIDTH, sum(ViewTruth.CHOICES[:3]))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
-def train_text(plan: Plan, batch: int = 128) -> None:
+def _truth_encoder(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, EMBED_WIDTH))
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A step's captioned scenes and views."""
+
+    scenes: Scenes
+    views: Views
+    tokens: Tensor  # (scenes + views, LONGEST_CAPTION), the scenes' captions first
+    truth: Truth
+    view_truth: ViewTruth
+
+    @classmethod
+    def draw(cls, scenes: int, views: int, seed: int, split: str, device: torch.device) -> "Examples":
+        drawn, viewed = sample_scenes(scenes, seed, split), sample_views(views, seed)
+        captions = [*write_captions(drawn, seed), *view_captions(viewed, seed)]
+        tokens = tokenize(captions)[:, :LONGEST_CAPTION].to(device)
+        return cls(drawn, viewed, tokens, Truth(drawn, device), ViewTruth(viewed, device))
+
+    def pictures(self, device: torch.device) -> Tensor:
+        return torch.cat([draw(self.scenes, device=device).pictures, draw_views(self.views).pictures.to(device)])
+
+    def embeddings(self, model: TextAndScene) -> Tensor:
+        """Of the truth, by the scene encoder: (scenes + views, EMBED_WIDTH)."""
+        return torch.cat([model.scene(self.truth.vector()), model.view(self.view_truth.vector())])
+
+    def read(self, model: TextAndScene, embeddings: Tensor) -> Tensor:
+        """The loss of the truth as it is read from embeddings."""
+        scenes, views = embeddings.split([len(self.scenes), len(self.views)])
+        return self.truth.loss(model.readout(scenes)) + self.view_truth.loss(model.view_readout(views))
+
+
+def train_text(plan: Plan, scenes: int = 80, views: int = 64) -> None:
     """Trains the text encoder beside the scene encoder and writes `text_encoder` in CLIP's layout."""
     seed_everything(plan.seed)
     device = best_device()
     model = TextAndScene().to(device)
 
     def loss_of(step: int) -> Tensor:
-        scenes, tokens = _captioned(batch, plan.seed + step, "train", device)
-        truth = Truth(scenes, device)
-        with torch.autocast(device.type, torch.bfloat16):
-            text, scene = model.text(tokens).text_embeds, model.scene(truth.vector())
-            readout = model.readout(scene)
-        return contrast(text, scene, model.logit_scale) + truth.loss(readout) + norm_loss(text, scene)
+        examples = Examples.draw(scenes, views, plan.seed + step, "train", device)
+        with half_precision(device):
+            text, scene = model.text(examples.tokens).text_embeds, examples.embeddings(model)
+            read = examples.read(model, scene)
+        told = examples.view_truth.told_loss(model.told(text[scenes:]))
+        return contrast(text, scene, model.logit_scale) + read + norm_loss(text, scene) + 0.3 * told
 
     run = train(plan, model, loss_of, lambda step: judge_text(model, device))
     use_averaged_weights(run)
@@ -121,28 +144,29 @@ def train_text(plan: Plan, batch: int = 128) -> None:
 
 
 def known_tokens(seed: int, count: int = 20_000) -> Tensor:
-    """The tokens of so many captions, and what fills captions up."""
-    captions = write_captions(sample_scenes(count, seed), seed)
+    """The tokens of so many captions of scenes and of views, and what fills captions up."""
+    captions = [*write_captions(sample_scenes(count, seed), seed), *view_captions(sample_views(count, seed), seed)]
     return torch.cat([tokenize(captions), tokenize([""], PAD_G)]).unique()
 
 
-def train_vision(plan: Plan, batch: int = 96) -> None:
+def train_vision(plan: Plan, scenes: int = 64, views: int = 32) -> None:
     """Trains the vision encoder towards the finished text and scene encoders; writes `clip_vision`."""
     seed_everything(plan.seed)
     device = best_device()
     teacher = load_teacher(device)
     vision = build_vision_encoder().to(device)
+    if part_exists("clip_vision"):  # what sees edges and colours already learns a new world sooner
+        vision.load_state_dict(load_weights("clip_vision"), strict=False)
 
     def loss_of(step: int) -> Tensor:
-        scenes, tokens = _captioned(batch, plan.seed + step, "train", device)
-        pixels = vision_pixels(draw(scenes, device=device).pictures)
-        truth = Truth(scenes, device)
+        examples = Examples.draw(scenes, views, plan.seed + step, "train", device)
+        pixels = vision_pixels(examples.pictures(device))
         with torch.no_grad():
-            text, scene = teacher.text(tokens).text_embeds, teacher.scene(truth.vector())
-        with torch.autocast(device.type, torch.bfloat16):
+            text, scene = teacher.text(examples.tokens).text_embeds, examples.embeddings(teacher)
+        with half_precision(device):
             image = vision(pixels).image_embeds
         near = (image.float() - scene).pow(2).mean()
-        return contrast(text, image, teacher.logit_scale) + near + truth.loss(teacher.readout(image.float()))
+        return contrast(text, image, teacher.logit_scale) + near + examples.read(teacher, image.float())
 
     run = train(plan, vision, loss_of, lambda step: judge_vision(vision, teacher, device))
     use_averaged_weights(run)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from ..captions import PLACE_WORDS
 from ..shapes import SHAPES
 from ..world import LARGEST_SHIFT, Content, draw, single_shapes
-from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .loop import Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .parts import load_part
 
 PLACES = tuple(PLACE_WORDS)
@@ -91,7 +91,7 @@ def train_judge(plan: Plan, batch: int = 64) -> None:
 
     def loss_of(step: int) -> Tensor:
         pictures, shape, place, figure = _examples(batch, plan.seed + step, "train", device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             verdict = judge(worn(pictures))
         told = functional.cross_entropy(verdict.shape.float(), shape)
         placed = functional.cross_entropy(verdict.place.float(), place)

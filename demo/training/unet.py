@@ -1,7 +1,7 @@
 """Training of a UNet of SDXL or SD 1.5 topology on latents of drawn pictures and their captions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..captions import full_captions, write_captions
+from ..layout_captions import view_captions
 from ..world import PICTURE_SIZE, draw, sample_scenes
 from .diffusion import STEPS, add_noise, alphas_cumprod, sample, velocity_to
 from .grafting import graft
-from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
+from .loop import Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import build_unet, unet_config
 from .parts import LATENT_SCALE, V_PREDICTION_KEY, Autoencoder, TextContext, load_weights, part_exists
-from .pool import CHUNK, Pool, open_pool
+from .pool import CHUNK, open_pool, open_view_pool
 from .sheets import contact_sheet, save_picture
 
 EMPTY_SHARE = 0.1  # captions left empty, for guidance
@@ -23,7 +24,9 @@ START_SHARE = 1 / 8  # examples of pure noise
 UNPOOLED_SHARE = 0.9
 """Examples without the pooled text: what comes in by it goes past cross-attention, where adapters act."""
 GUIDANCE = 3.0
-POOL_SIZE = 16_384
+POOL_SIZE, VIEWS = 12_288, 6_144  # scenes and views
+FIGURE_WEIGHT = 2.0  # of an error on a figure, which is small and what one looks at first
+Encode = Callable[[list[str]], tuple[Tensor, Tensor]]  # captions to contexts and pooled texts
 DONOR = "unet_sdxl"
 """What both UNets start from, where it has been trained: the SDXL-like one goes on, the other takes what fits."""
 
@@ -48,40 +51,48 @@ def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *
     return attend(query, key, value, heads)
 
 
-class CaptionedPool:
-    """A pool's rows with one caption each, whose contexts are computed once. The last row is the empty caption."""
+def _self_attentions(unet: Any) -> list[tuple[str, int, int]]:
+    from semblance.host.binding.unet_sites import attention_sites
 
-    def __init__(self, pool: Pool, text: TextContext, captions: Sequence[str]) -> None:
-        self.pool = pool
-        captions = [*captions, ""]
-        contexts, pooled = [], []
-        for start in range(0, len(captions), CHUNK):
-            context, vector = text(captions[start : start + CHUNK])
-            contexts.append(context.half())  # some 20 kB a caption
-            pooled.append(vector)
-        self.contexts, self.pooled = torch.cat(contexts), torch.cat(pooled)
+    return [(site.part, site.number, site.depth) for site in attention_sites(unet) if site.kind == "self"]
+
+
+class CaptionedPool:
+    """Latents with one caption each, whose contexts are computed once."""
+
+    def __init__(self, latents: Tensor, captions: Sequence[str], text: Encode) -> None:
+        """`latents` are (pictures, 4, 16, 16) at SDXL's scale."""
+        self._latents = latents
+        words = list(dict.fromkeys(["", *captions]))  # the empty caption is the first
+        encoded = [text(words[start : start + CHUNK]) for start in range(0, len(words), CHUNK)]
+        self.contexts = torch.cat([context.half() for context, _ in encoded])  # some 20 kB a caption
+        self.pooled = torch.cat([pooled for _, pooled in encoded])
+        numbers = {caption: number for number, caption in enumerate(words)}
+        self._caption = torch.tensor([numbers[caption] for caption in captions])
+
+    def __len__(self) -> int:
+        return len(self._latents)
 
     def latents(self, rows: Tensor, topology: str) -> Tensor:
         """At the topology's own scale: (rows, 4, 16, 16)."""
-        return self.pool.latents[rows].to(self.pooled) * (LATENT_SCALE[topology] / LATENT_SCALE["sdxl"])
+        return self._latents[rows].to(self.pooled) * (LATENT_SCALE[topology] / LATENT_SCALE["sdxl"])
 
     def conditions(self, rows: Tensor, empty: Tensor, unpooled: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Context and pooled text of these rows.
 
         Those marked in `empty` (rows,) have no words, those in `unpooled` (rows,) no pooled text.
         """
-        nothing = len(self.pool)
-        rows = torch.where(empty, nothing, rows)
-        pooled = rows if unpooled is None else torch.where(unpooled, nothing, rows)
-        return self.contexts[rows].float(), self.pooled[pooled]
+        words = torch.where(empty, 0, self._caption[rows])
+        pooled = words if unpooled is None else torch.where(unpooled, 0, words)
+        return self.contexts[words].float(), self.pooled[pooled]
 
 
 class Denoiser:
     """A UNet with its text encoder, called as the host calls it."""
 
-    def __init__(self, unet: Any, topology: str, device: torch.device) -> None:
+    def __init__(self, unet: Any, topology: str, device: torch.device, text: TextContext | None = None) -> None:
         self.unet, self.topology, self.device = unet, topology, device
-        self.text = TextContext.load(topology, device)
+        self.text = text or TextContext.load(topology, device)
 
     def prompt(self, captions: list[str]) -> dict[str, Tensor]:
         """The UNet's conditions for captions, at the true picture size."""
@@ -93,9 +104,15 @@ class Denoiser:
             return {"context": context}
         return {"context": context, "y": torch.cat([pooled, size_embedding(sizes.to(self.device))], dim=1)}
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None) -> Tensor:
-        options = {"optimized_attention_override": _plain_attention, "patches_replace": {"attn2": replace or {}}}
-        with torch.autocast(self.device.type, torch.bfloat16):
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None, self_attention=None
+    ) -> Tensor:
+        """The predicted v; `replace` has cross-attentions by site, `self_attention` stands for every self-attention."""
+        patches = {"attn2": replace or {}}
+        if self_attention:
+            patches["attn1"] = dict.fromkeys(_self_attentions(self.unet), self_attention)
+        options = {"optimized_attention_override": _plain_attention, "patches_replace": patches}
+        with half_precision(self.device):
             return self.unet(latents, timesteps.float(), transformer_options=options, **prompt).float()
 
     def sample(
@@ -127,17 +144,18 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
     autoencoder = Autoencoder.load(topology, device)
 
     @cache
-    def pool() -> CaptionedPool:
-        encoded = open_pool(POOL_SIZE, plan.seed, device)
-        return CaptionedPool(encoded, denoiser.text, write_captions(encoded.scenes, plan.seed))
+    def pool() -> tuple[CaptionedPool, Tensor]:
+        return captioned_pool(plan.seed, denoiser.text, device)
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)
-        rows = torch.randint(POOL_SIZE, (batch,), generator=generator)
+        captioned, weights = pool()
+        rows = torch.randint(len(captioned), (batch,), generator=generator)
         empty = torch.rand(batch, generator=generator) < EMPTY_SHARE
         unpooled = torch.rand(batch, generator=generator) < UNPOOLED_SHARE
-        prompt = denoiser.conditions(*pool().conditions(rows, empty, unpooled), picture_sizes(batch, generator))
-        return denoising_loss(lambda x, t: denoiser(x, t, prompt), pool().latents(rows, topology), generator)
+        prompt = denoiser.conditions(*captioned.conditions(rows, empty, unpooled), picture_sizes(batch, generator))
+        latents = captioned.latents(rows, topology)
+        return denoising_loss(lambda x, t: denoiser(x, t, prompt), latents, generator, weights[rows])
 
     def validate(step: int) -> dict[str, float]:
         return show_samples(denoiser, autoencoder, plan.folder / f"samples_{step:06d}.png") if step % 600 == 0 else {}
@@ -149,19 +167,30 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
     export(run, weights, figures, unet_config(topology))
 
 
-def denoising_loss(predict, latents: Tensor, generator: torch.Generator) -> Tensor:
+def captioned_pool(seed: int, text: Encode, device: torch.device) -> tuple[CaptionedPool, Tensor]:
+    """Scenes and views with their captions, and how much each latent counts: (pictures, 16, 16)."""
+    scenes, views = open_pool(POOL_SIZE, seed, device), open_view_pool(VIEWS, seed, device)
+    captions = write_captions(scenes.scenes, seed)
+    captions += [caption for chunk in views.chunks for caption in view_captions(chunk, seed)]
+    weights = 1 + (FIGURE_WEIGHT - 1) * torch.cat([scenes.coverage(), views.coverage()])
+    return CaptionedPool(torch.cat([scenes.latents, views.latents]), captions, text), weights.to(device)
+
+
+def denoising_loss(predict, latents: Tensor, generator: torch.Generator, weights: Tensor | None = None) -> Tensor:
     """Squared error of the predicted v in units of its own spread, so that each noise level counts alike.
 
-    `predict` takes noisy latents and timesteps. A share START_SHARE is pure noise, where sampling starts: the last
-    level of the schedule still holds a trace of the picture, and a network that learns to read it there looks for it
-    in noise that has none, and does not listen to the words.
+    `predict` takes noisy latents and timesteps; `weights` (rows, height, width) say how much each latent counts. A
+    share START_SHARE is pure noise, where sampling starts: the last level of the schedule still holds a trace of the
+    picture, and a network that learns to read it there looks for it in noise that has none, and does not listen to the
+    words.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     timesteps = draw_timesteps(len(latents), generator).to(latents.device)
     start = (torch.rand(len(latents), generator=generator) < START_SHARE).to(latents.device)
     timesteps = timesteps.masked_fill(start, STEPS - 1)
     noisy = torch.where(start[:, None, None, None], noise, add_noise(latents, noise, timesteps))
-    errors = (predict(noisy, timesteps) - velocity_to(latents, noisy, timesteps)).pow(2).mean(dim=(1, 2, 3))
+    errors = (predict(noisy, timesteps) - velocity_to(latents, noisy, timesteps)).pow(2).mean(dim=1)
+    errors = (errors if weights is None else errors * weights / weights.mean()).mean(dim=(1, 2))
     kept = alphas_cumprod().to(latents)[timesteps]
     return (errors / (kept + (1 - kept) * latents.pow(2).mean())).mean()
 

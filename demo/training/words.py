@@ -31,7 +31,7 @@ from .diffusion import STEPS, add_noise
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import build_unet
 from .parts import Autoencoder, load_part
-from .pool import CHUNK, Pool, encoded_pool
+from .pool import Pool, encoded_pool
 from .tokens import END_TOKEN, tokenize
 from .unet import START_SHARE, CaptionedPool, Denoiser, draw_timesteps, picture_sizes
 
@@ -135,10 +135,7 @@ class Named:
     def of(cls, pool: Pool, denoiser: Denoiser, seed: int) -> Named:
         captions, shapes = worded_contents(pool.scenes, seed), pool.scenes.content.shape[:, 0].tolist()
         words = torch.stack([word_shares(caption, shape) for caption, shape in zip(captions, shapes, strict=True)])
-        chunks = torch.arange(len(pool)).split(CHUNK)
-        figure = torch.cat([draw(pool.scenes.take(rows), 64).masks[:, :1] for rows in chunks])
-        coverage = functional.avg_pool2d(figure, 4)[:, 0]
-        return cls(CaptionedPool(pool, denoiser.text, captions), coverage, words)
+        return cls(CaptionedPool(pool.latents, captions, denoiser.text), pool.coverage(), words)
 
     def look_up(
         self, lora: WordLoRA, denoiser: Denoiser, rows: Tensor, timesteps: Tensor, generator: torch.Generator

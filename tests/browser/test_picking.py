@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from semblance.harness.library import ROOT
 from semblance.harness.server import ComfyUIServer
@@ -25,23 +24,14 @@ WHEN_DRAWN = "() => { app.canvas.setDirty(true, true); return %s }"
 SHOWN = """() => document.querySelectorAll('rect[aria-pressed]').length"""
 
 
-@pytest.fixture(scope="module")
-def stocked(comfyui: ComfyUIServer, tmp_path_factory: pytest.TempPathFactory) -> ComfyUIServer:
-    """The server with a style picture."""
-    picture = tmp_path_factory.mktemp("input") / "example.png"
-    Image.linear_gradient("L").convert("RGB").save(picture)
-    comfyui.add_input(picture)
-    return comfyui
-
-
 @pytest.fixture(params=[False, True], ids=["canvas nodes", "Vue nodes"])
-def opened(frontend: Frontend, stocked: ComfyUIServer, request: pytest.FixtureRequest) -> Iterator[Frontend]:
+def opened(frontend: Frontend, comfyui: ComfyUIServer, request: pytest.FixtureRequest) -> Iterator[Frontend]:
     """The frontend, anew, with either kind of nodes."""
-    frontend.start(stocked.url)
+    frontend.start(comfyui.url)
     frontend.set(VUE_NODES, request.param)
     yield frontend
     frontend.set(VUE_NODES, False)
-    frontend.start(stocked.url)
+    frontend.start(comfyui.url)
 
 
 SEEDS = itertools.count(1)
@@ -65,7 +55,7 @@ def types(workflow: dict[str, Any], numbers: list[str]) -> list[str]:
 
 
 def test_clicked_pictures_are_picked_and_only_the_picking_runs_anew(
-    opened: Frontend, stocked: ComfyUIServer, tmp_path: Path
+    opened: Frontend, comfyui: ComfyUIServer, tmp_path: Path
 ) -> None:
     workflow, page = template(KSampler=next(SEEDS)), opened.page
     opened.load(workflow)
@@ -84,11 +74,11 @@ def test_clicked_pictures_are_picked_and_only_the_picking_runs_anew(
     assert page.evaluate(PRESSED) == ["2"]
 
 
-def test_a_reload_shows_the_sheet_again_without_running_anything(opened: Frontend, stocked: ComfyUIServer) -> None:
+def test_a_reload_shows_the_sheet_again_without_running_anything(opened: Frontend, comfyui: ComfyUIServer) -> None:
     workflow = template(SemblancePickImages="1, 6")
     opened.load(workflow)
     opened.run()
-    opened.start(stocked.url)
+    opened.start(comfyui.url)
     opened.load(workflow)
     assert opened.run() == []
     opened.page.wait_for_function(f"({SHOWN})() === 8")
@@ -154,11 +144,11 @@ def test_a_field_that_another_node_fills_in_is_left_alone(opened: Frontend) -> N
 
 
 def test_without_the_script_the_sheet_is_a_plain_picture_and_the_field_picks(
-    frontend: Frontend, stocked: ComfyUIServer, tmp_path: Path
+    frontend: Frontend, comfyui: ComfyUIServer, tmp_path: Path
 ) -> None:
     frontend.page.route("**/pick.js", lambda route: route.abort())
     try:
-        frontend.start(stocked.url)
+        frontend.start(comfyui.url)
         frontend.load(template(SemblancePickImages="7, 3"))
         frontend.run()
         frontend.screenshot(tmp_path / "plain.png")  # what is out of sight is not drawn
@@ -169,4 +159,4 @@ def test_without_the_script_the_sheet_is_a_plain_picture_and_the_field_picks(
         frontend.page.wait_for_function(WHEN_DRAWN % f"{saved} === 2")
     finally:
         frontend.page.unroute("**/pick.js")
-        frontend.start(stocked.url)
+        frontend.start(comfyui.url)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from semblance.demo.captions import content_captions, full_captions, write_captions
-from semblance.demo.shapes import SHAPES
-from semblance.demo.world import EDGES, TEXTURES, Scenes, draw, held_out, sample_scenes
+from semblance.demo.captions import STYLE_WORDS, content_captions, full_captions, write_captions
+from semblance.demo.shapes import SHAPES, signed_distance
+from semblance.demo.strewing import strewn
+from semblance.demo.world import (
+    EDGES,
+    NAMED_STYLES,
+    PALETTE_NAMES,
+    TEXTURES,
+    Scenes,
+    draw,
+    held_out,
+    sample_scenes,
+)
 
 
 def scenes_of(shape: str, count: int = 200) -> Scenes:
@@ -25,17 +33,20 @@ def test_the_same_seed_draws_the_same_pictures_and_another_seed_others() -> None
     assert first.shape == (4, 3, 64, 64) and first.min() >= 0 and first.max() <= 1
 
 
-def test_the_mask_of_a_circle_has_a_circles_area() -> None:
-    scenes = scenes_of("circle")
+def test_the_mask_covers_what_the_grid_holds_and_scales_with_the_radius() -> None:
+    scenes = scenes_of("heart")
     assert len(scenes) > 0
+    line = torch.linspace(-1, 1, 128)
+    x, y = line[None, None, :].expand(1, 128, 128), -line[None, :, None].expand(1, 128, 128)
+    grid = signed_distance(torch.tensor([SHAPES.index("heart")]), x, y)
     areas = draw(scenes, 128).masks[:, 0].mean(dim=(1, 2)) * 4  # the picture is 2 x 2
-    inside = scenes.content.centre[:, 0].abs().amax(dim=1) + scenes.content.radius[:, 0] < 1
-    expected = math.pi * (0.92 * scenes.content.radius[:, 0]) ** 2  # a circle looks as large as the other shapes so
-    torch.testing.assert_close(areas[inside], expected[inside], rtol=0.05, atol=0.0)
+    inside = scenes.content.centre[:, 0].abs().amax(dim=1) + 1.2 * scenes.content.radius[:, 0] < 1
+    expected = 4 * (grid < 0).float().mean() * scenes.content.radius[:, 0] ** 2
+    torch.testing.assert_close(areas[inside], expected[inside], rtol=0.06, atol=0.0)
 
 
 def test_edges_are_anti_aliased() -> None:
-    mask = draw(scenes_of("circle"), 128).masks[0, 0]
+    mask = draw(scenes_of("heart"), 128).masks[0, 0]
     between = ((mask > 0.05) & (mask < 0.95)).sum()
     assert 50 < between < 1500  # a rim about a pixel wide, neither none nor a blur
 
@@ -72,3 +83,28 @@ def test_written_captions_are_seeded_and_leave_parts_out() -> None:
     assert write_captions(scenes, 1) == write_captions(scenes, 1) != write_captions(scenes, 2)
     lengths = {len(caption.split()) for caption in write_captions(scenes, 1)}
     assert len(lengths) > 4
+
+
+def test_named_styles_are_drawn_and_called_by_their_names() -> None:
+    scenes = sample_scenes(400, seed=11, split="any")
+    style = scenes.style
+    captions = full_captions(scenes)
+    for name, (palette, texture, edge) in NAMED_STYLES.items():
+        parts = (PALETTE_NAMES.index(palette), TEXTURES.index(texture), EDGES.index(edge))
+        rows = (style.palette_name == parts[0]) & (style.texture == parts[1]) & (style.edge == parts[2])
+        assert rows.any(), name
+        assert all(captions[row].endswith(STYLE_WORDS[name][0]) for row in rows.nonzero()[:, 0].tolist())
+
+
+def test_motifs_are_strewn_irregularly_and_alike_each_time() -> None:
+    line = torch.linspace(-1, 1, 128)
+    x, y = line[None, None, :].expand(2, 128, 128), -line[None, :, None].expand(2, 128, 128)
+    field = strewn(torch.tensor([4.0, 4.0]), torch.tensor([[1.0, 2.0], [1.5, 2.0]]), x, y)
+    assert torch.equal(field, strewn(torch.tensor([4.0, 4.0]), torch.tensor([[1.0, 2.0], [1.5, 2.0]]), x, y))
+    assert not torch.equal(field[0], field[1])
+    assert 0.1 < field.mean() < 0.35
+    cell = 32  # pixels from one motif to the next
+    moved = (field[:, :, cell:] - field[:, :, :-cell]).abs().mean()
+    assert moved > 0.5 * (field[:, :, cell:] - field[:, :, cell:].mean()).abs().mean(), (
+        "as a periodic texture would not"
+    )

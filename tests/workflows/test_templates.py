@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from semblance.demo.run import in_the_style_of
 from semblance.harness.server import ComfyUIServer
 from semblance.host.evaluation.grid import GAP, MARGIN
 from semblance.tests.support.speeds import slow_but
@@ -204,7 +205,7 @@ def test_each_pose_guides_the_picture_of_its_own_scene(stocked: ComfyUIServer) -
 def test_each_strength_is_a_column_of_the_grid_and_a_line_of_the_table(stocked: ComfyUIServer) -> None:
     """The first strength is 0: no style picture changes its column."""
     styles = ("example.png", "other.png")
-    prompts = [small(template("compare_strengths"), {"Style picture": {"image": style}}) for style in styles]
+    prompts = [in_the_style_of(style, small(template("compare_strengths"))) for style in styles]
     for prompt in prompts:
         grid = next(node for node in prompt.values() if node["class_type"] == "SemblancePictureGrid")
         del grid["inputs"]["scores"]  # which change with the style picture, also under what it does not change

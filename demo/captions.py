@@ -5,6 +5,7 @@ what is continuous in a style (the exact hue, angle, frequency, width) has no wo
 """
 
 import random
+from typing import TypeVar
 
 from .shapes import SHAPES
 from .world import EDGES, LARGEST_SHIFT, NAMED_STYLES, PALETTE_NAMES, TEXTURES, Scenes
@@ -121,6 +122,7 @@ def full_captions(scenes: Scenes) -> list[str]:
     return captions
 
 
+Words = TypeVar("Words")
 _Shape = tuple[str, str, tuple[int, int]]  # size word or "", shape, place
 _Style = tuple[str, str, str]  # palette or "", texture, edge
 
@@ -157,23 +159,23 @@ def _shape_phrase(shape: _Shape, chance: random.Random | None) -> str:
     size, name, place = shape
     if chance is None:
         return f"a {SHAPE_WORDS[name][0]} {PLACE_WORDS[place][0]}"
-    words = ["a", size if chance.random() < 0.5 else "", _pick(SHAPE_WORDS[name], chance)]
-    words.append(_pick(PLACE_WORDS[place], chance) if chance.random() < 0.9 else "")
+    words = ["a", size if chance.random() < 0.5 else "", pick(SHAPE_WORDS[name], chance)]
+    words.append(pick(PLACE_WORDS[place], chance) if chance.random() < 0.9 else "")
     return " ".join(word for word in words if word)
 
 
 def _style_phrases(style: _Style, chance: random.Random | None) -> list[str]:
     named = next((name for name, parts in NAMED_STYLES.items() if parts == style), None)
     if named and (chance is None or chance.random() < 0.75):
-        return [_pick(STYLE_WORDS[named], chance)]
+        return [pick(STYLE_WORDS[named], chance)]
     palette, texture, edge = style
     phrases = []
     if palette and (chance is None or chance.random() < 0.85):
-        phrases.append(f"{_pick(PALETTE_WORDS[palette], chance)} colours")
+        phrases.append(f"{pick(PALETTE_WORDS[palette], chance)} colours")
     if chance is None or chance.random() < 0.85:
-        phrases.append(_pick(TEXTURE_WORDS[texture], chance))
+        phrases.append(pick(TEXTURE_WORDS[texture], chance))
     if chance is None or chance.random() < 0.6:
-        phrases.append(_pick(EDGE_WORDS[edge], chance))
+        phrases.append(pick(EDGE_WORDS[edge], chance))
     return phrases
 
 
@@ -181,5 +183,6 @@ def _size(radius: float) -> str:
     return "small" if radius < SMALL else "large" if radius > LARGE else ""
 
 
-def _pick(words: tuple[str, ...], chance: random.Random | None) -> str:
+def pick(words: tuple[Words, ...], chance: random.Random | None) -> Words:
+    """One of several ways to say a thing; without `chance` the plainest."""
     return words[0] if chance is None else chance.choice(words)

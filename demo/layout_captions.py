@@ -4,9 +4,8 @@
 """
 
 import random
-from typing import TypeVar
 
-from .captions import EDGE_WORDS, NOUNS, PALETTE_WORDS, PLACE_WORDS, TEXTURE_WORDS
+from .captions import EDGE_WORDS, NOUNS, PALETTE_WORDS, PLACE_WORDS, TEXTURE_WORDS, pick
 from .layouts import ARRANGEMENT_NAMES, Views
 from .shapes import SHAPES
 from .world import EDGES, PALETTE_NAMES, TEXTURES
@@ -34,7 +33,6 @@ def plain_captions(views: Views) -> list[str]:
     return [_content_phrase(content, None) for content in _contents(views)]
 
 
-Words = TypeVar("Words")
 _Content = tuple[str, str, list[tuple[int, int]]]  # figure, arrangement, told places
 _Style = tuple[str, str, str, str]  # palette or "", coat, texture of the ground or "", edge
 
@@ -48,7 +46,7 @@ def _contents(views: Views) -> list[_Content]:
 def _styles(views: Views) -> list[_Style]:
     subject, ground = views.subject, views.ground
     one_palette = (subject.palette_name == ground.palette_name) & (subject.palette_name >= 0)
-    boards = (views.layouts.arrangement == ARRANGEMENT_NAMES.index("board")).tolist()
+    boards = views.layouts.arranged("board").tolist()
     styles: list[_Style] = []
     for row, board in enumerate(boards):
         palette = PALETTE_NAMES[int(subject.palette_name[row])] if one_palette[row] and not board else ""
@@ -62,10 +60,10 @@ def _caption(content: _Content, style: _Style, chance: random.Random) -> str:
     if chance.random() < 0.5:
         return told
     palette, coat, texture, edge = style
-    phrases = [f"{_pick(PALETTE_WORDS[palette], chance)} colours"] if palette and chance.random() < 0.85 else []
-    phrases += [_pick(TEXTURE_WORDS[coat], chance)] if chance.random() < 0.5 else []
+    phrases = [f"{pick(PALETTE_WORDS[palette], chance)} colours"] if palette and chance.random() < 0.85 else []
+    phrases += [pick(TEXTURE_WORDS[coat], chance)] if chance.random() < 0.5 else []
     phrases += [f"on a {TEXTURE_WORDS[texture][0]} ground"] if texture and chance.random() < 0.7 else []
-    phrases += [_pick(EDGE_WORDS[edge], chance)] if chance.random() < 0.5 else []
+    phrases += [pick(EDGE_WORDS[edge], chance)] if chance.random() < 0.5 else []
     chance.shuffle(phrases)
     return ", ".join([told, *phrases])
 
@@ -73,11 +71,7 @@ def _caption(content: _Content, style: _Style, chance: random.Random) -> str:
 def _content_phrase(content: _Content, chance: random.Random | None) -> str:
     """The words for a content; without `chance` the plainest."""
     figure, arrangement, places = content
-    one, many = _pick(NOUNS[figure], chance)
-    first, second, third = (_pick(PLACE_WORDS[place], chance) for place in places)
-    words = _pick(ARRANGEMENT_WORDS[arrangement], chance)
+    one, many = pick(NOUNS[figure], chance)
+    first, second, third = (pick(PLACE_WORDS[place], chance) for place in places)
+    words = pick(ARRANGEMENT_WORDS[arrangement], chance)
     return words.format(one=one, many=many, place=first, second=second, third=third)
-
-
-def _pick(words: tuple[Words, ...], chance: random.Random | None) -> Words:
-    return words[0] if chance is None else chance.choice(words)

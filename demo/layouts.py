@@ -17,10 +17,12 @@ from .world import (
     Drawing,
     Rows,
     Style,
-    coverage,
+    drawn_over,
+    own_coordinates,
     pixel_centres,
     sample_style,
     texture_field,
+    textured,
 )
 
 SLOTS = 9
@@ -42,7 +44,6 @@ ARRANGEMENT_NAMES = tuple(ARRANGEMENTS)
 TOLD = {"one": 1, "pair": 2, "trio": 3}  # how many places the caption tells, where the arrangement does not settle them
 TOLD_SHIFT = 0.62  # how far from the middle one of several at told places may stand
 SHARES = (0.36, 0.08, 0.06, 0.08, 0.08, 0.08, 0.15, 0.11)
-ALONE = (1.0,) + (0.0,) * 7  # shares of pictures of one figure
 COATS = 3  # recurring coats of a figure, as dogs come in breeds
 COATED = 0.35  # the share of subjects that wear one of them
 
@@ -57,6 +58,10 @@ class Layouts(Rows):
     centre: Tensor  # (pictures, SLOTS, 2) x, y
     radius: Tensor  # (pictures, SLOTS)
     turn: Tensor  # (pictures, SLOTS) radians anticlockwise
+
+    def arranged(self, name: str) -> Tensor:
+        """Which pictures have this arrangement: (pictures,) of booleans."""
+        return self.arrangement == ARRANGEMENT_NAMES.index(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,24 +86,11 @@ def sample_views(count: int, seed: int) -> Views:
     return Views(layouts, subject, _own_ground(subject, grounds[0]), (grounds[1], grounds[2], grounds[3]))
 
 
-def sample_stories(count: int, seed: int) -> Views:
-    """`count` stories of four views, one after another: one subject at four told places on four grounds."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.arange(count).repeat_interleave(4)
-    layouts = sample_layouts(4 * count, generator, shares=ALONE, cells=_four_cells(count, generator))
-    layouts = replace(layouts, figure=layouts.figure[::4].repeat_interleave(4))
-    subject = sample_subjects(layouts.figure[::4], generator).take(rows)
-    grounds = [sample_style(4 * count, generator, free_palettes=0.7) for _ in range(4)]
-    return Views(layouts, subject, grounds[0], (grounds[1], grounds[2], grounds[3]))
-
-
-def sample_layouts(
-    count: int, generator: torch.Generator, shares: tuple[float, ...] = SHARES, cells: Tensor | None = None
-) -> Layouts:
-    """Figures and places at random; `cells` (count, 3, 2) are the told places, else left to chance."""
+def sample_layouts(count: int, generator: torch.Generator) -> Layouts:
+    """Figures and places at random."""
     figure = torch.randint(len(SHAPES), (count,), generator=generator)
-    arrangement = torch.multinomial(torch.tensor(shares), count, replacement=True, generator=generator)
-    place = _told_cells(count, 3, generator) if cells is None else cells
+    arrangement = torch.multinomial(torch.tensor(SHARES), count, replacement=True, generator=generator)
+    place = _told_cells(count, generator)
     spots, bounds, used = _arrangements()
     centre = spots[arrangement] + 0.05 * (2 * torch.rand((count, SLOTS, 2), generator=generator) - 1)
     for name, told in TOLD.items():
@@ -126,7 +118,6 @@ def draw_views(views: Views, size: int = PICTURE_SIZE) -> Drawing:
     layouts, subject = views.layouts, views.subject
     x, y = (axis.expand(len(views), size, size) for axis in pixel_centres(size, "cpu"))
     pictures, texture = _grounds(views, x, y)
-    colours = subject.palette()[..., None, None]
     masks = torch.zeros_like(x)
     for slot in range(SLOTS):
         rows = (layouts.radius[:, slot] > 0).nonzero()[:, 0]
@@ -134,18 +125,15 @@ def draw_views(views: Views, size: int = PICTURE_SIZE) -> Drawing:
             continue
         style = subject.take(rows)
         u, v, distance = _place(layouts.take(rows), style, slot, x[rows], y[rows])
-        pattern = style.contrast[:, None, None] * texture_field(style, u, v)
-        figure = torch.lerp(colours[rows, 2], colours[rows, 3], pattern[:, None])
-        fill, ink = coverage(style, distance, pixel=2.0 / size)
-        drawn = torch.lerp(torch.lerp(pictures[rows], figure, fill[:, None]), colours[rows, 4], ink[:, None])
-        pictures[rows] = drawn
-        masks[rows] = torch.maximum(masks[rows], torch.maximum(fill, ink))
+        figure = textured(style, "figure", texture_field(style, u, v))
+        pictures[rows], mask = drawn_over(pictures[rows], figure, style, distance, pixel=2.0 / size)
+        masks[rows] = torch.maximum(masks[rows], mask)
     return Drawing(pictures, masks[:, None], texture)
 
 
 def _grounds(views: Views, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Every picture's ground, and its texture; a board has a ground in each quarter."""
-    board = views.layouts.arrangement == ARRANGEMENT_NAMES.index("board")
+    board = views.layouts.arranged("board")
     pictures, texture = _ground(views.ground, x, y)
     for style, (right, up) in zip(views.others, PANELS[1:], strict=True):
         if board.any():
@@ -158,19 +146,16 @@ def _grounds(views: Views, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ground(style: Style, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     field = texture_field(style, x, y)
-    colours = style.palette()[..., None, None]
-    return torch.lerp(colours[:, 0], colours[:, 1], (style.contrast[:, None, None] * field)[:, None]), field
+    return textured(style, "ground", field), field
 
 
 def _place(layouts: Layouts, style: Style, slot: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The figure's own coordinates u, v, which its coat is drawn in, and the distance to it."""
-    centre, radius = layouts.centre[:, slot, :, None, None], layouts.radius[:, slot, None, None]
-    cos, sin = layouts.turn[:, slot, None, None].cos(), layouts.turn[:, slot, None, None].sin()
-    dx, dy = (x - centre[:, 0]) / radius, (y - centre[:, 1]) / radius
-    u, v = cos * dx + sin * dy, cos * dy - sin * dx
+    radius = layouts.radius[:, slot]
+    u, v = own_coordinates(layouts.centre[:, slot], radius, layouts.turn[:, slot], x, y)
     phase = style.phase[:, :, None, None]
     ripple = (9.0 * u + phase[:, 0]).sin() * (9.0 * v + phase[:, 1]).sin()
-    return u, v, (signed_distance(layouts.figure, u, v) + style.wobble[:, None, None] * ripple) * radius
+    return u, v, (signed_distance(layouts.figure, u, v) + style.wobble[:, None, None] * ripple) * radius[:, None, None]
 
 
 def _sample_coats(count: int, generator: torch.Generator) -> Style:
@@ -209,12 +194,7 @@ def _arrangements() -> tuple[Tensor, Tensor, Tensor]:
     return spots, bounds, used
 
 
-def _four_cells(stories: int, generator: torch.Generator) -> Tensor:
-    """Four different places for each story: (4 * stories, 3, 2), of which the first counts."""
-    return _told_cells(stories, 4, generator).flatten(0, 1)[:, None].expand(-1, 3, -1)
-
-
-def _told_cells(count: int, places: int, generator: torch.Generator) -> Tensor:
-    """Different places of the nine for each row: (count, places, 2)."""
+def _told_cells(count: int, generator: torch.Generator) -> Tensor:
+    """Three different places of the nine for each row: (count, 3, 2)."""
     cells = torch.tensor([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
-    return cells[torch.rand((count, 9), generator=generator).argsort(dim=1)[:, :places]]
+    return cells[torch.rand((count, 9), generator=generator).argsort(dim=1)[:, :3]]

@@ -40,7 +40,7 @@ RECIPE: dict[str, Any] = {
 }
 """Of a TuningRecipe. Captions say where the figure is, which a flip would make wrong."""
 BLOCKS = ("input.1", "input.2", "output.9", "output.10", "output.11")
-"""Those at full resolution. In output.8, the other block of the style, an adapter draws the reference's figure."""
+"""Those at full resolution. With output.8, the other block of the style, figures are lost."""
 STAGES = ((60, 0.02), (40, 0.005))
 """Steps and learning rates, one after the other: a high rate finds the style, a low one calms what that left."""
 ROUND_STAGES = ((40, 0.005),)

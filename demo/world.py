@@ -8,6 +8,7 @@ half a picture side (the picture spans -1..1, y upwards), angles in radians, fre
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -169,17 +170,12 @@ def draw(scenes: Scenes, size: int = PICTURE_SIZE, device: torch.device | str = 
     x, y = pixel_centres(size, device)
     x, y = x.expand(len(content), -1, -1), y.expand(len(content), -1, -1)
     texture = texture_field(style, x, y)
-    colours = style.palette()[..., None, None]  # (pictures, 5, 3, 1, 1)
-    accent = (style.contrast[:, None, None] * texture)[:, None]
-    pictures = torch.lerp(colours[:, 0], colours[:, 1], accent)
-    figure = torch.lerp(colours[:, 2], colours[:, 3], accent)
+    pictures, figure = textured(style, "ground", texture), textured(style, "figure", texture)
     masks = []
     for slot in range(2):
         distance = _distance(content, style, slot, x, y)
-        fill, ink = coverage(style, distance, pixel=2.0 / size)
-        pictures = torch.lerp(pictures, figure, fill[:, None])
-        pictures = torch.lerp(pictures, colours[:, 4], ink[:, None])
-        masks.append(torch.maximum(fill, ink))
+        pictures, mask = drawn_over(pictures, figure, style, distance, pixel=2.0 / size)
+        masks.append(mask)
     return Drawing(pictures, torch.stack(masks, dim=1), texture)
 
 
@@ -321,18 +317,38 @@ def texture_field(style: Style, x: Tensor, y: Tensor) -> Tensor:
 
 def _distance(content: Content, style: Style, slot: int, x: Tensor, y: Tensor) -> Tensor:
     """Signed distance to one shape slot; far outside where the slot is empty: (pictures, height, width)."""
-    centre, radius = content.centre[:, slot, :, None, None], content.radius[:, slot, None, None]
-    cos, sin = content.turn[:, slot, None, None].cos(), content.turn[:, slot, None, None].sin()
-    dx, dy = (x - centre[:, 0]) / radius, (y - centre[:, 1]) / radius
-    shape = content.shape[:, slot]
-    distance = signed_distance(shape.clamp_min(0), cos * dx + sin * dy, cos * dy - sin * dx) * radius
+    shape, radius = content.shape[:, slot], content.radius[:, slot]
+    u, v = own_coordinates(content.centre[:, slot], radius, content.turn[:, slot], x, y)
+    distance = signed_distance(shape.clamp_min(0), u, v) * radius[:, None, None]
     phase = style.phase[:, :, None, None]
     ripple = (19.0 * x + phase[:, 0]).sin() * (19.0 * y + phase[:, 1]).sin()
     distance = distance + style.wobble[:, None, None] * ripple
     return torch.where((shape < 0)[:, None, None], torch.full_like(distance, 9.0), distance)
 
 
-def coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+def own_coordinates(centre: Tensor, radius: Tensor, turn: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels as a figure sees them, at the origin, upright and of radius 1: u and v, (pictures, height, width)."""
+    cos, sin = turn[:, None, None].cos(), turn[:, None, None].sin()
+    dx, dy = ((axis - centre[:, n, None, None]) / radius[:, None, None] for n, axis in enumerate((x, y)))
+    return cos * dx + sin * dy, cos * dy - sin * dx
+
+
+def textured(style: Style, slot: Literal["ground", "figure"], field: Tensor) -> Tensor:
+    """A colour of the palette with its accent where the texture's `field` is: (pictures, 3, height, width)."""
+    first = PALETTE_SLOTS.index(slot)
+    colour, accent = style.palette()[:, first : first + 2, :, None, None].unbind(1)
+    return torch.lerp(colour, accent, (style.contrast[:, None, None] * field)[:, None])
+
+
+def drawn_over(pictures: Tensor, figure: Tensor, style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+    """`pictures` with the colours of `figure` and the ink line over them, and how far these cover each pixel."""
+    fill, ink = _coverage(style, distance, pixel)
+    line = style.palette()[:, PALETTE_SLOTS.index("ink"), :, None, None]
+    filled = torch.lerp(pictures, figure, fill[:, None])
+    return torch.lerp(filled, line, ink[:, None]), torch.maximum(fill, ink)
+
+
+def _coverage(style: Style, distance: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
     """How far the figure's colour and the ink line cover each pixel, 0..1; `pixel` is a pixel's side."""
     fading = style.softness.clamp_min(pixel)[:, None, None]
     fill = torch.sigmoid(-4.0 * distance / fading)

@@ -107,8 +107,7 @@ class Examples:
     def draw(cls, scenes: int, views: int, seed: int, split: str, device: torch.device) -> "Examples":
         drawn, viewed = sample_scenes(scenes, seed, split), sample_views(views, seed)
         captions = [*write_captions(drawn, seed), *view_captions(viewed, seed)]
-        tokens = tokenize(captions)[:, :LONGEST_CAPTION].to(device)
-        return cls(drawn, viewed, tokens, Truth(drawn, device), ViewTruth(viewed, device))
+        return cls(drawn, viewed, _tokens(captions, device), Truth(drawn, device), ViewTruth(viewed, device))
 
     def pictures(self, device: torch.device) -> Tensor:
         return torch.cat([draw(self.scenes, device=device).pictures, draw_views(self.views).pictures.to(device)])
@@ -224,7 +223,11 @@ def _match(text: Tensor, image: Tensor) -> dict[str, float]:
 
 def _captioned(count: int, seed: int, split: str, device: torch.device) -> tuple[Scenes, Tensor]:
     scenes = sample_scenes(count, seed, split)
-    return scenes, tokenize(write_captions(scenes, seed))[:, :LONGEST_CAPTION].to(device)
+    return scenes, _tokens(write_captions(scenes, seed), device)
+
+
+def _tokens(captions: list[str], device: torch.device) -> Tensor:
+    return tokenize(captions)[:, :LONGEST_CAPTION].to(device)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

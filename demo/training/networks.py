@@ -10,7 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVision
 from semblance.attention.engine.call import AttentionSite
 from semblance.host.known_words import VOCABULARY
 
-LATENT_CHANNELS = 4
+from .loop import LATENT_CHANNELS
+
 EMBED_WIDTH = 64  # of the text encoder and of the space it shares with pictures
 TEXT_CONFIG: dict[str, Any] = {
     "hidden_size": EMBED_WIDTH,
@@ -69,14 +70,6 @@ _UNET_OWN: dict[str, dict[str, Any]] = {
         "context_dim": EMBED_WIDTH,
         "adm_in_channels": None,
     },
-}
-_UNET_OWN["sdxl_figures"] = {
-    # For the world of figures (kernels.py): no kernel pools there; the level where attention does is the wide one.
-    **_UNET_OWN["sdxl"],
-    "channel_mult": [1, 2, 1],
-    "transformer_depth": [0, 0, 1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1],
 }
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -51,12 +51,6 @@ def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *
     return attend(query, key, value, heads)
 
 
-def _self_attentions(unet: Any) -> list[tuple[str, int, int]]:
-    from semblance.host.binding.unet_sites import attention_sites
-
-    return [(site.part, site.number, site.depth) for site in attention_sites(unet) if site.kind == "self"]
-
-
 class CaptionedPool:
     """Latents with one caption each, whose contexts are computed once."""
 
@@ -90,9 +84,9 @@ class CaptionedPool:
 class Denoiser:
     """A UNet with its text encoder, called as the host calls it."""
 
-    def __init__(self, unet: Any, topology: str, device: torch.device, text: TextContext | None = None) -> None:
+    def __init__(self, unet: Any, topology: str, device: torch.device) -> None:
         self.unet, self.topology, self.device = unet, topology, device
-        self.text = text or TextContext.load(topology, device)
+        self.text = TextContext.load(topology, device)
 
     def prompt(self, captions: list[str]) -> dict[str, Tensor]:
         """The UNet's conditions for captions, at the true picture size."""
@@ -104,14 +98,9 @@ class Denoiser:
             return {"context": context}
         return {"context": context, "y": torch.cat([pooled, size_embedding(sizes.to(self.device))], dim=1)}
 
-    def __call__(
-        self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None, self_attention=None
-    ) -> Tensor:
-        """The predicted v; `replace` has cross-attentions by site, `self_attention` stands for every self-attention."""
-        patches = {"attn2": replace or {}}
-        if self_attention:
-            patches["attn1"] = dict.fromkeys(_self_attentions(self.unet), self_attention)
-        options = {"optimized_attention_override": _plain_attention, "patches_replace": patches}
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None) -> Tensor:
+        """The predicted v; `replace` has cross-attentions by site."""
+        options = {"optimized_attention_override": _plain_attention, "patches_replace": {"attn2": replace or {}}}
         with half_precision(self.device):
             return self.unet(latents, timesteps.float(), transformer_options=options, **prompt).float()
 

@@ -42,7 +42,7 @@ class ViewTruth(Answers):
 
     def __init__(self, views: Views, device: torch.device) -> None:
         layouts, subject, ground = views.layouts, views.subject, views.ground
-        alone = layouts.arrangement == ARRANGEMENT_NAMES.index("one")
+        alone = layouts.arranged("one")
         colours = torch.cat([subject.palette_lab()[:, 2:], ground.palette_lab()[:, :2]], dim=1)
         numbers = [colours.flatten(1) / 30]
         numbers += [texture_direction(style) for style in (subject, ground)]

@@ -52,7 +52,7 @@ def test_all_blocks_put_the_figure_where_the_references_stands(results: Results)
 
 
 def test_style_blocks_keep_the_style_and_leave_half_of_the_content(results: Results) -> None:
-    assert results.gained(STYLE) >= 0.75 * results.gained(ALL), "0.90 and 0.80 were measured"
+    assert results.gained(STYLE) >= 0.8 * results.gained(ALL)
     assert results.leaked(STYLE) <= 0.5 * results.leaked(ALL)
 
 
@@ -69,4 +69,4 @@ def test_the_more_content_is_subtracted_the_less_comes_through(results: Results)
     assert all(after <= before + 0.03 for before, after in zip(leaks, leaks[1:], strict=False)), leaks
     assert leaks[-1] <= leaks[0] - 0.1, leaks
     kept = [results.of(setting)["shape_right"].mean().item() for setting in settings]
-    assert min(kept) >= kept[0] - 0.15, kept
+    assert min(kept) >= kept[0] - 0.12, kept

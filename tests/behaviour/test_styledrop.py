@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from semblance.demo.metrics import Measures
+from semblance.demo.metrics import Measures, estimate
 from semblance.demo.probe import style_gained
 from semblance.demo.study import PER_REFERENCE
 from semblance.demo.styledrop import ROUND_SCALE, STYLE_SCALES, Adapters, with_adapters
@@ -42,7 +42,7 @@ def test_an_adapter_brings_the_style_of_its_picture(results: Results) -> None:
 def test_a_higher_style_scale_brings_more_of_the_style(results: Results) -> None:
     gained = [results.gained(results.first(scale)) for scale in STYLE_SCALES]
     assert all(after >= before - SPREAD for before, after in zip(gained, gained[1:], strict=False)), gained
-    assert gained[-1] >= gained[0] + 0.03, f"{gained}; 0.42, 0.48, 0.50 were measured"
+    assert gained[-1] >= gained[0] + SPREAD, gained
 
 
 def test_the_asked_shape_is_kept(results: Results) -> None:
@@ -53,7 +53,8 @@ def test_the_asked_shape_is_kept(results: Results) -> None:
     assert kept["shape_leaked"].mean() <= 0.1
 
 
-def test_a_round_of_feedback_keeps_most_of_the_style_and_the_prompt(results: Results) -> None:
+def test_a_round_of_feedback_keeps_the_style_and_the_prompt(results: Results) -> None:
     first, second = results.first(ROUND_SCALE), results.second()
+    assert second["palette"].mean().item() <= estimate(first["palette"], PER_REFERENCE).high
     assert results.gained(second) >= 0.75 * results.gained(first), "0.43 of 0.48 was measured"
     assert second["shape_right"].mean() >= first["shape_right"].mean() - 1 / (REFERENCES * PER_REFERENCE)

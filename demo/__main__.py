@@ -47,9 +47,9 @@ def _sheets(output: Path) -> Iterator[Section]:
     """A contact sheet a method and topology, made by the templates over the HTTP API."""
     from harness.server import ComfyUIServer
 
-    from . import consistory, evaluation, instantstyle, styleid
+    from . import consistory, evaluation, instantstyle, reference_style, styleid
     from .study import ADAPTERS
-    from .tables import STORY_TOPOLOGY, STYLEID_TOPOLOGY
+    from .tables import STORY_TOPOLOGY, STYLEID_TOPOLOGIES
 
     with ComfyUIServer() as server:
         print(f"ComfyUI is up at {server.url}.")
@@ -57,8 +57,11 @@ def _sheets(output: Path) -> Iterator[Section]:
             sheet = instantstyle.sheet(server, topology, output)
             yield Section(f"InstantStyle, {topology} demo model", instantstyle.CAPTION, sheet)
         yield from evaluation.sections(server, "SD 1.5", output)  # its style blocks carry the colours
-        sheet = styleid.sheet(server, STYLEID_TOPOLOGY, output)
-        yield Section(f"StyleID, {STYLEID_TOPOLOGY} demo model", styleid.CAPTION, sheet)
+        sheet = reference_style.sheet(server, output)
+        yield Section(f"Reference Style, {reference_style.TOPOLOGY} demo model", reference_style.CAPTION, sheet)
+        for topology in STYLEID_TOPOLOGIES:
+            sheet = styleid.sheet(server, topology, output)
+            yield Section(f"StyleID, {topology} demo model", styleid.CAPTION, sheet)
         sheet = consistory.sheet(server, STORY_TOPOLOGY, output)
         yield Section(f"ConsiStory, {STORY_TOPOLOGY} demo model", consistory.CAPTION, sheet)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from semblance.host.demo_models import Topology
 
 TEMPLATE = "styleid"
+SAMPLER = 3
+"""The output of StyleID that gives its sampler."""
 SHEET_ROWS = 4
 STEPS = 50  # fewer bring the picture itself back less well
 GAMMAS = (0.3, 0.5, 0.75, 0.9)
@@ -164,7 +166,7 @@ def _figures(found: Painted) -> str:
 
 
 def _inputs(way: Way, topology: Topology, content: str, style: str, words: str) -> dict[str, dict[str, Any]]:
-    (prompt,) = (number for number, node in template(TEMPLATE).items() if node["_meta"]["title"] == "Prompt")
+    numbers = {node["_meta"]["title"]: number for number, node in template(TEMPLATE).items()}
     return {
         "Prompt": {"text": words},
         "Load Checkpoint": {"class_type": "SemblanceLoadDemo", "topology": topology},
@@ -172,7 +174,7 @@ def _inputs(way: Way, topology: Topology, content: str, style: str, words: str) 
         "Style picture": {"image": style},
         "Scale content": {"width": 128, "height": 128},
         "Scale style": {"width": 128, "height": 128},
-        "SemblanceInvertImage": {"steps": STEPS, "check": False, "text": [prompt, 0]},
+        "SemblanceInvertImage": {"steps": STEPS, "check": False, "text": [numbers["Prompt"], 0]},
         "SemblanceStyleID": {
             "preset": "custom",
             "preset.gamma": way.gamma,
@@ -181,6 +183,7 @@ def _inputs(way: Way, topology: Topology, content: str, style: str, words: str) 
             "adain": way.adain,
             "start_mode": "exact",
         },
+        "SamplerCustom": {"sampler": [numbers["StyleID"], SAMPLER]},  # a flow model takes no other
     }
 
 

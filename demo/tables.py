@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import consistory, instantstyle, styledrop, styleid
+from . import consistory, instantstyle, reference_style, styledrop, styleid
 from .page import Section, Table
 
 if TYPE_CHECKING:
     from semblance.host.demo_models import Topology
 
-STYLEID_TOPOLOGY: Topology = "SDXL"  # SD 1.5's take six times as long
+STYLEID_TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "Flux")  # SD 1.5's take six times as long
 STORY_TOPOLOGY: Topology = "SDXL"  # there is no LoRA for SD 1.5
 
 
@@ -41,10 +41,13 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
     study = Study.open(topology, pairs=Pairs.draw(per_reference=extent.per_reference))
     pictures = f"{len(study.pairs)} pictures"
     made: list[tuple[str, str, Table]] = [
-        ("words alone", f"{pictures}, {instantstyle.TEXT_CAPTION}", instantstyle.text_table(study)),
-        ("InstantStyle", f"{pictures}, {instantstyle.TABLE_CAPTION}", instantstyle.table(study)),
+        ("words alone", f"{pictures}, {instantstyle.TEXT_CAPTION}", instantstyle.text_table(study))
     ]
-    if topology == STYLEID_TOPOLOGY:
+    if topology == reference_style.TOPOLOGY:
+        made.append(("Reference Style", f"{pictures}, {reference_style.TABLE_CAPTION}", reference_style.table(study)))
+    else:
+        made.append(("InstantStyle", f"{pictures}, {instantstyle.TABLE_CAPTION}", instantstyle.table(study)))
+    if topology in STYLEID_TOPOLOGIES:
         exact = Study.open(topology, styleid.DTYPE)
         caption = f"{extent.styleid_pairs} held-out pairs, {styleid.TABLE_CAPTION}"
         made.append(("StyleID", caption, styleid.table(exact, extent.styleid_pairs)))

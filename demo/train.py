@@ -9,6 +9,7 @@ from harness.library import use_library
 from .training.loop import Plan
 
 MUON = 3.0  # times the learning rate: of steps on the matrices of UNets
+FLOW_MUON = 20.0  # of the transformer, which learnt the faster the larger it was, from 3 to 25
 _UNET_STEPS = {"sdxl": 12_000, "sd15": 2_000}  # the second starts from the first
 
 
@@ -53,6 +54,26 @@ def _unet(arguments: argparse.Namespace) -> None:
     train_unet(plan, arguments.topology)
 
 
+def _flow(arguments: argparse.Namespace) -> None:
+    from .training.flow import train_flow
+
+    plan = Plan("transformer_flux", arguments.steps or 5000, 1e-3, arguments.seed, average=0.998, muon=FLOW_MUON)
+    train_flow(plan, arguments.compile)
+
+
+def _vq(arguments: argparse.Namespace) -> None:
+    from .training.vq import train_vq
+
+    train_vq(Plan("vq", arguments.steps or 3000, 2e-3, arguments.seed, checkpoint_every=500))
+
+
+def _masked(arguments: argparse.Namespace) -> None:
+    from .training.masked import train_masked
+
+    name = "transformer_amused"
+    train_masked(Plan(name, arguments.steps or 4000, 1e-3, arguments.seed, average=0.998, muon=FLOW_MUON))
+
+
 def _adapter(arguments: argparse.Namespace) -> None:
     from .training.adapter import train_adapter
 
@@ -82,6 +103,9 @@ _COMMANDS = {
     "text": _text,
     "vision": _vision,
     "unet": _unet,
+    "flow": _flow,
+    "vq": _vq,
+    "masked": _masked,
     "adapter": _adapter,
     "words": _words,
     "judge": _judge,
@@ -96,6 +120,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1_000_000)
     parser.add_argument("--variant", choices=["base", "plus"], default="base", help="adapter: which projector")
     parser.add_argument("--blocks", nargs="*", default=[], help="adapter: train these blocks alone, e.g. output.1")
+    parser.add_argument("--compile", action="store_true", help="flow: compile it, which needs a C++ compiler")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     return parser.parse_args(given)
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import comfy.clip_vision
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -28,13 +29,19 @@ from .patchers import load_patcher
 from .pictures import tensor_of
 from .styledrop.objective import diffusion_loss
 
-Topology = Literal["SDXL", "SD 1.5"]
-TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5")
+Topology = Literal["SDXL", "SD 1.5", "Flux"]
+TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5", "Flux")
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
 STYLE_PICTURE = "style_picture.png"
+FLUX_SHIFT = 0.5
+"""How sampling spaces its steps, Flux's own number: more of them on noisy latents, where colours are settled."""
+FLUX_WORDS = 32
+"""Tokens of a prompt that the Flux-like model is shown at a time. Its images attend to fillers as to words."""
 STARTS = 1 / 4
 """The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
-_UNETS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15"}
+_NETWORKS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15", "Flux": "transformer_flux"}
+
+_POSITIONS = "text_model.embeddings.position_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -50,28 +57,29 @@ class DemoModel:
 
 
 def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel:
-    """The demo model of one topology and the encoders that both share, with the UNet in `dtype` or as ComfyUI chooses.
+    """The demo model of one topology and the encoders that all share, the network in `dtype` or as ComfyUI chooses.
 
     Raises UnreadableFile if a file of the pack is missing or damaged.
     """
-    model, clip, vae = _load_unet(topology, dtype), _load_clip(topology), _load_vae()
+    model, clip, vae = _load_network(topology, dtype), _load_clip(topology), _load_vae()
     # By these ComfyUI loads them anew, for training, compiling and further devices.
-    model.cached_patcher_init = (_load_unet, (topology, dtype))
+    model.cached_patcher_init = (_load_network, (topology, dtype))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
     vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
     return DemoModel(model, clip, vae, load_demo_encoder(), load_style_picture())
 
 
-def _load_unet(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
-    """The UNet, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
-    weights, config = _read(_UNETS[topology])
+def _load_network(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
+    """The network, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
+    weights, config = _read(_NETWORKS[topology])
     weights.pop(PREDICTS_V, None)
-    patcher = load_patcher(_model_config(topology, config), weights, dtype, disable_dynamic)
+    described = _flux_config(config) if topology == "Flux" else _unet_config(topology, config)
+    patcher = load_patcher(described, weights, dtype, disable_dynamic)
     patcher.model.tuning_objective = partial(diffusion_loss, starts=STARTS)
     return patcher
 
 
-def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
+def _unet_config(topology: Topology, config: Mapping[str, Any]) -> Any:
     known = {"SDXL": comfy.supported_models.SDXL, "SD 1.5": comfy.supported_models.SD15}[topology]
     own = {
         "unet_config": dict(config),
@@ -82,6 +90,16 @@ def _model_config(topology: Topology, config: Mapping[str, Any]) -> Any:
     return demo({**config, "use_temporal_attention": False, "use_temporal_resblock": False})
 
 
+def _flux_config(config: Mapping[str, Any]) -> Any:
+    """Flux on the latents of the other models."""
+    own = {
+        "unet_config": dict(config),
+        "latent_format": comfy.latent_formats.SDXL,
+        "sampling_settings": {"shift": FLUX_SHIFT},
+    }
+    return type("DemoFlux", (comfy.supported_models.Flux,), own)(config)
+
+
 def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
     """The CLIP. SDXL's two towers are the same encoder here, which the file holds once."""
     read, config = _read("text_encoder")
@@ -90,10 +108,14 @@ def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
         towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     else:
         towers, classes = ("clip_l",), (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    if topology == "Flux":
+        config["max_position_embeddings"] = FLUX_WORDS
+        weights[_POSITIONS] = weights[_POSITIONS][:FLUX_WORDS]
     return comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(*classes),
         state_dict={f"{tower}.transformer.{key}": weight for tower in towers for key, weight in weights.items()},
         model_options={f"{tower}_model_config": dict(config) for tower in towers},
+        tokenizer_data={"clip_l_max_length": FLUX_WORDS} if topology == "Flux" else {},
         disable_dynamic=disable_dynamic,
     )
 

@@ -11,7 +11,7 @@ from .inputs import CATEGORY
 
 
 class LoadDemo(io.ComfyNode):
-    """The models in demo/models, trained by demo/. Template instantstyle_demo; help page SemblanceLoadDemo."""
+    """The models in demo/models, trained by demo/. Templates *_demo; help page SemblanceLoadDemo."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,8 +27,9 @@ class LoadDemo(io.ComfyNode):
                 io.Combo.Input(
                     "topology",
                     options=list(TOPOLOGIES),
-                    tooltip="The family whose blocks the model has, at small widths. Each has its own IP-Adapters in "
-                    "Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15.",
+                    tooltip="The family whose blocks the model has, at small widths. SDXL and SD 1.5 have IP-Adapters "
+                    "of their own in Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15. Flux is for "
+                    "Reference Style.",
                 )
             ],
             outputs=[

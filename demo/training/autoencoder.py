@@ -64,18 +64,22 @@ def train_on_crops(plan: Plan, model: Any, crops: int, device: torch.device) -> 
 
 
 def reconstruction_loss(model: Any, pictures: Tensor) -> Tensor:
-    """Absolute difference at full size, of edges, and of colours averaged over 8 pixels, with noisy latents.
+    """How far pictures drawn again from noisy latents lie from themselves, with latents that are uneven."""
+    latents = model.taesd_encoder(pictures)
+    noisy = latents + 0.05 * torch.randn_like(latents)
+    return drawn_again(model.taesd_decoder(noisy).float() - pictures) + 0.05 * unevenness(latents)
+
+
+def drawn_again(difference: Tensor) -> Tensor:
+    """The size of a `difference` of pictures: at full size, of edges, and of colours averaged over 8 pixels.
 
     Differences of hue count twice more: they are small in RGB, and without this one direction of colour is lost.
     """
-    latents = model.taesd_encoder(pictures)
-    noisy = latents + 0.05 * torch.randn_like(latents)
-    difference = model.taesd_decoder(noisy).float() - pictures
     edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
     red, green, blue = functional.avg_pool2d(difference, 8).unbind(1)
     hues = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
     colours = (red.abs() + green.abs() + blue.abs()).mean() / 3 + 2.0 * hues
-    return difference.abs().mean() + difference.pow(2).mean() + 0.5 * edges + colours + 0.05 * unevenness(latents)
+    return difference.abs().mean() + difference.pow(2).mean() + 0.5 * edges + colours
 
 
 def unevenness(latents: Tensor) -> Tensor:

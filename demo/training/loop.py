@@ -121,8 +121,11 @@ def export(
 
 def half_precision(device: torch.device) -> torch.autocast:
     """Autocast to bf16 where the device computes in it. Elsewhere a CPU imitates it, seven times slower than fp32."""
-    fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=_fast_in_bfloat16(device))
+
+
+def _fast_in_bfloat16(device: torch.device) -> bool:
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def best_device() -> torch.device:
@@ -158,11 +161,12 @@ def _optimizer(plan: Plan, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
             trained, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True
         )
-    # The first and the last layer, of few channels, are better left to Adam.
-    inner = [p for p in trained if p.ndim > 1 and min(p.shape[:2]) > LATENT_CHANNELS]
+    # The first and the last layer, of few channels, are better left to Adam; patches of latents are two by two.
+    inner = [p for p in trained if p.ndim > 1 and min(p.shape[:2]) > 4 * LATENT_CHANNELS]
     ids = {id(parameter) for parameter in inner}
     rest = [parameter for parameter in trained if id(parameter) not in ids]
-    return Muon(inner, rest, plan.learning_rate, plan.muon)
+    dtype = torch.bfloat16 if _fast_in_bfloat16(next(model.parameters()).device) else torch.float32
+    return Muon(inner, rest, plan.learning_rate, plan.muon, dtype=dtype)
 
 
 def _save(run: Run) -> None:

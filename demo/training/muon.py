@@ -17,7 +17,8 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """`matrices` (of two dimensions or more: all but the first are one) by Muon, `rest` by Adam.
 
-    A group's rate is `lr` times its `factor`: Muon's steps have a spectral norm of `factor` times `lr`.
+    A group's rate is `lr` times its `factor`: Muon's steps have a spectral norm of `factor` times `lr`. The iteration
+    runs in `dtype`; bfloat16 is enough for it.
     """
 
     def __init__(
@@ -28,12 +29,14 @@ class Muon(torch.optim.Optimizer):
         factor: float = 10.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         groups = [
             {"params": list(matrices), "factor": factor, "orthogonal": True},
             {"params": list(rest), "factor": 1.0, "orthogonal": False},
         ]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -52,7 +55,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         average = state.setdefault("average", torch.zeros_like(parameter))
         average.lerp_(gradient, 1 - momentum)
-        matrix = orthogonalised(gradient.lerp(average, momentum).flatten(1))
+        matrix = orthogonalised(gradient.lerp(average, momentum).flatten(1).to(self._dtype)).to(parameter)
         return matrix.view_as(parameter) * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
 
     def _adam(self, parameter: Tensor, first: float, second: float, eps: float = 1e-8) -> Tensor:

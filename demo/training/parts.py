@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from semblance.host.known_words import whole_vocabulary
 
 from .loop import MODELS_FOLDER
-from .networks import VISION_CONFIG, build_autoencoder, build_text_encoder, build_vision_encoder, vision_pixels
+from .networks import (
+    EMBED_WIDTH,
+    VISION_CONFIG,
+    build_autoencoder,
+    build_text_encoder,
+    build_vision_encoder,
+    vision_pixels,
+)
 from .tokens import PAD_G, PAD_L, tokenize
 
 Variant = Literal["base", "plus"]
@@ -93,6 +100,7 @@ class PictureEmbedder:
     def __init__(self, variant: Variant, device: torch.device) -> None:
         self.variant: Variant = variant
         self.encoder = load_part(build_vision_encoder(), "clip_vision", device)
+        self.width: int = EMBED_WIDTH if variant == "base" else VISION_CONFIG["hidden_size"]
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """(pictures, 3, height, width) in 0..1 -> (pictures, EMBED_WIDTH) or (pictures, tokens, states)."""

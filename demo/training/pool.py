@@ -36,11 +36,11 @@ class Pool:
 
     def seen(self, embedder: PictureEmbedder, device: torch.device) -> Tensor:
         """What the embedder makes of each picture, computed once: (scenes, ...) half precision."""
+        return self.made(f"seen_{embedder.variant}", lambda pictures: embedder(pictures).half(), device)
 
-        def embedded(start: int) -> Tensor:
-            return embedder(_drawn(self.scenes, start, device)).half()
-
-        return _once(self.folder / f"seen_{embedder.variant}", len(self), embedded)
+    def made(self, name: str, of: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+        """What `of` makes of each picture, computed once and kept under `name`: (scenes, ...)."""
+        return _once(self.folder / name, len(self), lambda start: of(_drawn(self.scenes, start, device)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,23 @@ class ViewPool:
 
     chunks: tuple[Views, ...]
     latents: Tensor  # (views, 4, 16, 16) half precision, at SDXL's scale
+    folder: Path
 
     def coverage(self) -> Tensor:
         """How much of each latent the figures cover: (views, 16, 16)."""
         return torch.cat([coverage(draw_views(chunk, 64)) for chunk in self.chunks])
+
+    def seen(self, embedder: PictureEmbedder, device: torch.device) -> Tensor:
+        """As Pool.seen."""
+        return self.made(f"seen_{embedder.variant}", lambda pictures: embedder(pictures).half(), device)
+
+    def made(self, name: str, of: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+        """As Pool.made."""
+
+        def made(start: int) -> Tensor:
+            return of(draw_views(self.chunks[start // CHUNK]).pictures.to(device))
+
+        return _once(self.folder / name, len(self.latents), made)
 
 
 def coverage(drawing: Drawing) -> Tensor:
@@ -74,7 +87,8 @@ def open_view_pool(count: int, seed: int, device: torch.device) -> ViewPool:
     def latents(start: int) -> Tensor:
         return encode(draw_views(chunks[start // CHUNK]).pictures.to(device))
 
-    return ViewPool(chunks, _once(RUNS_FOLDER / "pool" / f"views_{count}_{seed}", count, latents))
+    folder = RUNS_FOLDER / "pool" / f"views_{count}_{seed}"
+    return ViewPool(chunks, _once(folder, count, latents), folder)
 
 
 def encoded_pool(scenes: Scenes, name: str, device: torch.device) -> Pool:

@@ -48,8 +48,8 @@ class ModelMap:
     @property
     def name(self) -> str:
         """The family as people know it; SD 2.x has SD 1.5's blocks and another text encoder."""
-        if self.family.name == AMUSED:
-            return AMUSED
+        if self.family not in FAMILIES:  # transformers, whose text may be as wide as a UNet's
+            return self.family.name
         return FAMILY_OF_TEXT_WIDTH.get(self.text_width, self.family.name)
 
 

@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..binding.model import patches_on
+from ..binding.model import map_model, patches_on
 
 COMPILED = "torch.compile"
 """By this name ComfyUI keeps what Torch Compile puts around the modules of a model."""
@@ -50,6 +50,7 @@ def check_tunable(model: Any) -> None:
             f"The model carries {type(carried[0]).__name__} already, which would be tuned against. Connect the model "
             "from before that node; the nodes of Semblance can be put on the model after Tune Style."
         )
+    map_model(model)  # names another family, whose layers may count channels in their own way
     network, latent = model.model.diffusion_model, model.model.latent_format.latent_channels
     taken = getattr(network, "in_channels", latent)
     if taken != latent:

@@ -15,9 +15,10 @@ from semblance.attention.adapters.checkpoint import recognise
 from semblance.attention.functional.word_maps import attention_to_words
 from semblance.demo import train
 from semblance.demo.shapes import SHAPES
-from semblance.demo.training import loop, parts, pool, unet
+from semblance.demo.training import flow, loop, masked, parts, pool, unet, vq
 from semblance.demo.training.loop import Plan
 from semblance.demo.training.networks import build_unet
+from semblance.host.masked.files import read_part, transformer_of, vq_of
 
 
 @pytest.fixture
@@ -31,9 +32,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(encoders, "RUNS_FOLDER", tmp_path / "runs")
     monkeypatch.setattr(pool, "SHARD", 64)
-    for module in (unet, adapter, words):
+    for module in (unet, adapter, words, flow, masked):
         monkeypatch.setattr(module, "POOL_SIZE", 64)
-    monkeypatch.setattr(unet, "VIEWS", 64)
+    for module in (unet, flow, masked):
+        monkeypatch.setattr(module, "VIEWS", 64)
     return tmp_path
 
 
@@ -82,13 +84,17 @@ def test_every_command_trains_from_nothing_and_writes_its_file(folders: Path, mo
     """One step each, in the order of the model card; each stands on the files of those before."""
     monkeypatch.setattr(train, "use_library", lambda cpu: None)  # the tests have done so
     # Samples are only looked at here, and take four fifths of the time.
-    monkeypatch.setattr(unet.Denoiser, "sample", partialmethod(unet.Denoiser.sample, steps=2))
+    for model in (unet.Denoiser, flow.FlowModel, masked.MaskedPainter):
+        monkeypatch.setattr(model, "sample", partialmethod(model.sample, steps=2))
     commands = {
         "autoencoder": "autoencoder",
         "text": "text_encoder",
         "vision": "clip_vision",
         "judge": "judge",
         "unet": "unet_sdxl",
+        "flow": "transformer_flux",
+        "vq": "vq",
+        "masked": "transformer_amused",
         "adapter": "ipadapter/semblance_demo_sdxl",
         "adapter --variant plus": "ipadapter/semblance_demo_sdxl_plus",
         "adapter --blocks output.1": "ipadapter/semblance_demo_sdxl_style",
@@ -103,6 +109,9 @@ def test_every_command_trains_from_nothing_and_writes_its_file(folders: Path, mo
         if command.startswith("adapter"):
             layout = recognise(weights)
             assert layout.variant == ("plus" if "plus" in command else "base")
+    transformer, tokens = (folders / "models" / f"{commands[name]}.safetensors" for name in ("masked", "vq"))
+    assert transformer_of(read_part(transformer, "transformer")) == masked.SETTINGS
+    assert vq_of(read_part(tokens, "VQ model")) == vq.SETTINGS
 
 
 def test_an_adapter_for_some_blocks_trains_those_alone_and_keeps_the_files_layout() -> None:

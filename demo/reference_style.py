@@ -1,0 +1,127 @@
+"""Reference Style on the demo's Flux-like model: a contact sheet by the template, and figures over many pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.server import ComfyUIServer
+
+from .captions import content_captions, shape_captions
+from .contact_sheet import contact_sheet
+from .metrics import Measures, estimate, measure
+from .page import Table
+from .probe import style_gained
+from .run import Shot, changed, drawn, in_the_style_of, read_tensor, shoot, slug, template
+from .study import NOISE_SEED, Pairs, Study, output_of
+from .training.judge import load_judge
+from .world import Scenes, draw
+
+if TYPE_CHECKING:
+    from semblance.host.demo_models import Topology
+
+TOPOLOGY: Topology = "Flux"
+TEMPLATE = "reference_style_demo"
+SHEET_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Way:
+    """How Reference Style is set; `told` gives the reference words of its own, which name what it shows."""
+
+    name: str
+    strength: float = 1.0
+    told: bool = True
+
+
+PRESET = Way("Untwisting RoPE")
+UNTOLD = Way("without the reference's words", told=False)
+HALF = Way("strength 0.5", strength=0.5)
+WAYS = (HALF, PRESET, UNTOLD)
+
+
+@torch.inference_mode()
+def styled(study: Study, way: Way, reference: Scenes) -> Any:
+    """The MODEL that looks at one drawn reference."""
+    from semblance.nodes.reference_style import ReferenceStyle
+
+    latent = {"samples": study.demo.vae.encode(draw(reference).pictures.movedim(1, -1))}
+    words = study.prompt(content_captions(reference)) if way.told else None
+    constant = {"curve": "constant"}
+    return output_of(
+        ReferenceStyle.execute(
+            *(study.demo.model, latent, {"preset": "auto"}, way.strength, {"blocks": "preset"}, 0.0, 1.0, constant, 0),
+            reference_prompt=words,
+        )
+    )
+
+
+def with_way(study: Study, way: Way) -> Measures:
+    """The asked shapes in the references' styles, judged as `Study.with_setting` judges InstantStyle."""
+    captions, each = shape_captions(study.pairs.asked), study.pairs.per_reference
+    made = []
+    for row in range(0, len(captions), each):
+        model = styled(study, way, study.pairs.references.take(torch.tensor([row])))
+        made.append(study.sample(captions[row : row + each], NOISE_SEED + row, model))
+    return measure(torch.cat(made), study.pairs.asked, study.pairs.references, study.judge)
+
+
+def table(study: Study) -> Table:
+    """What WAYS do over the study's pairs; the first row holds the headings."""
+    plain = study.plain()
+    found = {"plain": plain, **{way.name: with_way(study, way) for way in WAYS}}
+    heads = ["setting", "style gained", "colours, Delta E", "texture, 0..1", "at the reference's place", "shape right"]
+    keys, each = ("palette", "texture", "place_leaked", "shape_right"), study.pairs.per_reference
+    return [heads] + [
+        [name, f"{style_gained(measures, plain):.0%}", *(str(estimate(measures[key], each)) for key in keys)]
+        for name, measures in found.items()
+    ]
+
+
+def sheet(server: ComfyUIServer, output: Path) -> Path:
+    """Held-out references in rows: the reference, the plain picture, and each of WAYS, over the HTTP API."""
+    pairs, judge = Pairs.draw(SHEET_ROWS, 1), load_judge()
+    rows: list[list[Shot]] = []
+    for row in range(SHEET_ROWS):
+        pair = pairs.take(torch.tensor([row]))
+        (words,), (content,) = shape_captions(pair.asked), content_captions(pair.references)
+        stem = f"reference_style_{row + 1}"
+        shots = [drawn("reference", pair.references, output / f"{stem}_reference.png")]
+        prompt = in_the_style_of(server.add_input(shots[0].picture), template(TEMPLATE))
+        for way in (Way("plain", strength=0.0), *WAYS):
+            inputs = {
+                "Prompt": {"text": words},
+                "What the style picture shows": {"text": content},
+                "SemblanceReferenceStyle": {"strength": way.strength},
+            }
+            asked = changed(prompt, inputs) if way.told else _untold(changed(prompt, inputs))
+            shot = shoot(server, f"{words}, {way.name}", asked, output / f"{stem}_{slug(way.name)}.png")
+            found = measure(read_tensor(shot.picture), pair.asked, pair.references, judge)
+            note = f"{words}\ncolours {found['palette'].item():.0f}, texture {found['texture'].item():.2f}"
+            shots.append(Shot(way.name, shot.picture, note))
+        rows.append(shots)
+    return contact_sheet(rows, output / "reference_style.png")
+
+
+def _untold(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Without what is connected to the reference's prompt."""
+    return {
+        number: {
+            **node,
+            "inputs": {name: value for name, value in node["inputs"].items() if name != "reference_prompt"},
+        }
+        for number, node in prompt.items()
+    }
+
+
+CAPTION = (
+    f"Four held-out references, by the template {TEMPLATE}. The prompt names a shape and leaves its place open. Under "
+    "each picture: the distances of its colours (Delta E) and its texture from those of the reference."
+)
+TABLE_CAPTION = (
+    "means with 95 % intervals, resampled by reference. Style gained: the share of plain's distance to the "
+    "reference's style that is gone, over colours, texture and features."
+)

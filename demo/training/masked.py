@@ -1,0 +1,170 @@
+"""Training of a masked transformer in aMUSEd's layout on tokens of drawn pictures and their captions."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semblance.attention.functional.masked_tokens import (
+    draw_tokens,
+    gumbel,
+    mask_for_tuning,
+    mask_ratios,
+    masked_cross_entropy,
+    one_hot,
+    remask_amused,
+)
+from semblance.host.masked.model import AESTHETIC
+from semblance.host.masked.settings import NUMBERS, TransformerSettings
+from semblance.host.masked.transformer import MaskedTransformer
+from semblance.host.masked.vq import VQModel
+
+from ..captions import full_captions, write_captions
+from ..layout_captions import view_captions
+from ..world import PICTURE_SIZE, draw, sample_scenes
+from .loop import Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
+from .networks import EMBED_WIDTH, build_text_encoder, fresh_weights
+from .parts import load_part
+from .pool import open_pool, open_view_pool
+from .sheets import contact_sheet, save_picture
+from .tokens import tokenize
+from .unet import EMPTY_SHARE, POOL_SIZE, VIEWS, CaptionedPool, attend
+from .vq import SETTINGS as VQ
+
+MICRO = 32
+SETTINGS = TransformerSettings(
+    hidden=160,
+    layers=5,
+    heads=5,
+    feed_forward=320,
+    channels=80,
+    blocks=1,
+    block_heads=5,
+    embedding=80,
+    vocabulary=VQ.codebook + 1,
+    codebook=VQ.codebook,
+    text=EMBED_WIDTH,
+    vector=EMBED_WIDTH + NUMBERS * MICRO,
+    micro=MICRO,
+    resamples=True,
+)
+CONFIG = {
+    "num_attention_heads": SETTINGS.heads,
+    "block_num_heads": SETTINGS.block_heads,
+    "micro_cond_encode_dim": MICRO,
+}
+"""What the shapes of the weights do not tell."""
+SMOOTHING = 0.1
+GUIDANCE = 4.0
+SIDE = PICTURE_SIZE // VQ.pixels
+
+
+class MaskedPainter:
+    """A masked transformer with its text encoder, called as the host calls it."""
+
+    def __init__(self, network: MaskedTransformer, device: torch.device) -> None:
+        self.network, self.device = network, device
+        self._encoder = load_part(build_text_encoder(), "text_encoder", device)
+
+    @torch.no_grad()
+    def text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Context (captions, 77, width), from the layer before the last, and pooled text (captions, width)."""
+        output = self._encoder(tokenize(captions).to(self.device), output_hidden_states=True)
+        return output.hidden_states[-2], output.text_embeds
+
+    def logits(self, tokens: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+        """(rows, places, codebook) for tokens (rows, places), of which some are the mask."""
+        seen = one_hot(tokens.unflatten(1, (SIDE, SIDE)), SETTINGS.codebook)
+        micro = torch.tensor([[PICTURE_SIZE, PICTURE_SIZE, 0, 0, AESTHETIC]], device=self.device).float()
+        options: dict[str, Any] = {"optimized_attention_override": _plain_attention}
+        with half_precision(self.device):
+            made = self.network(seen, None, context, pooled, None, options, micro=micro.expand(len(tokens), -1))
+        return made.float().flatten(2).mT
+
+    @torch.no_grad()
+    def sample(self, captions: list[str], seed: int, steps: int = 12, temperature: float = 2.0) -> Tensor:
+        """Tokens (captions, SIDE, SIDE) after aMUSEd's steps with guidance."""
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.full((len(captions), SIDE * SIDE), SETTINGS.mask_token, device=self.device)
+        context, pooled = self.text([""] * len(captions) + captions)
+        for ratio in mask_ratios(steps)[1:]:
+            without, with_text = self.logits(torch.cat([tokens] * 2), context, pooled).chunk(2)
+            logits = without + GUIDANCE * (with_text - without)
+            drawn = draw_tokens(logits, torch.empty(logits.shape).exponential_(generator=generator).to(logits))
+            noise = gumbel(torch.rand(tokens.shape, generator=generator)).to(logits)
+            tokens = remask_amused(tokens, logits, drawn, SETTINGS.mask_token, ratio, temperature * float(ratio), noise)
+        return drawn.where(tokens == SETTINGS.mask_token, tokens).unflatten(1, (SIDE, SIDE))
+
+
+def fresh_transformer() -> MaskedTransformer:
+    network = fresh_weights(MaskedTransformer(SETTINGS))
+    for module in network.modules():
+        if isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+        for name in ("gamma", "beta"):
+            if isinstance(getattr(module, name, None), nn.Parameter):
+                nn.init.zeros_(getattr(module, name))
+    return network
+
+
+def train_masked(plan: Plan, batch: int = 64) -> None:
+    """Trains on the tokens of the pools; writes `transformer_amused` as aMUSEd's transformer is published."""
+    seed_everything(plan.seed)
+    device = best_device()
+    vq = load_part(VQModel(VQ), "vq", device)
+    network = fresh_transformer().to(device)
+    painter = MaskedPainter(network, device)
+
+    @cache
+    def examples() -> tuple[CaptionedPool, Tensor]:
+        return _examples(plan.seed, painter, vq, device)
+
+    def loss_of(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(plan.seed + step)
+        pool, known = examples()
+        rows = torch.randint(len(pool), (batch,), generator=generator)
+        empty = torch.rand(batch, generator=generator) < EMPTY_SHARE
+        tokens = known[rows].long().to(device)
+        share, order = torch.rand(batch, generator=generator), torch.rand(tokens.shape, generator=generator)
+        shown, masked = mask_for_tuning(tokens, share.to(device), order.to(device), SETTINGS.mask_token)
+        return masked_cross_entropy(painter.logits(shown, *pool.conditions(rows, empty)), tokens, masked, SMOOTHING)
+
+    def validate(step: int) -> dict[str, float]:
+        return show_samples(painter, vq, plan.folder / f"samples_{step:06d}.png") if step % 1000 == 0 else {}
+
+    run = train(plan, network, loss_of, validate)
+    use_averaged_weights(run)
+    export(run, network.state_dict(), show_samples(painter, vq, plan.folder / "samples_final.png"), CONFIG)
+
+
+def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+    return attend(query, key, value, heads)
+
+
+def _examples(seed: int, painter: MaskedPainter, vq: VQModel, device: torch.device) -> tuple[CaptionedPool, Tensor]:
+    """Scenes and views with captions, and their tokens (pictures, places)."""
+    scenes, views = open_pool(POOL_SIZE, seed, device), open_view_pool(VIEWS, seed, device)
+    captions = write_captions(scenes.scenes, seed)
+    captions += [caption for chunk in views.chunks for caption in view_captions(chunk, seed)]
+
+    @torch.no_grad()
+    def tokens_of(pictures: Tensor) -> Tensor:
+        return vq.quantize.nearest(vq.quant_conv(vq.encoder(pictures))).flatten(1).short()
+
+    tokens = torch.cat([pool.made("tokens", tokens_of, device) for pool in (scenes, views)])
+    return CaptionedPool(tokens, captions, painter.text), tokens
+
+
+@torch.no_grad()
+def show_samples(painter: MaskedPainter, vq: VQModel, path: Path) -> dict[str, Any]:
+    """Writes drawings above samples for the same captions of held-out combinations; returns colour errors."""
+    scenes = sample_scenes(24, 5, "held_out")
+    pictures = draw(scenes).pictures
+    made = vq.decode(one_hot(painter.sample(full_captions(scenes), seed=1), VQ.codebook)).clamp(0, 1).cpu()
+    rows = [part for start in (0, 12) for part in (pictures[start : start + 12], made[start : start + 12])]
+    save_picture(contact_sheet(torch.cat(rows), 12), path)
+    return {"mean_colour_error": (made.mean(dim=(2, 3)) - pictures.mean(dim=(2, 3))).abs().mean().item()}

@@ -1,0 +1,71 @@
+"""On the Flux-like demo model, Reference Style brings a style and StyleID's keys and values do; content stays."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from semblance.demo.captions import full_captions
+from semblance.demo.metrics import estimate, measure
+from semblance.demo.probe import leaked, style_gained
+from semblance.demo.reference_style import HALF, PRESET, TOPOLOGY, with_way
+from semblance.demo.study import PER_REFERENCE, Study
+from semblance.demo.styleid import BACK, DTYPE, KEYS_AND_VALUES, paint, pairs_of
+from semblance.demo.styleid import measure as measure_painted
+
+pytestmark = pytest.mark.behaviour
+PAIRS = 8
+
+
+class Results:
+    """Settings measured once each."""
+
+    def __init__(self) -> None:
+        self.study = Study.open(TOPOLOGY)
+        self.plain = self.study.plain()
+        self.of = cache(lambda way: with_way(self.study, way))
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return Results()
+
+
+def test_words_alone_settle_place_and_colours(results: Results) -> None:
+    asked = results.study.pairs.asked
+    found = measure(results.study.sample(full_captions(asked)), asked, asked, results.study.judge)
+    assert estimate(found["place_right"]).high >= 0.9, estimate(found["place_right"])
+    assert found["palette"].mean() <= 0.65 * results.plain["palette"].mean()
+
+
+def test_the_preset_halves_the_distance_to_the_references_colours(results: Results) -> None:
+    styled, plain = (estimate(found["palette"], PER_REFERENCE) for found in (results.of(PRESET), results.plain))
+    assert styled.mean <= 0.5 * plain.mean, (styled, plain)
+    assert styled.high < plain.low, (styled, plain)
+
+
+def test_the_preset_brings_the_features_nearer(results: Results) -> None:
+    styled, plain = (estimate(found["gram"], PER_REFERENCE) for found in (results.of(PRESET), results.plain))
+    assert styled.high < plain.low, (styled, plain)
+
+
+def test_a_higher_strength_brings_more_of_the_style(results: Results) -> None:
+    half, whole = (style_gained(results.of(way), results.plain) for way in (HALF, PRESET))
+    assert 0.05 < half < whole, (half, whole)
+
+
+def test_the_references_content_stays_out(results: Results) -> None:
+    assert leaked(results.of(PRESET), results.plain) <= 0.1
+    assert results.of(PRESET)["shape_leaked"].mean() <= 0.1
+
+
+def test_styleids_keys_and_values_carry_the_style_where_all_looking_is_attention() -> None:
+    """In the small UNets they move nothing."""
+    study, pairs = Study.open(TOPOLOGY, DTYPE), pairs_of(64).take(torch.arange(PAIRS))
+    made = paint(study, pairs, (BACK, KEYS_AND_VALUES), steps=20)
+    back, injected = (measure_painted(study.judge, pairs, made[way.name]) for way in (BACK, KEYS_AND_VALUES))
+    assert injected.palette.mean() <= 0.5 * back.palette.mean()
+    assert injected.gram.mean() <= 0.85 * back.gram.mean()
+    assert injected.overlap.mean() >= 0.4

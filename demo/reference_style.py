@@ -10,7 +10,7 @@ import torch
 
 from harness.server import ComfyUIServer
 
-from .captions import content_captions, shape_captions
+from .captions import content_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
 from .page import Table
@@ -59,9 +59,15 @@ def styled(study: Study, way: Way, reference: Scenes) -> Any:
     )
 
 
+def plain(study: Study) -> Measures:
+    """The asked figures at their places with no reference, judged against the references' styles."""
+    asked = study.pairs.asked
+    return measure(study.sample(content_captions(asked)), asked, study.pairs.references, study.judge)
+
+
 def with_way(study: Study, way: Way) -> Measures:
-    """The asked shapes in the references' styles, judged as `Study.with_setting` judges InstantStyle."""
-    captions, each = shape_captions(study.pairs.asked), study.pairs.per_reference
+    """The asked figures at their places, in the references' styles."""
+    captions, each = content_captions(study.pairs.asked), study.pairs.per_reference
     made = []
     for row in range(0, len(captions), each):
         model = styled(study, way, study.pairs.references.take(torch.tensor([row])))
@@ -71,12 +77,12 @@ def with_way(study: Study, way: Way) -> Measures:
 
 def table(study: Study) -> Table:
     """What WAYS do over the study's pairs; the first row holds the headings."""
-    plain = study.plain()
-    found = {"plain": plain, **{way.name: with_way(study, way) for way in WAYS}}
-    heads = ["setting", "style gained", "colours, Delta E", "texture, 0..1", "at the reference's place", "shape right"]
-    keys, each = ("palette", "texture", "place_leaked", "shape_right"), study.pairs.per_reference
+    without = plain(study)
+    found = {"plain": without, **{way.name: with_way(study, way) for way in WAYS}}
+    heads = ["setting", "style gained", "colours, Delta E", "texture, 0..1", "features", "place right", "shape right"]
+    keys, each = ("palette", "texture", "gram", "place_right", "shape_right"), study.pairs.per_reference
     return [heads] + [
-        [name, f"{style_gained(measures, plain):.0%}", *(str(estimate(measures[key], each)) for key in keys)]
+        [name, f"{style_gained(measures, without):.0%}", *(str(estimate(measures[key], each)) for key in keys)]
         for name, measures in found.items()
     ]
 
@@ -87,7 +93,7 @@ def sheet(server: ComfyUIServer, output: Path) -> Path:
     rows: list[list[Shot]] = []
     for row in range(SHEET_ROWS):
         pair = pairs.take(torch.tensor([row]))
-        (words,), (content,) = shape_captions(pair.asked), content_captions(pair.references)
+        (words,), (content,) = content_captions(pair.asked), content_captions(pair.references)
         stem = f"reference_style_{row + 1}"
         shots = [drawn("reference", pair.references, output / f"{stem}_reference.png")]
         prompt = in_the_style_of(server.add_input(shots[0].picture), template(TEMPLATE))
@@ -118,8 +124,8 @@ def _untold(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 CAPTION = (
-    f"Four held-out references, by the template {TEMPLATE}. The prompt names a shape and leaves its place open. Under "
-    "each picture: the distances of its colours (Delta E) and its texture from those of the reference."
+    f"Four held-out references, by the template {TEMPLATE}. The prompt names a figure and its place. Under each "
+    "picture: the distances of its colours (Delta E) and its texture from those of the reference."
 )
 TABLE_CAPTION = (
     "means with 95 % intervals, resampled by reference. Style gained: the share of plain's distance to the "

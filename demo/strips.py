@@ -1,9 +1,9 @@
-"""The README's five strips, one for each method, sampled on the demo models: `python -m demo.strips`."""
+"""The README's four strips, one for each method, sampled on the demo models: `python -m demo.strips`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.library import ROOT, use_library
 
-from .world import Scenes, draw, single_shapes
+from .world import draw, single_shapes
 
 if TYPE_CHECKING:
     from .study import Study
@@ -58,7 +58,6 @@ def main() -> None:
         "styleid": styleid_groups(sdxl),
         "consistory": consistory_groups(sdxl),
         "styledrop": styledrop_groups(),
-        "reference_style": reference_style_groups(Study.open("Flux", torch.float32)),
     }
     for name, groups in strips.items():
         strip(groups).save(output / f"{name}.jpg", quality=88)
@@ -68,23 +67,11 @@ def instantstyle_groups(study: Study) -> list[list[Tile]]:
     """Two references, and the same two prompts from the same noise in the style of each."""
     from .study import Setting
 
-    return _in_their_styles(study, lambda reference: study.styled(Setting("style blocks"), reference))
-
-
-def reference_style_groups(study: Study) -> list[list[Tile]]:
-    """As InstantStyle's."""
-    from .reference_style import PRESET, styled
-
-    return _in_their_styles(study, lambda reference: styled(study, PRESET, reference))
-
-
-def _in_their_styles(study: Study, styled: Callable[[Scenes], Any]) -> list[list[Tile]]:
-    """REFERENCES, and after each PROMPTS from the same noise, by the MODEL that `styled` makes of it."""
     references = single_shapes(REFERENCE_COUNT, REFERENCE_SEED, "held_out")
     groups = []
     for number in REFERENCES:
         reference = references.take(torch.tensor([number]))
-        made = study.sample(PROMPTS, NOISE_SEED, styled(reference), steps=20)
+        made = study.sample(PROMPTS, NOISE_SEED, study.styled(Setting("style blocks"), reference), steps=20)
         tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(PROMPTS, made, strict=True)]
         groups.append([Tile("reference", draw(reference, 256).pictures[0]), *tiles])
     return groups

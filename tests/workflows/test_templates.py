@@ -41,9 +41,11 @@ QUICK = (
     "instantstyle_sd15",
     "score_and_pick",
     "one_node_style",
+    "reference_style_demo",
     "reference_style_sdxl",
     "styledrop_tune",
     "styleid",
+    "styleid_demo",
 )
 """The templates that are run at every change."""
 ADAPTERS: dict[str, tuple[Any, ...]] = {

@@ -18,7 +18,7 @@ from .probe import style_gained
 from .run import Shot, changed, drawn, in_the_style_of, read_tensor, shoot, slug, template
 from .study import NOISE_SEED, Pairs, Study, output_of
 from .training.judge import load_judge
-from .world import Scenes, draw
+from .world import PICTURE_SIZE, Scenes, draw
 
 if TYPE_CHECKING:
     from semblance.host.demo_models import Topology
@@ -35,12 +35,15 @@ class Way:
     name: str
     strength: float = 1.0
     told: bool = True
+    side: int = 256
+    """Pixels of the reference. At twice those of the new picture it has more tokens, and is looked at more."""
 
 
 PRESET = Way("Untwisting RoPE")
 UNTOLD = Way("without the reference's words", told=False)
 HALF = Way("strength 0.5", strength=0.5)
-WAYS = (HALF, PRESET, UNTOLD)
+SAME_SIZE = Way("a reference of 128 pixels", side=PICTURE_SIZE)
+WAYS = (HALF, SAME_SIZE, PRESET, UNTOLD)
 
 
 @torch.inference_mode()
@@ -48,7 +51,7 @@ def styled(study: Study, way: Way, reference: Scenes) -> Any:
     """The MODEL that looks at one drawn reference."""
     from semblance.nodes.reference_style import ReferenceStyle
 
-    latent = {"samples": study.demo.vae.encode(draw(reference).pictures.movedim(1, -1))}
+    latent = {"samples": study.demo.vae.encode(draw(reference, way.side).pictures.movedim(1, -1))}
     words = study.prompt(content_captions(reference)) if way.told else None
     constant = {"curve": "constant"}
     return output_of(
@@ -101,6 +104,7 @@ def sheet(server: ComfyUIServer, output: Path) -> Path:
             inputs = {
                 "Prompt": {"text": words},
                 "What the style picture shows": {"text": content},
+                "Enlarge style": {"width": way.side, "height": way.side},
                 "SemblanceReferenceStyle": {"strength": way.strength},
             }
             asked = changed(prompt, inputs) if way.told else _untold(changed(prompt, inputs))

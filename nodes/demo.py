@@ -29,7 +29,7 @@ class LoadDemo(io.ComfyNode):
                     options=list(TOPOLOGIES),
                     tooltip="The family whose blocks the model has, at small widths. SDXL and SD 1.5 have IP-Adapters "
                     "of their own in Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15. Flux is for "
-                    "Reference Style.",
+                    "Reference Style and StyleID.",
                 )
             ],
             outputs=[

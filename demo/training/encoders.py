@@ -133,7 +133,7 @@ def train_text(plan: Plan, scenes: int = 80, views: int = 64) -> None:
         with half_precision(device):
             text, scene = model.text(examples.tokens).text_embeds, examples.embeddings(model)
             read = examples.read(model, scene)
-        told = examples.view_truth.told_loss(model.told(text[scenes:]))
+        told = examples.view_truth.told_loss(model.told(text[scenes:].float()))
         return contrast(text, scene, model.logit_scale) + read + norm_loss(text, scene) + 0.3 * told
 
     run = train(plan, model, loss_of, lambda step: judge_text(model, device))

@@ -105,6 +105,8 @@ def fresh_transformer() -> MaskedTransformer:
     for module in network.modules():
         if isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, nn.ConvTranspose2d):
+            nn.ConvTranspose2d.reset_parameters(module)
         for name in ("gamma", "beta"):
             if isinstance(getattr(module, name, None), nn.Parameter):
                 nn.init.zeros_(getattr(module, name))

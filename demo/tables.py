@@ -29,7 +29,7 @@ class Extent:
 
 
 QUICK = Extent(per_reference=1, styleid_pairs=6, stories=4, ways=consistory.MAIN_WAYS)
-"""Beside the contact sheets, within five minutes in all."""
+"""Beside the contact sheets, a few minutes in all."""
 FULL = Extent(per_reference=4, styleid_pairs=16, stories=64, tunings=16)
 """As in docs/evaluation.md."""
 

@@ -12,7 +12,7 @@ from harness.server import ComfyUIServer
 from .captions import content_captions, full_captions, shape_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures, estimate, measure
-from .probe import style_gained
+from .probe import LEAK_KEYS, style_table
 from .run import Shot, changed, drawn, in_the_style_of, read_tensor, shoot, slug, template
 from .study import ADAPTERS, Pairs, Setting, Study
 from .training.judge import load_judge
@@ -51,12 +51,8 @@ def sheet(server: ComfyUIServer, topology: Topology, output: Path) -> Path:
 
 def table(study: Study) -> list[list[str]]:
     """What SETTINGS do over the study's pairs; the first row holds the headings."""
-    plain = study.plain()
-    rows = [["setting", "style gained", "colours, Delta E", "texture, 0..1", "at the reference's place", "shape right"]]
-    rows.append(_row(study, "plain", plain, plain))
-    for setting in SETTINGS:
-        rows.append(_row(study, setting.name, study.with_setting(setting), plain))
-    return rows
+    found = {"plain": study.plain(), **{setting.name: study.with_setting(setting) for setting in SETTINGS}}
+    return style_table(found, LEAK_KEYS, study.pairs.per_reference)
 
 
 def text_table(study: Study) -> list[list[str]]:
@@ -71,12 +67,6 @@ def text_table(study: Study) -> list[list[str]]:
         [what, *(str(estimate(measures[name])) for name in names)]
         for what, measures in (("the demo model", found), ("another drawing", chance))
     ]
-
-
-def _row(study: Study, name: str, found: Measures, plain: Measures) -> list[str]:
-    keys = ("palette", "texture", "place_leaked", "shape_right")
-    values = [str(estimate(found[key], study.pairs.per_reference)) for key in keys]
-    return [name, f"{style_gained(found, plain):.0%}", *values]
 
 
 def _inputs(setting: Setting, topology: Topology, words: str, content: str) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from .study import Study
 
 STYLE_MEASURES = ("palette", "texture", "gram")
+HEADINGS = {
+    "palette": "colours, Delta E",
+    "texture": "texture, 0..1",
+    "gram": "features",
+    "place_leaked": "at the reference's place",
+    "place_right": "place right",
+    "shape_right": "shape right",
+}
+"""Of a Measures' fields, in tables."""
+LEAK_KEYS = ("palette", "texture", "place_leaked", "shape_right")
+"""What is shown where the prompt leaves the place open."""
 ROW, LABEL, BAR, MARGIN = 26, 230, 520, 24  # pixels
 STYLE_COLOUR, LEAK_COLOUR, INK = "#2a7f8e", "#d9663f", "#222222"
 
@@ -43,6 +54,21 @@ def style_gained(styled: Measures, plain: Measures) -> float:
     """How much of the distance to the reference's style is gone."""
     shares = [1 - styled[name].mean().item() / plain[name].mean().item() for name in STYLE_MEASURES]
     return sum(shares) / len(shares)
+
+
+def style_table(found: Mapping[str, Measures], keys: Sequence[str], groups: int) -> list[list[str]]:
+    """A row for each of `found`, of which the first is plain: style gained, and the means of `keys` with intervals.
+
+    The first row holds the headings. Runs of `groups` pictures have one reference.
+    """
+    from .metrics import estimate
+
+    plain = next(iter(found.values()))
+    rows = [
+        [name, f"{style_gained(measures, plain):.0%}", *(str(estimate(measures[key], groups)) for key in keys)]
+        for name, measures in found.items()
+    ]
+    return [["setting", "style gained", *(HEADINGS[key] for key in keys)], *rows]
 
 
 def leaked(styled: Measures, plain: Measures) -> float:

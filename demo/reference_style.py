@@ -12,11 +12,11 @@ from harness.server import ComfyUIServer
 
 from .captions import content_captions
 from .contact_sheet import contact_sheet
-from .metrics import Measures, estimate, measure
+from .metrics import Measures, measure
 from .page import Table
-from .probe import style_gained
+from .probe import style_table
 from .run import Shot, changed, drawn, in_the_style_of, read_tensor, shoot, slug, template
-from .study import NOISE_SEED, Pairs, Study, output_of
+from .study import Pairs, Study, output_of
 from .training.judge import load_judge
 from .world import PICTURE_SIZE, Scenes, draw
 
@@ -64,30 +64,19 @@ def styled(study: Study, way: Way, reference: Scenes) -> Any:
 
 def plain(study: Study) -> Measures:
     """The asked figures at their places with no reference, judged against the references' styles."""
-    asked = study.pairs.asked
-    return measure(study.sample(content_captions(asked)), asked, study.pairs.references, study.judge)
+    return study.judged(study.sample(content_captions(study.pairs.asked)))
 
 
 def with_way(study: Study, way: Way) -> Measures:
     """The asked figures at their places, in the references' styles."""
-    captions, each = content_captions(study.pairs.asked), study.pairs.per_reference
-    made = []
-    for row in range(0, len(captions), each):
-        model = styled(study, way, study.pairs.references.take(torch.tensor([row])))
-        made.append(study.sample(captions[row : row + each], NOISE_SEED + row, model))
-    return measure(torch.cat(made), study.pairs.asked, study.pairs.references, study.judge)
+    return study.in_styles(content_captions(study.pairs.asked), lambda reference: styled(study, way, reference))
 
 
 def table(study: Study) -> Table:
     """What WAYS do over the study's pairs; the first row holds the headings."""
-    without = plain(study)
-    found = {"plain": without, **{way.name: with_way(study, way) for way in WAYS}}
-    heads = ["setting", "style gained", "colours, Delta E", "texture, 0..1", "features", "place right", "shape right"]
-    keys, each = ("palette", "texture", "gram", "place_right", "shape_right"), study.pairs.per_reference
-    return [heads] + [
-        [name, f"{style_gained(measures, without):.0%}", *(str(estimate(measures[key], each)) for key in keys)]
-        for name, measures in found.items()
-    ]
+    found = {"plain": plain(study), **{way.name: with_way(study, way) for way in WAYS}}
+    keys = ("palette", "texture", "gram", "place_right", "shape_right")
+    return style_table(found, keys, study.pairs.per_reference)
 
 
 def sheet(server: ComfyUIServer, output: Path) -> Path:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
@@ -129,18 +129,22 @@ class Study:
 
     def plain(self) -> Measures:
         """The asked shapes with no reference, judged against the references' styles."""
-        return self._judge(self.sample(shape_captions(self.pairs.asked)))
+        return self.judged(self.sample(shape_captions(self.pairs.asked)))
 
     def with_setting(self, setting: Setting) -> Measures:
         """The asked shapes in the references' styles; the prompt leaves the place open, for the reference's to show."""
-        captions, per_reference = shape_captions(self.pairs.asked), self.pairs.per_reference
-        made = []
-        for row in range(0, len(captions), per_reference):
-            model = self.styled(setting, self.pairs.references.take(torch.tensor([row])))
-            made.append(self.sample(captions[row : row + per_reference], NOISE_SEED + row, model))
-        return self._judge(torch.cat(made))
+        return self.in_styles(shape_captions(self.pairs.asked), lambda reference: self.styled(setting, reference))
 
-    def _judge(self, made: Tensor) -> Measures:
+    def in_styles(self, captions: Sequence[str], styled: Callable[[Scenes], Any]) -> Measures:
+        """The captions of the pairs in the references' styles, by the MODEL that `styled` makes of each reference."""
+        made, each = [], self.pairs.per_reference
+        for row in range(0, len(captions), each):
+            model = styled(self.pairs.references.take(torch.tensor([row])))
+            made.append(self.sample(captions[row : row + each], NOISE_SEED + row, model))
+        return self.judged(torch.cat(made))
+
+    def judged(self, made: Tensor) -> Measures:
+        """Pictures of the pairs, a row each, against the asked contents and the references' styles."""
         return measure(made, self.pairs.asked, self.pairs.references, self.judge)
 
 

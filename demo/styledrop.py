@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .captions import SHAPE_WORDS, content_captions, shape_captions
 from .contact_sheet import contact_sheet
-from .metrics import Measures, estimate, measure
+from .metrics import Measures
 from .page import Table
-from .probe import style_gained
+from .probe import LEAK_KEYS, style_table
 from .run import Shot
 from .study import GUIDANCE, NOISE_SEED, STEPS, Pairs, Setting, Study
 from .training.sheets import save_picture
@@ -158,25 +158,19 @@ def with_adapters(adapters: Adapters, style_scale: float, second: bool = False) 
         adapter = adapters.second(row) if second else adapters.first(row)
         made.append(sample(study, adapter, captions[row : row + each], NOISE_SEED + row, style_scale))
     pictures = torch.cat(made)
-    return pictures, measure(pictures, study.pairs.asked, study.pairs.references, study.judge)
+    return pictures, study.judged(pictures)
 
 
 def table(adapters: Adapters) -> Table:
     """Plain, InstantStyle, StyleDrop at each of STYLE_SCALES, and after a round of feedback."""
     study = adapters.study
-    plain = study.plain()
     found = {
-        "plain": plain,
+        "plain": study.plain(),
         "InstantStyle, style blocks": study.with_setting(Setting("style")),
         **{f"StyleDrop, style scale {scale:g}": with_adapters(adapters, scale)[1] for scale in STYLE_SCALES},
         f"after a round of feedback, {ROUND_SCALE:g}": with_adapters(adapters, ROUND_SCALE, second=True)[1],
     }
-    heads = ["setting", "style gained", "colours, Delta E", "texture, 0..1", "at the reference's place", "shape right"]
-    keys, each = ("palette", "texture", "place_leaked", "shape_right"), study.pairs.per_reference
-    return [heads] + [
-        [name, f"{style_gained(measures, plain):.0%}", *(str(estimate(measures[key], each)) for key in keys)]
-        for name, measures in found.items()
-    ]
+    return style_table(found, LEAK_KEYS, study.pairs.per_reference)
 
 
 def sheet(adapters: Adapters, output: Path, rows: int = 4) -> Path:

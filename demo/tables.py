@@ -26,11 +26,12 @@ class Extent:
     """Of sampling a story."""
     tunings: int = 0
     """References that StyleDrop is tuned on, a minute each."""
+    styleid_topologies: tuple[Topology, ...] = STYLEID_TOPOLOGIES[:1]
 
 
 QUICK = Extent(per_reference=1, styleid_pairs=6, stories=4, ways=consistory.MAIN_WAYS)
-"""Beside the contact sheets, a few minutes in all."""
-FULL = Extent(per_reference=4, styleid_pairs=16, stories=64, tunings=16)
+"""Beside the contact sheets, within five minutes in all."""
+FULL = Extent(per_reference=4, styleid_pairs=16, stories=64, tunings=16, styleid_topologies=STYLEID_TOPOLOGIES)
 """As in docs/evaluation.md."""
 
 
@@ -47,7 +48,7 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
         made.append(("Reference Style", f"{pictures}, {reference_style.TABLE_CAPTION}", reference_style.table(study)))
     else:
         made.append(("InstantStyle", f"{pictures}, {instantstyle.TABLE_CAPTION}", instantstyle.table(study)))
-    if topology in STYLEID_TOPOLOGIES:
+    if topology in extent.styleid_topologies:
         exact = Study.open(topology, styleid.DTYPE)
         caption = f"{extent.styleid_pairs} held-out pairs, {styleid.TABLE_CAPTION}"
         made.append(("StyleID", caption, styleid.table(exact, extent.styleid_pairs)))

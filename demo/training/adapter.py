@@ -12,12 +12,13 @@ from semblance.attention.families import adapter_numbers
 
 from ..captions import content_captions, write_captions
 from ..world import draw, sample_scenes
+from .attention import attend
 from .loop import Plan, best_device, export, seed_everything, train, use_averaged_weights
 from .networks import EMBED_WIDTH, VISION_CONFIG, build_unet, cross_attention_widths, fresh_weights, unet_config
 from .parts import Autoencoder, PictureEmbedder, Variant, load_part, load_weights, part_exists
 from .pool import open_pool
 from .sheets import contact_sheet, save_picture
-from .unet import POOL_SIZE, CaptionedPool, Denoiser, attend, denoising_loss, picture_sizes
+from .unet import POOL_SIZE, CaptionedPool, Denoiser, denoising_loss, picture_sizes
 
 TOKENS: Mapping[Variant, int] = {"base": 4, "plus": 8}
 STATES_WIDTH = VISION_CONFIG["hidden_size"]

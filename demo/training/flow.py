@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
+from comfy.model_sampling import flux_time_shift
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semblance.host.demo_models import FLUX_SHIFT, FLUX_WORDS
+from semblance.host.demo_models import FLUX_SHIFT
 
-from ..captions import full_captions, write_captions
-from ..layout_captions import view_captions
-from ..world import PICTURE_SIZE, draw, sample_scenes
+from ..world import PICTURE_SIZE
 from .flux import FluxShape, FluxTransformer
 from .loop import (
     LATENT_CHANNELS,
@@ -27,18 +23,14 @@ from .loop import (
     train,
     use_averaged_weights,
 )
-from .networks import build_text_encoder
-from .parts import Autoencoder, PictureEmbedder, load_part, load_weights, part_exists
-from .pool import open_pool, open_view_pool
-from .sheets import contact_sheet, save_picture
-from .tokens import END_TOKEN, tokenize
-from .unet import EMPTY_SHARE, FIGURE_WEIGHT, POOL_SIZE, START_SHARE, VIEWS, CaptionedPool
+from .parts import Autoencoder, PictureEmbedder, TextContext, load_weights, part_exists
+from .samples import show_samples
+from .unet import EMPTY_SHARE, START_SHARE, CaptionedPool, captioned_pool, open_pools
 
 GUIDANCE = 3.0
 ALIGNMENT = 0.5
 """Weight of the features' loss: a middle block's tokens tell what the picture encoder sees there (arXiv:2410.06940)."""
 ALIGNED_BLOCK = 1  # of the single blocks
-NETWORK = "network."
 
 
 class Trained(nn.Module):
@@ -52,8 +44,7 @@ class Trained(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The transformer's alone, as the host names them."""
-        own = self.state_dict()
-        return {name.removeprefix(NETWORK): value for name, value in own.items() if name.startswith(NETWORK)}
+        return self.network.state_dict()
 
 
 class FlowModel:
@@ -61,15 +52,7 @@ class FlowModel:
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network, self.device = network, device
-        self._encoder = load_part(build_text_encoder(), "text_encoder", device)
-
-    @torch.no_grad()
-    def text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Context (captions, FLUX_WORDS, width) and pooled text (captions, width): as in Flux, not projected."""
-        tokens = tokenize(captions).to(self.device)
-        states = self._encoder(tokens).last_hidden_state
-        ends = (tokens == END_TOKEN).int().argmax(dim=1)
-        return states[:, :FLUX_WORDS], states[torch.arange(len(captions)), ends]
+        self.text = TextContext.load("flux", device)
 
     @torch.no_grad()
     def sample(self, captions: list[str], seed: int, guidance: float = GUIDANCE, steps: int = 25) -> Tensor:
@@ -90,8 +73,7 @@ class FlowModel:
 
 def shifted(times: Tensor) -> Tensor:
     """Evenly spaced times in 0..1 as Flux's schedule spaces them."""
-    factor = math.exp(FLUX_SHIFT)
-    return factor * times / (1 + (factor - 1) * times)
+    return flux_time_shift(FLUX_SHIFT, 1.0, times)
 
 
 def train_flow(plan: Plan, compiled: bool = False, batch: int = 64) -> None:
@@ -126,14 +108,12 @@ def train_flow(plan: Plan, compiled: bool = False, batch: int = 64) -> None:
         unlike = 1 - functional.cosine_similarity(told, seen[rows].to(told), dim=2)
         return errors.mean() / (1 + latents.pow(2).mean()) + ALIGNMENT * unlike.mean()
 
-    def validate(step: int) -> dict[str, float]:
-        return show_samples(flow, autoencoder, plan.folder / f"samples_{step:06d}.png") if step % 1000 == 0 else {}
+    def show(name: str) -> dict[str, float]:
+        return show_samples(lambda captions: autoencoder.decode(flow.sample(captions, seed=1)), plan, name)
 
-    run = train(plan, model, loss_of, validate)
+    run = train(plan, model, loss_of, lambda step: show(f"samples_{step:06d}") if step % 1000 == 0 else {})
     use_averaged_weights(run)
-    export(
-        run, model.weights(), show_samples(flow, autoencoder, plan.folder / "samples_final.png"), FluxShape().config()
-    )
+    export(run, model.weights(), show("samples_final"), FluxShape().config())
 
 
 def _on_the_way(latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,22 +138,8 @@ def _examples(
 
     The last is (pictures, 64, width) in half precision, standardised.
     """
-    scenes, views = open_pool(POOL_SIZE, seed, device), open_view_pool(VIEWS, seed, device)
-    captions = write_captions(scenes.scenes, seed)
-    captions += [caption for chunk in views.chunks for caption in view_captions(chunk, seed)]
-    weights = 1 + (FIGURE_WEIGHT - 1) * torch.cat([scenes.coverage(), views.coverage()])
-    pool = CaptionedPool(torch.cat([scenes.latents, views.latents]), captions, flow.text)
-    seen = torch.cat([scenes.seen(embedder, device), views.seen(embedder, device)])[:, 1:]
+    pools, captions = open_pools(seed, device)
+    pool, weights = captioned_pool(pools, captions, flow.text, device)
+    seen = torch.cat([pool.seen(embedder, device) for pool in pools])[:, 1:]
     few = seen[::16].float()
-    return pool, weights.to(device), ((seen - few.mean(dim=(0, 1))) / few.std(dim=(0, 1))).half()
-
-
-@torch.no_grad()
-def show_samples(flow: FlowModel, autoencoder: Autoencoder, path: Path) -> dict[str, Any]:
-    """Writes drawings above samples for the same captions of held-out combinations; returns colour errors."""
-    scenes = sample_scenes(24, 5, "held_out")
-    pictures = draw(scenes).pictures
-    made = autoencoder.decode(flow.sample(full_captions(scenes), seed=1)).cpu()
-    rows = [part for start in (0, 12) for part in (pictures[start : start + 12], made[start : start + 12])]
-    save_picture(contact_sheet(torch.cat(rows), 12), path)
-    return {"mean_colour_error": (made.mean(dim=(2, 3)) - pictures.mean(dim=(2, 3))).abs().mean().item()}
+    return pool, weights, ((seen - few.mean(dim=(0, 1))) / few.std(dim=(0, 1))).half()

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from comfy.ldm.flux.layers import timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .attention import attend_by_heads
 from .networks import zero_
 
 TIME_WIDTH = 256
@@ -71,7 +73,7 @@ class FluxTransformer(nn.Module):
         image = self.img_in(patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
         text = self.txt_in(context)
         turns = self._turns(text.shape[1], height // side, width // side, latents.device)
-        vector = functional.silu(self.time_in(_sinusoids(times)) + self.vector_in(pooled))
+        vector = functional.silu(self.time_in(timestep_embedding(times, TIME_WIDTH)) + self.vector_in(pooled))
         for block in self.double_blocks:
             image, text = block(image, text, vector, turns)
         joined = torch.cat([text, image], dim=1)
@@ -148,7 +150,7 @@ class _DoubleBlock(nn.Module):
         streams = (text, self.txt_mod(vector), self.txt_attn), (image, self.img_mod(vector), self.img_attn)
         parts = [_heads(a.qkv(_modulated(x, m[0], m[1])), a.heads, a.norm) for x, m, a in streams]
         query, key, value = (torch.cat(both, dim=2) for both in zip(*parts, strict=True))
-        looked = _attend(query, key, value, turns).split([text.shape[1], image.shape[1]], dim=1)
+        looked = _look(query, key, value, turns).split([text.shape[1], image.shape[1]], dim=1)
         mlps = self.txt_mlp, self.img_mlp
         text, image = (
             _through(x + m[2] * a.proj(seen), m[3:], mlp)
@@ -171,7 +173,7 @@ class _SingleBlock(nn.Module):
         shift, scale, gate = self.modulation(vector)
         width = joined.shape[2]
         qkv, inner = self.linear1(_modulated(joined, shift, scale)).split([3 * width, MLP_RATIO * width], dim=-1)
-        looked = _attend(*_heads(qkv, self.heads, self.norm), turns)
+        looked = _look(*_heads(qkv, self.heads, self.norm), turns)
         return joined + gate * self.linear2(torch.cat([looked, functional.gelu(inner, approximate="tanh")], dim=2))
 
 
@@ -209,16 +211,10 @@ def _heads(qkv: Tensor, heads: int, norm: Any) -> tuple[Tensor, Tensor, Tensor]:
     return norm.query_norm(query.float()), norm.key_norm(key.float()), value
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Attention written out, after turning queries and keys: (rows, tokens, heads * head_dim).
-
-    On a CPU torch's fused attention takes four times as long, there and back.
-    """
-    query, key = (_turned(part, turns).to(value.dtype) for part in (query * query.shape[3] ** -0.5, key))
-    scores = torch.matmul(query, key.transpose(2, 3))
-    with torch.autocast(query.device.type, enabled=False):
-        shares = scores.softmax(dim=-1)
-    return torch.matmul(shares, value).transpose(1, 2).flatten(2)
+def _look(query: Tensor, key: Tensor, value: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention after turning queries and keys: (rows, tokens, heads * head_dim)."""
+    query, key = (_turned(part, turns).to(value.dtype) for part in (query, key))
+    return attend_by_heads(query, key, value)
 
 
 def _turned(vectors: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
@@ -226,11 +222,3 @@ def _turned(vectors: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = turns
     even, odd = vectors[..., 0::2], vectors[..., 1::2]
     return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(3)
-
-
-def _sinusoids(times: Tensor) -> Tensor:
-    """(rows, TIME_WIDTH): cosines, then sines, of a thousand times the time."""
-    half = TIME_WIDTH // 2
-    speeds = 10_000.0 ** (-torch.arange(half, device=times.device) / half)
-    angles = 1000 * times[:, None].float() * speeds
-    return torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semblance.attention.functional.masked_tokens import (
     draw_tokens,
@@ -18,21 +17,19 @@ from semblance.attention.functional.masked_tokens import (
     one_hot,
     remask_amused,
 )
+from semblance.host.masked.blocks import ResponseNorm
 from semblance.host.masked.model import AESTHETIC
 from semblance.host.masked.settings import NUMBERS, TransformerSettings
 from semblance.host.masked.transformer import MaskedTransformer
 from semblance.host.masked.vq import VQModel
 
-from ..captions import full_captions, write_captions
-from ..layout_captions import view_captions
-from ..world import PICTURE_SIZE, draw, sample_scenes
+from ..world import PICTURE_SIZE
+from .attention import plain_attention
 from .loop import Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
-from .networks import EMBED_WIDTH, build_text_encoder, fresh_weights
-from .parts import load_part
-from .pool import open_pool, open_view_pool
-from .sheets import contact_sheet, save_picture
-from .tokens import tokenize
-from .unet import EMPTY_SHARE, POOL_SIZE, VIEWS, CaptionedPool, attend
+from .networks import EMBED_WIDTH, fresh_weights, zero_
+from .parts import TextContext, load_part
+from .samples import show_samples
+from .unet import EMPTY_SHARE, CaptionedPool, open_pools
 from .vq import SETTINGS as VQ
 
 MICRO = 32
@@ -68,19 +65,13 @@ class MaskedPainter:
 
     def __init__(self, network: MaskedTransformer, device: torch.device) -> None:
         self.network, self.device = network, device
-        self._encoder = load_part(build_text_encoder(), "text_encoder", device)
-
-    @torch.no_grad()
-    def text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Context (captions, 77, width), from the layer before the last, and pooled text (captions, width)."""
-        output = self._encoder(tokenize(captions).to(self.device), output_hidden_states=True)
-        return output.hidden_states[-2], output.text_embeds
+        self.text = TextContext.load("amused", device)
 
     def logits(self, tokens: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
         """(rows, places, codebook) for tokens (rows, places), of which some are the mask."""
         seen = one_hot(tokens.unflatten(1, (SIDE, SIDE)), SETTINGS.codebook)
         micro = torch.tensor([[PICTURE_SIZE, PICTURE_SIZE, 0, 0, AESTHETIC]], device=self.device).float()
-        options: dict[str, Any] = {"optimized_attention_override": _plain_attention}
+        options: dict[str, Any] = {"optimized_attention_override": plain_attention}
         with half_precision(self.device):
             made = self.network(seen, None, context, pooled, None, options, micro=micro.expand(len(tokens), -1))
         return made.float().flatten(2).mT
@@ -103,13 +94,8 @@ class MaskedPainter:
 def fresh_transformer() -> MaskedTransformer:
     network = fresh_weights(MaskedTransformer(SETTINGS))
     for module in network.modules():
-        if isinstance(module, nn.RMSNorm):
-            nn.init.ones_(module.weight)
-        elif isinstance(module, nn.ConvTranspose2d):
-            nn.ConvTranspose2d.reset_parameters(module)
-        for name in ("gamma", "beta"):
-            if isinstance(getattr(module, name, None), nn.Parameter):
-                nn.init.zeros_(getattr(module, name))
+        if isinstance(module, ResponseNorm):
+            zero_(module)
     return network
 
 
@@ -135,38 +121,25 @@ def train_masked(plan: Plan, batch: int = 64) -> None:
         shown, masked = mask_for_tuning(tokens, share.to(device), order.to(device), SETTINGS.mask_token)
         return masked_cross_entropy(painter.logits(shown, *pool.conditions(rows, empty)), tokens, masked, SMOOTHING)
 
-    def validate(step: int) -> dict[str, float]:
-        return show_samples(painter, vq, plan.folder / f"samples_{step:06d}.png") if step % 1000 == 0 else {}
+    def show(name: str) -> dict[str, float]:
+        return show_samples(lambda captions: _decoded(vq, painter.sample(captions, seed=1)), plan, name)
 
-    run = train(plan, network, loss_of, validate)
+    run = train(plan, network, loss_of, lambda step: show(f"samples_{step:06d}") if step % 1000 == 0 else {})
     use_averaged_weights(run)
-    export(run, network.state_dict(), show_samples(painter, vq, plan.folder / "samples_final.png"), CONFIG)
-
-
-def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
-    return attend(query, key, value, heads)
+    export(run, network.state_dict(), show("samples_final"), CONFIG)
 
 
 def _examples(seed: int, painter: MaskedPainter, vq: VQModel, device: torch.device) -> tuple[CaptionedPool, Tensor]:
     """Scenes and views with captions, and their tokens (pictures, places)."""
-    scenes, views = open_pool(POOL_SIZE, seed, device), open_view_pool(VIEWS, seed, device)
-    captions = write_captions(scenes.scenes, seed)
-    captions += [caption for chunk in views.chunks for caption in view_captions(chunk, seed)]
+    pools, captions = open_pools(seed, device)
 
     @torch.no_grad()
     def tokens_of(pictures: Tensor) -> Tensor:
         return vq.quantize.nearest(vq.quant_conv(vq.encoder(pictures))).flatten(1).short()
 
-    tokens = torch.cat([pool.made("tokens", tokens_of, device) for pool in (scenes, views)])
+    tokens = torch.cat([pool.made("tokens", tokens_of, device) for pool in pools])
     return CaptionedPool(tokens, captions, painter.text), tokens
 
 
-@torch.no_grad()
-def show_samples(painter: MaskedPainter, vq: VQModel, path: Path) -> dict[str, Any]:
-    """Writes drawings above samples for the same captions of held-out combinations; returns colour errors."""
-    scenes = sample_scenes(24, 5, "held_out")
-    pictures = draw(scenes).pictures
-    made = vq.decode(one_hot(painter.sample(full_captions(scenes), seed=1), VQ.codebook)).clamp(0, 1).cpu()
-    rows = [part for start in (0, 12) for part in (pictures[start : start + 12], made[start : start + 12])]
-    save_picture(contact_sheet(torch.cat(rows), 12), path)
-    return {"mean_colour_error": (made.mean(dim=(2, 3)) - pictures.mean(dim=(2, 3))).abs().mean().item()}
+def _decoded(vq: VQModel, tokens: Tensor) -> Tensor:
+    return vq.decode(one_hot(tokens, VQ.codebook)).clamp(0, 1)

@@ -137,6 +137,10 @@ def fresh_weights(model: Any) -> Any:
             nn.Linear.reset_parameters(module)
         elif isinstance(module, nn.Conv2d):
             nn.Conv2d.reset_parameters(module)
+        elif isinstance(module, nn.ConvTranspose2d):
+            nn.ConvTranspose2d.reset_parameters(module)
+        elif isinstance(module, nn.RMSNorm):
+            nn.RMSNorm.reset_parameters(module)
         elif isinstance(module, nn.LayerNorm):
             nn.LayerNorm.reset_parameters(module)
         elif isinstance(module, nn.GroupNorm):

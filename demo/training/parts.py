@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from semblance.host.demo_models import FLUX_WORDS
 from semblance.host.known_words import whole_vocabulary
 
 from .loop import MODELS_FOLDER
@@ -18,7 +19,7 @@ from .networks import (
     build_vision_encoder,
     vision_pixels,
 )
-from .tokens import PAD_G, PAD_L, tokenize
+from .tokens import END_TOKEN, PAD_G, PAD_L, tokenize
 
 Variant = Literal["base", "plus"]
 V_PREDICTION_KEY = "v_pred"  # by this empty key the host knows an SDXL model that predicts v
@@ -72,6 +73,8 @@ class TextContext:
 
     SDXL: the states before the last layer, of a CLIP-L and a CLIP-G tower side by side (both are this encoder; they
     differ in what fills up the 77 tokens), and the projected pooled text. SD 1.5: the last states, normalised.
+    Flux: the first FLUX_WORDS of these, and the pooled text without its projection. aMUSEd: the states before the last
+    layer.
     """
 
     encoder: Any
@@ -83,10 +86,17 @@ class TextContext:
 
     @torch.no_grad()
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Context (captions, 77, width) and pooled text (captions, EMBED_WIDTH)."""
+        """Context (captions, 77 or FLUX_WORDS, width) and pooled text (captions, EMBED_WIDTH)."""
         device = self.encoder.text_projection.weight.device
-        if self.topology == "sd15":
-            output = self.encoder(tokenize(captions, PAD_L).to(device))
+        if self.topology != "sdxl":
+            tokens = tokenize(captions, PAD_L).to(device)
+            output = self.encoder(tokens, output_hidden_states=True)
+            if self.topology == "amused":
+                return output.hidden_states[-2], output.text_embeds
+            if self.topology == "flux":
+                ends = (tokens == END_TOKEN).int().argmax(dim=1)
+                states = output.last_hidden_state
+                return states[:, :FLUX_WORDS], states[torch.arange(len(captions)), ends]
             return output.last_hidden_state, output.text_embeds
         both = torch.cat([tokenize(captions, PAD_L), tokenize(captions, PAD_G)]).to(device)
         output = self.encoder(both, output_hidden_states=True)

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..captions import full_captions, write_captions
+from ..captions import write_captions
 from ..layout_captions import view_captions
-from ..world import PICTURE_SIZE, draw, sample_scenes
+from ..world import PICTURE_SIZE
+from .attention import plain_attention
 from .diffusion import STEPS, add_noise, alphas_cumprod, sample, velocity_to
 from .grafting import graft
 from .loop import Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import build_unet, unet_config
 from .parts import LATENT_SCALE, V_PREDICTION_KEY, Autoencoder, TextContext, load_weights, part_exists
-from .pool import CHUNK, open_pool, open_view_pool
-from .sheets import contact_sheet, save_picture
+from .pool import CHUNK, Pool, ViewPool, open_pool, open_view_pool
+from .samples import show_samples
 
 EMPTY_SHARE = 0.1  # captions left empty, for guidance
 START_SHARE = 1 / 8  # examples of pure noise
@@ -29,26 +30,6 @@ FIGURE_WEIGHT = 2.0  # of an error on a figure, which is small and what one look
 Encode = Callable[[list[str]], tuple[Tensor, Tensor]]  # captions to contexts and pooled texts
 DONOR = "unet_sdxl"
 """What both UNets start from, where it has been trained: the SDXL-like one goes on, the other takes what fits."""
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attention written out; all are (rows, tokens, heads * head_dim).
-
-    On a CPU torch's fused attention takes four times as long, there and back, and autocast's softmax twice.
-    """
-    rows, _, width = query.shape
-    query = query * (width // heads) ** -0.5
-    query, key, value = (
-        part.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1).to(query.dtype) for part in (query, key, value)
-    )
-    scores = torch.bmm(query, key.transpose(1, 2))
-    with torch.autocast(query.device.type, enabled=False):
-        shares = scores.softmax(dim=-1)
-    return torch.bmm(shares, value.to(shares.dtype)).unflatten(0, (rows, heads)).transpose(1, 2).flatten(2)
-
-
-def _plain_attention(_, query: Tensor, key: Tensor, value: Tensor, heads: int, *args, **kwargs) -> Tensor:
-    return attend(query, key, value, heads)
 
 
 class CaptionedPool:
@@ -100,7 +81,7 @@ class Denoiser:
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt: dict[str, Tensor], replace=None) -> Tensor:
         """The predicted v; `replace` has cross-attentions by site."""
-        options = {"optimized_attention_override": _plain_attention, "patches_replace": {"attn2": replace or {}}}
+        options = {"optimized_attention_override": plain_attention, "patches_replace": {"attn2": replace or {}}}
         with half_precision(self.device):
             return self.unet(latents, timesteps.float(), transformer_options=options, **prompt).float()
 
@@ -134,7 +115,7 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
 
     @cache
     def pool() -> tuple[CaptionedPool, Tensor]:
-        return captioned_pool(plan.seed, denoiser.text, device)
+        return captioned_pool(*open_pools(plan.seed, device), denoiser.text, device)
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)
@@ -146,23 +127,35 @@ def train_unet(plan: Plan, topology: str, batch: int = 32) -> None:
         latents = captioned.latents(rows, topology)
         return denoising_loss(lambda x, t: denoiser(x, t, prompt), latents, generator, weights[rows])
 
+    def show(name: str) -> dict[str, float]:
+        unet.eval()
+        figures = show_samples(lambda captions: autoencoder.decode(denoiser.sample(captions, seed=1)), plan, name)
+        unet.train()
+        return figures
+
     def validate(step: int) -> dict[str, float]:
-        return show_samples(denoiser, autoencoder, plan.folder / f"samples_{step:06d}.png") if step % 600 == 0 else {}
+        return show(f"samples_{step:06d}") if step % 600 == 0 else {}
 
     run = train(plan, unet, loss_of, validate)
     use_averaged_weights(run)
-    figures = show_samples(denoiser, autoencoder, plan.folder / "samples_final.png")
     weights = {**unet.state_dict(), V_PREDICTION_KEY: torch.zeros(1)}
-    export(run, weights, figures, unet_config(topology))
+    export(run, weights, show("samples_final"), unet_config(topology))
 
 
-def captioned_pool(seed: int, text: Encode, device: torch.device) -> tuple[CaptionedPool, Tensor]:
+def captioned_pool(
+    pools: tuple[Pool, ViewPool], captions: Sequence[str], text: Encode, device: torch.device
+) -> tuple[CaptionedPool, Tensor]:
     """Scenes and views with their captions, and how much each latent counts: (pictures, 16, 16)."""
+    weights = 1 + (FIGURE_WEIGHT - 1) * torch.cat([pool.coverage() for pool in pools])
+    return CaptionedPool(torch.cat([pool.latents for pool in pools]), captions, text), weights.to(device)
+
+
+def open_pools(seed: int, device: torch.device) -> tuple[tuple[Pool, ViewPool], list[str]]:
+    """Scenes and views, and a caption for each."""
     scenes, views = open_pool(POOL_SIZE, seed, device), open_view_pool(VIEWS, seed, device)
     captions = write_captions(scenes.scenes, seed)
     captions += [caption for chunk in views.chunks for caption in view_captions(chunk, seed)]
-    weights = 1 + (FIGURE_WEIGHT - 1) * torch.cat([scenes.coverage(), views.coverage()])
-    return CaptionedPool(torch.cat([scenes.latents, views.latents]), captions, text), weights.to(device)
+    return (scenes, views), captions
 
 
 def denoising_loss(predict, latents: Tensor, generator: torch.Generator, weights: Tensor | None = None) -> Tensor:
@@ -211,17 +204,3 @@ def size_embedding(sizes: Tensor) -> Tensor:
     frequencies = torch.exp(-math.log(10000) * torch.arange(128, device=sizes.device) / 128)
     angles = sizes[:, :, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=2).flatten(1)
-
-
-@torch.no_grad()
-def show_samples(denoiser: Denoiser, autoencoder: Autoencoder, path) -> dict[str, float]:
-    """Writes drawings above samples for the same captions of held-out combinations; returns colour errors."""
-    scenes = sample_scenes(24, 5, "held_out")
-    drawn = draw(scenes).pictures
-    denoiser.unet.eval()
-    made = autoencoder.decode(denoiser.sample(full_captions(scenes), seed=1)).cpu()
-    denoiser.unet.train()
-    rows = [part for s in (0, 12) for part in (drawn[s : s + 12], made[s : s + 12])]
-    save_picture(contact_sheet(torch.cat(rows), 12), path)
-    mean_colour = (made.mean(dim=(2, 3)) - drawn.mean(dim=(2, 3))).abs().mean()
-    return {"mean_colour_error": mean_colour.item()}

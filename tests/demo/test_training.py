@@ -32,10 +32,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(encoders, "RUNS_FOLDER", tmp_path / "runs")
     monkeypatch.setattr(pool, "SHARD", 64)
-    for module in (unet, adapter, words, flow, masked):
+    for module in (unet, adapter, words):
         monkeypatch.setattr(module, "POOL_SIZE", 64)
-    for module in (unet, flow, masked):
-        monkeypatch.setattr(module, "VIEWS", 64)
+    monkeypatch.setattr(unet, "VIEWS", 64)
     return tmp_path
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from harness.library import ROOT, use_library
 
 from .page import Section, text_table, write_page
+
+if TYPE_CHECKING:
+    from .tables import Extent
 
 
 def main() -> None:
@@ -34,7 +38,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, get_context("spawn"), use_library) as beside:  # the server takes the other core
         extent = FULL if arguments.full else QUICK
         measured = [beside.submit(tables, topology, extent) for topology in TOPOLOGIES]
-        sections += _sheets(output)
+        sections += _sheets(output, extent)
         for section in (section for tables_made in measured for section in tables_made.result()):
             print(f"\n{section.title}\n{text_table(section.table)}")
             sections.append(section)
@@ -43,13 +47,13 @@ def main() -> None:
     print(f"\nThe page with the pictures: {write_page(sections, output / 'index.html')}")
 
 
-def _sheets(output: Path) -> Iterator[Section]:
+def _sheets(output: Path, extent: Extent) -> Iterator[Section]:
     """A contact sheet a method and topology, made by the templates over the HTTP API."""
     from harness.server import ComfyUIServer
 
     from . import consistory, evaluation, instantstyle, reference_style, styleid
     from .study import ADAPTERS
-    from .tables import STORY_TOPOLOGY, STYLEID_TOPOLOGIES
+    from .tables import STORY_TOPOLOGY
 
     with ComfyUIServer() as server:
         print(f"ComfyUI is up at {server.url}.")
@@ -59,7 +63,7 @@ def _sheets(output: Path) -> Iterator[Section]:
         yield from evaluation.sections(server, "SD 1.5", output)  # its style blocks carry the colours
         sheet = reference_style.sheet(server, output)
         yield Section(f"Reference Style, {reference_style.TOPOLOGY} demo model", reference_style.CAPTION, sheet)
-        for topology in STYLEID_TOPOLOGIES:
+        for topology in extent.styleid_topologies:
             sheet = styleid.sheet(server, topology, output)
             yield Section(f"StyleID, {topology} demo model", styleid.CAPTION, sheet)
         sheet = consistory.sheet(server, STORY_TOPOLOGY, output)

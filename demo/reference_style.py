@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ UNTOLD = Way("without the reference's words", told=False)
 HALF = Way("strength 0.5", strength=0.5)
 SAME_SIZE = Way("a reference of 128 pixels", side=PICTURE_SIZE)
 WAYS = (HALF, SAME_SIZE, PRESET, UNTOLD)
+MAIN_WAYS = (PRESET,)
 
 
 @torch.inference_mode()
@@ -72,9 +74,9 @@ def with_way(study: Study, way: Way) -> Measures:
     return study.in_styles(content_captions(study.pairs.asked), lambda reference: styled(study, way, reference))
 
 
-def table(study: Study) -> Table:
-    """What WAYS do over the study's pairs; the first row holds the headings."""
-    found = {"plain": plain(study), **{way.name: with_way(study, way) for way in WAYS}}
+def table(study: Study, ways: Sequence[Way] = WAYS) -> Table:
+    """What each of `ways` does over the study's pairs; the first row holds the headings."""
+    found = {"plain": plain(study), **{way.name: with_way(study, way) for way in ways}}
     keys = ("palette", "texture", "gram", "place_right", "shape_right")
     return style_table(found, keys, study.pairs.per_reference)
 

@@ -26,12 +26,21 @@ class Extent:
     """Of sampling a story."""
     tunings: int = 0
     """References that StyleDrop is tuned on, a minute each."""
-    styleid_topologies: tuple[Topology, ...] = STYLEID_TOPOLOGIES[:1]
+    styleid_topologies: tuple[Topology, ...] = STYLEID_TOPOLOGIES
+    """Whose StyleID is drawn and measured."""
+    reference_ways: tuple[reference_style.Way, ...] = reference_style.WAYS
 
 
-QUICK = Extent(per_reference=1, styleid_pairs=6, stories=4, ways=consistory.MAIN_WAYS)
+QUICK = Extent(
+    per_reference=1,
+    styleid_pairs=6,
+    stories=4,
+    ways=consistory.MAIN_WAYS,
+    styleid_topologies=STYLEID_TOPOLOGIES[:1],
+    reference_ways=reference_style.MAIN_WAYS,
+)
 """Beside the contact sheets, within five minutes in all."""
-FULL = Extent(per_reference=4, styleid_pairs=16, stories=64, tunings=16, styleid_topologies=STYLEID_TOPOLOGIES)
+FULL = Extent(per_reference=4, styleid_pairs=16, stories=64, tunings=16)
 """As in docs/evaluation.md."""
 
 
@@ -45,7 +54,8 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
         ("words alone", f"{pictures}, {instantstyle.TEXT_CAPTION}", instantstyle.text_table(study))
     ]
     if topology == reference_style.TOPOLOGY:
-        made.append(("Reference Style", f"{pictures}, {reference_style.TABLE_CAPTION}", reference_style.table(study)))
+        caption = f"{pictures}, {reference_style.TABLE_CAPTION}"
+        made.append(("Reference Style", caption, reference_style.table(study, extent.reference_ways)))
     else:
         made.append(("InstantStyle", f"{pictures}, {instantstyle.TABLE_CAPTION}", instantstyle.table(study)))
     if topology in extent.styleid_topologies:

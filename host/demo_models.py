@@ -25,12 +25,16 @@ from torch import Tensor
 
 from .files import DEMO_MODELS, UnreadableFile
 from .known_words import whole_vocabulary
+from .masked.files import PartFile
+from .masked.loading import open_clip, open_model, open_vae
+from .masked.preview import ColourOfTokens
+from .masked.vae import TokenVAE
 from .patchers import load_patcher
 from .pictures import tensor_of
 from .styledrop.objective import diffusion_loss
 
-Topology = Literal["SDXL", "SD 1.5", "Flux"]
-TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5", "Flux")
+Topology = Literal["SDXL", "SD 1.5", "Flux", "aMUSEd"]
+TOPOLOGIES: tuple[Topology, ...] = ("SDXL", "SD 1.5", "Flux", "aMUSEd")
 PREDICTS_V = "v_pred"  # an empty tensor by which ComfyUI knows SDXL files that predict v
 STYLE_PICTURE = "style_picture.png"
 FLUX_SHIFT = 0.5
@@ -39,7 +43,14 @@ FLUX_WORDS = 32
 """Tokens of a prompt that the Flux-like model is shown at a time. Its images attend to fillers as to words."""
 STARTS = 1 / 4
 """The share of noise alone in a tuning. These models settle colours where sampling begins, and were trained so."""
-_NETWORKS: Mapping[Topology, str] = {"SDXL": "unet_sdxl", "SD 1.5": "unet_sd15", "Flux": "transformer_flux"}
+_NETWORKS: Mapping[Topology, str] = {
+    "SDXL": "unet_sdxl",
+    "SD 1.5": "unet_sd15",
+    "Flux": "transformer_flux",
+    "aMUSEd": "transformer_amused",
+}
+_TOKENS = "vq"
+"""aMUSEd's own VAE."""
 
 _POSITIONS = "text_model.embeddings.position_embedding.weight"
 
@@ -61,16 +72,20 @@ def load_demo(topology: Topology, dtype: torch.dtype | None = None) -> DemoModel
 
     Raises UnreadableFile if a file of the pack is missing or damaged.
     """
-    model, clip, vae = _load_network(topology, dtype), _load_clip(topology), _load_vae()
+    model, clip, vae = _load_network(topology, dtype), _load_clip(topology), _load_vae(topology)
+    if isinstance(vae, TokenVAE):
+        model.model.latent_format.colours = ColourOfTokens(vae)
     # By these ComfyUI loads them anew, for training, compiling and further devices.
     model.cached_patcher_init = (_load_network, (topology, dtype))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (topology,))
-    vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, (topology,))
     return DemoModel(model, clip, vae, load_demo_encoder(), load_style_picture())
 
 
 def _load_network(topology: Topology, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
     """The network, loaded like by ComfyUI's own loader, whose list of known models does not have these widths."""
+    if topology == "aMUSEd":
+        return open_model(_part(_NETWORKS[topology]), _part(_TOKENS), dtype, disable_dynamic)
     weights, config = _read(_NETWORKS[topology])
     weights.pop(PREDICTS_V, None)
     described = _flux_config(config) if topology == "Flux" else _unet_config(topology, config)
@@ -104,6 +119,8 @@ def _load_clip(topology: Topology, disable_dynamic: bool = False) -> Any:
     """The CLIP. SDXL's two towers are the same encoder here, which the file holds once."""
     read, config = _read("text_encoder")
     weights = whole_vocabulary(read)
+    if topology == "aMUSEd":
+        return open_clip(PartFile("text_encoder", weights, config), disable_dynamic)
     if topology == "SDXL":
         towers, classes = ("clip_l", "clip_g"), (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     else:
@@ -124,18 +141,20 @@ def _load_clip_patcher(topology: Topology, disable_dynamic: bool = False) -> Any
     return _load_clip(topology, disable_dynamic).patcher
 
 
-def _load_vae() -> Any:
+def _load_vae(topology: Topology) -> Any:
+    if topology == "aMUSEd":
+        return open_vae(_part(_TOKENS))
     weights, _ = _read("autoencoder")
     return comfy.sd.VAE(sd=weights)
 
 
-def _load_vae_patcher(disable_dynamic: bool = False) -> Any:
+def _load_vae_patcher(topology: Topology, disable_dynamic: bool = False) -> Any:
     """As ComfyUI's own, which takes the request and leaves it to its VAE class."""
-    return _load_vae().patcher
+    return _load_vae(topology).patcher
 
 
 def load_demo_encoder() -> Any:
-    """The CLIP_VISION of both. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
+    """The CLIP_VISION of all. `comfy.clip_vision.load` knows only encoders with the layers of large ones."""
     weights, config = _read("clip_vision")
     model = comfy.clip_vision.ClipVisionModel({"model_type": "clip_vision_model", **config})
     missing, unexpected = model.load_sd(weights)
@@ -151,6 +170,11 @@ def load_style_picture() -> Tensor:
             return tensor_of(picture)
     except OSError as fault:
         raise _damaged(STYLE_PICTURE) from fault
+
+
+def _part(name: str) -> PartFile:
+    """A part of the masked transformer, as its own loader reads it."""
+    return PartFile(name, *_read(name))
 
 
 def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

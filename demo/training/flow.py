@@ -7,11 +7,11 @@ from functools import cache
 import torch
 from comfy.model_sampling import flux_time_shift
 from torch import Tensor, nn
-from torch.nn import functional
 
 from semblance.host.demo_models import FLUX_SHIFT
 
 from ..world import PICTURE_SIZE
+from .alignment import ALIGNMENT, Aligned, seen_patches
 from .flux import FluxShape, FluxTransformer
 from .loop import (
     LATENT_CHANNELS,
@@ -28,23 +28,7 @@ from .samples import show_samples
 from .unet import EMPTY_SHARE, START_SHARE, CaptionedPool, captioned_pool, open_pools
 
 GUIDANCE = 3.0
-ALIGNMENT = 0.5
-"""Weight of the features' loss: a middle block's tokens tell what the picture encoder sees there (arXiv:2410.06940)."""
 ALIGNED_BLOCK = 1  # of the single blocks
-
-
-class Trained(nn.Module):
-    """The transformer, and what reads a middle block in training alone."""
-
-    def __init__(self, shape: FluxShape, seen_width: int) -> None:
-        super().__init__()
-        self.network = FluxTransformer(shape)
-        width = shape.hidden_size
-        self.reader = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, seen_width))
-
-    def weights(self) -> dict[str, Tensor]:
-        """The transformer's alone, as the host names them."""
-        return self.network.state_dict()
 
 
 class FlowModel:
@@ -84,7 +68,7 @@ def train_flow(plan: Plan, compiled: bool = False, batch: int = 64) -> None:
     seed_everything(plan.seed)
     device = best_device()
     embedder = PictureEmbedder("plus", device)
-    model = Trained(FluxShape(), embedder.width).to(device)
+    model = Aligned(FluxTransformer(FluxShape()), FluxShape().hidden_size, embedder.width).to(device)
     if part_exists(plan.name):
         model.network.load_state_dict(load_weights(plan.name))  # goes on from what there is
     flow, autoencoder = FlowModel(model.network, device), Autoencoder.load("sdxl", device)
@@ -103,10 +87,9 @@ def train_flow(plan: Plan, compiled: bool = False, batch: int = 64) -> None:
         noisy, times, velocity = _on_the_way(latents, generator)
         with half_precision(device):
             predicted = network(noisy, times, *pool.conditions(rows, empty), states).float()
-            told = model.reader(states[ALIGNED_BLOCK]).float()
+            unlike = model.unlike(states[ALIGNED_BLOCK], seen[rows])
         errors = (predicted - velocity).pow(2).mean(dim=1) * weights[rows] / weights[rows].mean()
-        unlike = 1 - functional.cosine_similarity(told, seen[rows].to(told), dim=2)
-        return errors.mean() / (1 + latents.pow(2).mean()) + ALIGNMENT * unlike.mean()
+        return errors.mean() / (1 + latents.pow(2).mean()) + ALIGNMENT * unlike
 
     def show(name: str) -> dict[str, float]:
         return show_samples(lambda captions: autoencoder.decode(flow.sample(captions, seed=1)), plan, name)
@@ -134,12 +117,7 @@ def _on_the_way(latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Te
 def _examples(
     seed: int, flow: FlowModel, embedder: PictureEmbedder, device: torch.device
 ) -> tuple[CaptionedPool, Tensor, Tensor]:
-    """Scenes and views with captions, how much each latent counts, and what the picture encoder sees in each patch.
-
-    The last is (pictures, 64, width) in half precision, standardised.
-    """
+    """Scenes and views with captions, how much each latent counts, and what is seen in each patch."""
     pools, captions = open_pools(seed, device)
     pool, weights = captioned_pool(pools, captions, flow.text, device)
-    seen = torch.cat([pool.seen(embedder, device) for pool in pools])[:, 1:]
-    few = seen[::16].float()
-    return pool, weights, ((seen - few.mean(dim=(0, 1))) / few.std(dim=(0, 1))).half()
+    return pool, weights, seen_patches(pools, embedder, device)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from semblance.attention.functional.masked_tokens import (
     draw_tokens,
     gumbel,
     mask_for_tuning,
     mask_ratios,
-    masked_cross_entropy,
     one_hot,
     remask_amused,
 )
@@ -24,12 +25,13 @@ from semblance.host.masked.transformer import MaskedTransformer
 from semblance.host.masked.vq import VQModel
 
 from ..world import PICTURE_SIZE
+from .alignment import ALIGNMENT, Aligned, seen_patches
 from .attention import plain_attention
 from .loop import Plan, best_device, export, half_precision, seed_everything, train, use_averaged_weights
 from .networks import EMBED_WIDTH, fresh_weights, zero_
-from .parts import TextContext, load_part
+from .parts import PictureEmbedder, TextContext, load_part, load_weights, part_exists
 from .samples import show_samples
-from .unet import EMPTY_SHARE, CaptionedPool, open_pools
+from .unet import EMPTY_SHARE, START_SHARE, CaptionedPool, Encode, captioned_pool, open_pools
 from .vq import SETTINGS as VQ
 
 MICRO = 32
@@ -57,6 +59,7 @@ CONFIG = {
 """What the shapes of the weights do not tell."""
 SMOOTHING = 0.1
 GUIDANCE = 4.0
+ALIGNED_LAYER = 2
 SIDE = PICTURE_SIZE // VQ.pixels
 
 
@@ -67,11 +70,20 @@ class MaskedPainter:
         self.network, self.device = network, device
         self.text = TextContext.load("amused", device)
 
-    def logits(self, tokens: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
-        """(rows, places, codebook) for tokens (rows, places), of which some are the mask."""
+    def logits(self, tokens: Tensor, context: Tensor, pooled: Tensor, states: list[Tensor] | None = None) -> Tensor:
+        """(rows, places, codebook) for tokens (rows, places), of which some are the mask.
+
+        `states` takes the tokens of each layer between its two attentions.
+        """
+
+        def keep(hidden: Tensor, options: dict[str, Any]) -> Tensor:
+            if states is not None:
+                states.append(hidden)
+            return hidden
+
         seen = one_hot(tokens.unflatten(1, (SIDE, SIDE)), SETTINGS.codebook)
         micro = torch.tensor([[PICTURE_SIZE, PICTURE_SIZE, 0, 0, AESTHETIC]], device=self.device).float()
-        options: dict[str, Any] = {"optimized_attention_override": plain_attention}
+        options = {"optimized_attention_override": plain_attention, "patches": {"middle_patch": [keep]}}
         with half_precision(self.device):
             made = self.network(seen, None, context, pooled, None, options, micro=micro.expand(len(tokens), -1))
         return made.float().flatten(2).mT
@@ -103,42 +115,60 @@ def train_masked(plan: Plan, batch: int = 64) -> None:
     """Trains on the tokens of the pools; writes `transformer_amused` as aMUSEd's transformer is published."""
     seed_everything(plan.seed)
     device = best_device()
-    vq = load_part(VQModel(VQ), "vq", device)
-    network = fresh_transformer().to(device)
-    painter = MaskedPainter(network, device)
+    embedder, vq = PictureEmbedder("plus", device), load_part(VQModel(VQ), "vq", device)
+    model = Aligned(fresh_transformer(), SETTINGS.hidden, embedder.width).to(device)
+    if part_exists(plan.name):
+        model.network.load_state_dict(load_weights(plan.name))  # goes on from what there is
+    painter = MaskedPainter(model.network, device)
 
     @cache
-    def examples() -> tuple[CaptionedPool, Tensor]:
-        return _examples(plan.seed, painter, vq, device)
+    def examples() -> Examples:
+        return Examples.open(plan.seed, painter.text, embedder, vq, device)
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed + step)
-        pool, known = examples()
-        rows = torch.randint(len(pool), (batch,), generator=generator)
+        known = examples()
+        rows = torch.randint(len(known.pool), (batch,), generator=generator)
         empty = torch.rand(batch, generator=generator) < EMPTY_SHARE
-        tokens = known[rows].long().to(device)
+        tokens, states = known.tokens[rows].long().to(device), list[Tensor]()
         share, order = torch.rand(batch, generator=generator), torch.rand(tokens.shape, generator=generator)
+        share = share.masked_fill(torch.rand(batch, generator=generator) < START_SHARE, 0.0)
         shown, masked = mask_for_tuning(tokens, share.to(device), order.to(device), SETTINGS.mask_token)
-        return masked_cross_entropy(painter.logits(shown, *pool.conditions(rows, empty)), tokens, masked, SMOOTHING)
+        logits = painter.logits(shown, *known.pool.conditions(rows, empty), states)
+        errors = functional.cross_entropy(logits.mT, tokens, reduction="none", label_smoothing=SMOOTHING)
+        weights = masked * known.weights[rows].flatten(1)
+        with half_precision(device):
+            unlike = model.unlike(states[ALIGNED_LAYER], known.seen[rows])
+        return (errors * weights).sum() / weights.sum() + ALIGNMENT * unlike
 
     def show(name: str) -> dict[str, float]:
         return show_samples(lambda captions: _decoded(vq, painter.sample(captions, seed=1)), plan, name)
 
-    run = train(plan, network, loss_of, lambda step: show(f"samples_{step:06d}") if step % 1000 == 0 else {})
+    run = train(plan, model, loss_of, lambda step: show(f"samples_{step:06d}") if step % 1000 == 0 else {})
     use_averaged_weights(run)
-    export(run, network.state_dict(), show("samples_final"), CONFIG)
+    export(run, model.weights(), show("samples_final"), CONFIG)
 
 
-def _examples(seed: int, painter: MaskedPainter, vq: VQModel, device: torch.device) -> tuple[CaptionedPool, Tensor]:
-    """Scenes and views with captions, and their tokens (pictures, places)."""
-    pools, captions = open_pools(seed, device)
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Scenes and views with captions, as tokens."""
 
-    @torch.no_grad()
-    def tokens_of(pictures: Tensor) -> Tensor:
-        return vq.quantize.nearest(vq.quant_conv(vq.encoder(pictures))).flatten(1).short()
+    pool: CaptionedPool
+    tokens: Tensor  # (pictures, places)
+    weights: Tensor  # (pictures, SIDE, SIDE): how much each token counts
+    seen: Tensor  # (pictures, 64, width): by the picture encoder in each patch
 
-    tokens = torch.cat([pool.made("tokens", tokens_of, device) for pool in pools])
-    return CaptionedPool(tokens, captions, painter.text), tokens
+    @classmethod
+    def open(cls, seed: int, text: Encode, embedder: PictureEmbedder, vq: VQModel, device: torch.device) -> Examples:
+        pools, captions = open_pools(seed, device)
+        pool, weights = captioned_pool(pools, captions, text, device)
+
+        @torch.no_grad()
+        def tokens_of(pictures: Tensor) -> Tensor:
+            return vq.quantize.nearest(vq.quant_conv(vq.encoder(pictures))).flatten(1).short()
+
+        tokens = torch.cat([pool.made("tokens", tokens_of, device) for pool in pools])
+        return cls(pool, tokens, weights, seen_patches(pools, embedder, device))
 
 
 def _decoded(vq: VQModel, tokens: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ def load_masked(files: MaskedFiles) -> MaskedParts:
     vq = read_part(files.vq, "VQ model")
     text = read_part(files.text, "text encoder")
     check_fit(transformer, vq, text)
-    vae = _vae(vq)
-    model = _model(transformer, vq_of(vq).pixels, files.dtype)
+    vae = open_vae(vq)
+    model = open_model(transformer, vq, files.dtype)
     model.model.latent_format.colours = ColourOfTokens(vae)
-    clip = _clip(text)
+    clip = open_clip(text)
     # By these ComfyUI loads them anew, for training, compiling and further devices.
     model.cached_patcher_init = (_load_model, (files,))
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (files,))
@@ -57,13 +57,13 @@ def load_masked(files: MaskedFiles) -> MaskedParts:
 
 
 def _load_model(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
-    pixels = vq_of(read_part(files.vq, "VQ model")).pixels
-    return _model(read_part(files.transformer, "transformer"), pixels, files.dtype, disable_dynamic)
+    transformer, vq = read_part(files.transformer, "transformer"), read_part(files.vq, "VQ model")
+    return open_model(transformer, vq, files.dtype, disable_dynamic)
 
 
-def _model(file: PartFile, pixels: int, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
+def open_model(file: PartFile, vq: PartFile, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
     """The transformer, loaded as ComfyUI's own loader does, which does not know its kind."""
-    settings = transformer_of(file)
+    settings, pixels = transformer_of(file), vq_of(vq).pixels
     with torch.device("meta"):
         check_whole(file, MaskedTransformer(settings).state_dict())
     patcher = load_patcher(MaskedConfig(settings, pixels), dict(file.weights), dtype, disable_dynamic)
@@ -71,7 +71,8 @@ def _model(file: PartFile, pixels: int, dtype: torch.dtype | None, disable_dynam
     return patcher
 
 
-def _vae(file: PartFile) -> TokenVAE:
+def open_vae(file: PartFile) -> TokenVAE:
+    """The VQ model as ComfyUI's VAE. Raises UnreadableFile if it is not whole."""
     settings = vq_of(file)
     with torch.device("meta"):
         expected = VQModel(settings).state_dict()
@@ -80,7 +81,8 @@ def _vae(file: PartFile) -> TokenVAE:
     return TokenVAE(file.weights, settings)
 
 
-def _clip(file: PartFile, disable_dynamic: bool = False) -> Any:
+def open_clip(file: PartFile, disable_dynamic: bool = False) -> Any:
+    """The text encoder as ComfyUI's CLIP. Raises UnreadableFile if it is not whole."""
     with torch.device("meta"):
         check_whole(file, text_network(file.shapes, file.config).state_dict())
     return load_clip(file.weights, file.config, disable_dynamic)
@@ -88,9 +90,9 @@ def _clip(file: PartFile, disable_dynamic: bool = False) -> Any:
 
 def _load_vae_patcher(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
     """As ComfyUI's own, which takes the request and leaves it to its VAE class."""
-    return _vae(read_part(files.vq, "VQ model")).patcher
+    return open_vae(read_part(files.vq, "VQ model")).patcher
 
 
 def _load_clip_patcher(files: MaskedFiles, disable_dynamic: bool = False) -> Any:
     text = read_part(files.text, "text encoder")
-    return _clip(text, disable_dynamic).patcher
+    return open_clip(text, disable_dynamic).patcher

@@ -8,7 +8,8 @@ import pytest
 import torch
 from comfy.ldm.flux.model import Flux
 
-from semblance.demo.training.flow import Trained, shifted
+from semblance.demo.training.alignment import Aligned
+from semblance.demo.training.flow import shifted
 from semblance.demo.training.flux import FluxShape, FluxTransformer
 from semblance.host.demo_models import FLUX_SHIFT
 
@@ -52,7 +53,7 @@ def test_a_fresh_network_predicts_nothing_and_shows_the_states_of_its_single_blo
 
 
 def test_only_the_transformer_is_shipped() -> None:
-    shipped = Trained(SMALL, seen_width=8).weights()
+    shipped = Aligned(FluxTransformer(SMALL), SMALL.hidden_size, 8).weights()
     assert shipped.keys() == network().state_dict().keys()
 
 

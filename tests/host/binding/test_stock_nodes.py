@@ -20,7 +20,7 @@ COMPILED = {"TorchCompileModel"}
 
 
 def sockets(studio: Studio, model: Any) -> dict[str, Any]:
-    return {"MODEL": model, "CONDITIONING": studio.positive, "LATENT": {"samples": torch.zeros(2, 4, *SIZE)}}
+    return {"MODEL": model, "CONDITIONING": studio.text(3), "LATENT": {"samples": torch.zeros(2, 4, *SIZE)}}
 
 
 def test_the_nodes_that_cannot_be_tried_are_known(sd15: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

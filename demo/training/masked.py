@@ -115,7 +115,8 @@ def train_masked(plan: Plan, batch: int = 64) -> None:
     """Trains on the tokens of the pools; writes `transformer_amused` as aMUSEd's transformer is published."""
     seed_everything(plan.seed)
     device = best_device()
-    embedder, vq = PictureEmbedder("plus", device), load_part(VQModel(VQ), "vq", device)
+    embedder = PictureEmbedder("plus", device)
+    vq = load_part(VQModel(VQ), "vq", device).to(memory_format=torch.channels_last)
     model = Aligned(fresh_transformer(), SETTINGS.hidden, embedder.width).to(device)
     if part_exists(plan.name):
         model.network.load_state_dict(load_weights(plan.name))  # goes on from what there is
@@ -165,6 +166,7 @@ class Examples:
 
         @torch.no_grad()
         def tokens_of(pictures: Tensor) -> Tensor:
+            pictures = pictures.contiguous(memory_format=torch.channels_last)  # four times as fast on a CPU
             return vq.quantize.nearest(vq.quant_conv(vq.encoder(pictures))).flatten(1).short()
 
         tokens = torch.cat([pool.made("tokens", tokens_of, device) for pool in pools])

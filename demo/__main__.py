@@ -37,7 +37,7 @@ def main() -> None:
     sections: list[Section] = []
     with ProcessPoolExecutor(1, get_context("spawn"), use_library) as beside:  # the server takes the other core
         extent = FULL if arguments.full else QUICK
-        measured = [beside.submit(tables, topology, extent) for topology in TOPOLOGIES]
+        measured = [beside.submit(tables, topology, extent, output) for topology in TOPOLOGIES]
         sections += _sheets(output, extent)
         for section in (section for tables_made in measured for section in tables_made.result()):
             print(f"\n{section.title}\n{text_table(section.table)}")

@@ -11,10 +11,13 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from comfy.sample import prepare_noise
+from comfy.samplers import CFGGuider, calculate_sigmas, sampler_object
 from torch import Tensor
 
 from semblance.host.demo_models import DemoModel, Topology, load_demo
 from semblance.host.instantstyle.adapter import LoadedAdapter, load_adapter
+from semblance.host.masked.sampler import TEMPERATURE, MaskSchedule, masked_sampler
 from semblance.nodes.instantstyle import InstantStyle
 from semblance.nodes.reference import EncodeReference, SubtractContent
 
@@ -22,11 +25,13 @@ from .captions import content_captions, shape_captions
 from .metrics import Measures, measure
 from .shapes import SHAPES
 from .training.judge import Judge, load_judge
-from .world import Scenes, draw, single_shapes
+from .world import PICTURE_SIZE, Scenes, draw, single_shapes
 
 REFERENCES, PER_REFERENCE = 16, 4
 STEPS, GUIDANCE = 12, 3.0
 NOISE_SEED = 20261
+MASKED: Topology = "aMUSEd"
+"""Sampled by tokens instead of noise."""
 ADAPTERS: Mapping[Topology, str] = {
     "SDXL": "semblance_demo_sdxl.safetensors",
     "SD 1.5": "semblance_demo_sd15.safetensors",
@@ -91,13 +96,34 @@ class Study:
 
     @torch.inference_mode()
     def sample(self, captions: Sequence[str], seed: int = NOISE_SEED, model: Any = None, steps: int = STEPS) -> Tensor:
-        """Pictures (captions, 3, 128, 128) in 0..1: one run of KSampler, a row a caption."""
+        """Pictures (captions, 3, 128, 128) in 0..1: one run of KSampler, or of Masked Sampler; a row a caption."""
         nodes: Any = import_module("nodes")
         positive, negative = self.prompt(captions), self.prompt([""])
+        if self.topology == MASKED:
+            guider = CFGGuider(model or self.demo.model)
+            guider.set_conds(positive, negative)
+            guider.set_cfg(GUIDANCE)
+            return self.guided(guider, len(captions), seed, steps)
         latent = {"samples": torch.zeros(len(captions), 4, 16, 16)}
         settings = (seed, steps, GUIDANCE, "euler", "normal")
         (made,) = nodes.common_ksampler(model or self.demo.model, *settings, positive, negative, latent)
         return self.demo.vae.decode(made["samples"]).movedim(-1, 1).clamp(0, 1)
+
+    @torch.inference_mode()
+    def guided(self, guider: Any, pictures: int, seed: int, steps: int = STEPS) -> Tensor:
+        """Pictures (pictures, 3, 128, 128) in 0..1 by a GUIDER, from the noise that `sample` starts from."""
+        model = guider.model_patcher
+        form = model.get_model_object("latent_format")
+        side = PICTURE_SIZE // form.spacial_downscale_ratio
+        latent = torch.zeros(pictures, form.latent_channels, side, side)
+        if self.topology == MASKED:
+            schedule = MaskSchedule(steps, TEMPERATURE)
+            sampler, sigmas = masked_sampler(schedule), schedule.sigmas()
+        else:
+            sampler = sampler_object("euler")
+            sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+        made = guider.sample(prepare_noise(latent, seed), latent, sampler, sigmas, disable_pbar=True, seed=seed)
+        return self.demo.vae.decode(made).movedim(-1, 1).clamp(0, 1)
 
     def prompt(self, captions: Sequence[str]) -> list[list[Any]]:
         """Captions as one CONDITIONING with a row each."""

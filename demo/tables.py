@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import consistory, instantstyle, reference_style, styledrop, styleid
@@ -44,9 +45,12 @@ FULL = Extent(per_reference=4, styleid_pairs=16, stories=64, tunings=16)
 """As in docs/evaluation.md."""
 
 
-def tables(topology: Topology, extent: Extent) -> list[Section]:
-    """What is measured on the demo model of one topology; `harness.library.use_library` comes first."""
-    from .study import Pairs, Study
+def tables(topology: Topology, extent: Extent, output: Path) -> list[Section]:
+    """What is measured on the demo model of one topology; `harness.library.use_library` comes first.
+
+    StyleDrop's pictures are written into `output`, for each needs an adapter of its own.
+    """
+    from .study import ADAPTERS, Pairs, Study
 
     study = Study.open(topology, pairs=Pairs.draw(per_reference=extent.per_reference))
     pictures = f"{len(study.pairs)} pictures"
@@ -56,7 +60,7 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
     if topology == reference_style.TOPOLOGY:
         caption = f"{pictures}, {reference_style.TABLE_CAPTION}"
         made.append(("Reference Style", caption, reference_style.table(study, extent.reference_ways)))
-    else:
+    elif topology in ADAPTERS:
         made.append(("InstantStyle", f"{pictures}, {instantstyle.TABLE_CAPTION}", instantstyle.table(study)))
     if topology in extent.styleid_topologies:
         exact = Study.open(topology, styleid.DTYPE)
@@ -65,7 +69,11 @@ def tables(topology: Topology, extent: Extent) -> list[Section]:
     if topology == STORY_TOPOLOGY:
         caption = f"{extent.stories} stories, {consistory.TABLE_CAPTION}"
         made.append(("ConsiStory", caption, consistory.table(study, extent.stories, extent.ways)))
-    if topology == styledrop.TOPOLOGY and extent.tunings:
-        caption = f"{extent.tunings} references, {styledrop.TABLE_CAPTION}"
-        made.append(("StyleDrop", caption, styledrop.table(styledrop.Adapters.over(extent.tunings))))
-    return [Section(f"{topology} demo model, {method}", caption, table=table) for method, caption, table in made]
+    sections = [Section(f"{topology} demo model, {method}", caption, table=table) for method, caption, table in made]
+    for tuning in styledrop.TUNINGS:
+        if topology == tuning.topology and extent.tunings:
+            adapters = styledrop.Adapters.over(extent.tunings, tuning)
+            caption = f"{styledrop.CAPTION} {extent.tunings} references, {styledrop.TABLE_CAPTION}"
+            sheet, table = styledrop.sheet(adapters, output), styledrop.table(adapters)
+            sections.append(Section(f"{topology} demo model, StyleDrop", caption, sheet, table))
+    return sections

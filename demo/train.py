@@ -71,7 +71,7 @@ def _masked(arguments: argparse.Namespace) -> None:
     from .training.masked import train_masked
 
     name = "transformer_amused"
-    train_masked(Plan(name, arguments.steps or 4000, 1e-3, arguments.seed, average=0.998, muon=FLOW_MUON))
+    train_masked(Plan(name, arguments.steps or 4200, 1e-3, arguments.seed, average=0.998, muon=FLOW_MUON))
 
 
 def _adapter(arguments: argparse.Namespace) -> None:

@@ -29,12 +29,15 @@ class LoadDemo(io.ComfyNode):
                     options=list(TOPOLOGIES),
                     tooltip="The family whose blocks the model has, at small widths. SDXL and SD 1.5 have IP-Adapters "
                     "of their own in Load IP-Adapter: semblance_demo_sdxl and semblance_demo_sd15. Flux is for "
-                    "Reference Style and StyleID.",
+                    "Reference Style and StyleID. aMUSEd is a masked transformer, for Tune Style and StyleDrop Guider; "
+                    "sample it with Masked Sampler.",
                 )
             ],
             outputs=[
                 io.Model.Output(
-                    "model", tooltip="For InstantStyle and other model nodes, then KSampler. Sample at 128 x 128."
+                    "model",
+                    tooltip="For InstantStyle and other model nodes, then KSampler; for aMUSEd, CFGGuider or StyleDrop "
+                    "Guider. Sample at 128 x 128.",
                 ),
                 io.Clip.Output("clip", tooltip="For CLIP Text Encode, e.g. a cat on the left, ocean colours, dotted."),
                 io.Vae.Output("vae", tooltip="For VAE Encode and VAE Decode."),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
-from semblance.demo.metrics import Measures, estimate
-from semblance.demo.probe import style_gained
+from semblance.demo.metrics import estimate
 from semblance.demo.study import PER_REFERENCE
-from semblance.demo.styledrop import ROUND_SCALE, STYLE_SCALES, Adapters, with_adapters
+from semblance.demo.styledrop import ROUND_SCALE, STYLE_SCALES, UNET
+from semblance.tests.behaviour.tunings import Results
 
 pytestmark = pytest.mark.behaviour
 REFERENCES = 4
@@ -17,22 +15,9 @@ SPREAD = 0.05
 """What the style gained changes by from one set of noise to another."""
 
 
-class Results:
-    """Settings measured once each, over the first references of the demo."""
-
-    def __init__(self) -> None:
-        adapters = Adapters.over(REFERENCES)
-        self.plain = adapters.study.plain()
-        self.first = cache(lambda scale: with_adapters(adapters, scale)[1])
-        self.second = cache(lambda: with_adapters(adapters, ROUND_SCALE, second=True)[1])
-
-    def gained(self, found: Measures) -> float:
-        return style_gained(found, self.plain)
-
-
 @pytest.fixture(scope="module")
 def results() -> Results:
-    return Results()
+    return Results(UNET, REFERENCES)
 
 
 def test_an_adapter_brings_the_style_of_its_picture(results: Results) -> None:

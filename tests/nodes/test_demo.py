@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 import nodes
 from semblance.attention.families import DEMO_SD15, DEMO_SDXL
 from semblance.attention.families.family import ModelFamily
+from semblance.attention.functional.masked_tokens import one_hot
 from semblance.demo.captions import full_captions
 from semblance.demo.style_picture import style_picture
 from semblance.demo.training.diffusion import alphas_cumprod
 from semblance.demo.training.flow import FlowModel
 from semblance.demo.training.flux import FluxShape, FluxTransformer
+from semblance.demo.training.masked import SETTINGS, MaskedPainter
 from semblance.demo.training.networks import build_unet
 from semblance.demo.training.parts import LATENT_SCALE, TextContext, load_part
 from semblance.demo.training.unet import Denoiser
@@ -30,15 +32,18 @@ from semblance.host.files import DEMO_ADAPTERS, DEMO_MODELS, UnreadableFile, fil
 from semblance.host.instantstyle.adapter import load_adapter
 from semblance.host.instantstyle.content_words import embed_phrases, parse_phrases
 from semblance.host.instantstyle.encoding import encode_style
+from semblance.host.masked.transformer import MaskedTransformer
 from semblance.host.styledrop.training_copy import check_tunable
 from semblance.nodes.demo import LoadDemo
 from semblance.nodes.instantstyle import InstantStyle
 
 UNETS: dict[Topology, str] = {"SDXL": "sdxl", "SD 1.5": "sd15"}
-TEXTS: dict[Topology, str] = {**UNETS, "Flux": "flux"}
+TEXTS: dict[Topology, str] = {**UNETS, "Flux": "flux", "aMUSEd": "amused"}
+BY_NOISE: tuple[Topology, ...] = ("SDXL", "SD 1.5", "Flux")
+"""What is sampled from noise, on one autoencoder."""
 ADAPTERS = {"SDXL": "semblance_demo_sdxl.safetensors", "SD 1.5": "semblance_demo_sd15.safetensors"}
 LORA = "semblance_demo_words.safetensors"
-LIMIT = 38e6  # bytes, without the judge, which an install does not have
+LIMIT = 46.5e6  # bytes, without the judge, which an install does not have
 
 
 @pytest.fixture(scope="module", params=TOPOLOGIES)
@@ -59,6 +64,11 @@ def demo(topology: Topology) -> DemoModel:
 @pytest.fixture(scope="module")
 def flux() -> DemoModel:
     return loaded("Flux")
+
+
+@pytest.fixture(scope="module")
+def amused() -> DemoModel:
+    return loaded("aMUSEd")
 
 
 def pictures(count: int = 8) -> torch.Tensor:
@@ -125,6 +135,32 @@ def test_comfyui_denoises_as_the_trained_transformer_does(flux: DemoModel) -> No
     assert (made - expected).norm() / expected.norm() < 2e-3
 
 
+def test_comfyui_predicts_tokens_as_the_trained_masked_transformer_does(amused: DemoModel) -> None:
+    from comfy.model_management import load_models_gpu
+
+    captions, device = ["", *full_captions(single_shapes(3, 43))], torch.device("cpu")
+    trained = MaskedPainter(load_part(MaskedTransformer(SETTINGS), "transformer_amused", device), device)
+    tokens = torch.randint(SETTINGS.codebook + 1, (4, 256), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = trained.logits(tokens, *trained.text(captions)).mT.unflatten(2, (16, 16))
+    encoded = [amused.clip.encode_from_tokens(amused.clip.tokenize(c), return_pooled=True) for c in captions]
+    context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    load_models_gpu([amused.model])
+    latent, model = one_hot(tokens.unflatten(1, (16, 16)), SETTINGS.codebook), amused.model.model
+    conds = model.extra_conds(noise=latent, device=device, cross_attn=context, pooled_output=pooled)
+    named = {name: conds[name].cond for name in ("c_crossattn", "y", "micro")}
+    with torch.no_grad():
+        made = model.apply_model(latent, torch.ones(4), **(named | {"micro": named["micro"].expand(4, -1)}))
+    assert (made - expected).norm() / expected.norm() < 2e-2, "in training it computes in bfloat16"
+
+
+def test_tokens_hold_what_a_drawing_shows(amused: DemoModel) -> None:
+    seen = pictures().movedim(1, -1)
+    tokens = amused.vae.encode(seen)
+    assert tokens.shape == (8, 512, 16, 16) and torch.equal(tokens.sum(dim=1), torch.ones(8, 16, 16))
+    assert -10 * (amused.vae.decode(tokens) - seen).pow(2).mean().log10() > 20  # dB
+
+
 def test_the_text_is_read_as_in_training(demo: DemoModel, topology: Topology) -> None:
     caption = "a small moon at the top right, night colours, striped"
     context, pooled = TextContext.load(TEXTS[topology], torch.device("cpu"))([caption])
@@ -141,11 +177,9 @@ def test_a_long_prompt_is_read_whole_by_the_transformer(flux: DemoModel) -> None
     assert made.shape == (1, 2 * FLUX_WORDS, 64)
 
 
-def test_the_stock_vae_loader_opens_the_autoencoder(
-    demo: DemoModel, topology: Topology, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import folder_paths
-
+@pytest.mark.parametrize("topology", BY_NOISE)
+def test_the_stock_vae_loader_opens_the_autoencoder(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = loaded(topology)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae", ([str(DEMO_MODELS)], {".safetensors"}))
     (stock,) = nodes.VAELoader().load_vae("autoencoder.safetensors")
     seen = pictures().movedim(1, -1)
@@ -222,9 +256,11 @@ def test_comfyui_can_load_each_part_anew(demo: DemoModel, topology: Topology) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bypass", [False, True])
-def test_comfyuis_train_lora_trains_on_it(demo: DemoModel, topology: Topology, bypass: bool) -> None:
+@pytest.mark.parametrize("topology", BY_NOISE)
+def test_comfyuis_train_lora_trains_on_it(topology: Topology, bypass: bool) -> None:
     from comfy_extras.nodes_train import LoraModelLoader, TrainLoraNode
 
+    demo = loaded(topology)
     before = {name: weight.clone() for name, weight in weights_in(demo.model).items()}
     settings = {
         "batch_size": 1, "steps": 2, "grad_accumulation_steps": 1, "learning_rate": 0.05, "rank": 2,
@@ -241,8 +277,8 @@ def test_comfyuis_train_lora_trains_on_it(demo: DemoModel, topology: Topology, b
     assert steps == 2 and len(losses["loss"]) == 2 and all(torch.isfinite(torch.tensor(losses["loss"])))
     assert lora and any(weight.abs().sum() > 0 for name, weight in lora.items() if "up" in name)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_in(demo.model).items())
-    loaded: Any = LoraModelLoader.execute(demo.model, lora, 1.0)
-    (taught,) = loaded.result
+    taught_model: Any = LoraModelLoader.execute(demo.model, lora, 1.0)
+    (taught,) = taught_model.result
     assert len(taught.patches) > 0 and not demo.model.patches
 
 

@@ -43,6 +43,7 @@ QUICK = (
     "one_node_style",
     "reference_style_demo",
     "reference_style_sdxl",
+    "styledrop_masked",
     "styledrop_tune",
     "styleid",
     "styleid_demo",
@@ -97,6 +98,7 @@ PICTURES = {
     "consistory_reuse": 2 + 3,
     "consistory_two_subjects": 4,
     "score_and_pick": 2,
+    "styledrop_masked": 4,
     "styledrop_rounds": 8,
     "styledrop_tune": 4,
 }
@@ -112,6 +114,7 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
         "KSampler": {"steps": 2},
         "BasicScheduler": {"steps": 2},
         "SemblanceTuneStyle": {"steps": 2},
+        "SemblanceMaskedSampler": {"steps": 2},
         "SemblanceRecordSubject": {"steps": 2},
         "SemblanceInvertImage": {"steps": 4},
         "SemblanceInvertEditFriendly": {"steps": 2},

@@ -81,7 +81,12 @@ UNET = Tuning(
     ((40, 0.005),),
 )
 MASKED = Tuning(
-    "aMUSEd", tuple(f"middle.{layer}" for layer in range(5)), ((60, 0.02), (40, 0.005)), ((40, 0.005),), placed=True
+    "aMUSEd",
+    tuple(f"middle.{layer}" for layer in range(5)),
+    ((60, 0.01), (40, 0.0025)),
+    ((40, 0.0025),),
+    placed=True,
+    width=8,
 )
 TUNINGS = (UNET, MASKED)
 CANDIDATE_SEED = 71

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from semblance.attention.families.family import ModelFamily
 from semblance.attention.functional.masked_tokens import one_hot
 from semblance.demo.captions import full_captions
 from semblance.demo.style_picture import style_picture
+from semblance.demo.training import masked
 from semblance.demo.training.diffusion import alphas_cumprod
 from semblance.demo.training.flow import FlowModel
 from semblance.demo.training.flux import FluxShape, FluxTransformer
@@ -135,9 +137,12 @@ def test_comfyui_denoises_as_the_trained_transformer_does(flux: DemoModel) -> No
     assert (made - expected).norm() / expected.norm() < 2e-3
 
 
-def test_comfyui_predicts_tokens_as_the_trained_masked_transformer_does(amused: DemoModel) -> None:
+def test_comfyui_predicts_tokens_as_the_trained_masked_transformer_does(
+    amused: DemoModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from comfy.model_management import load_models_gpu
 
+    monkeypatch.setattr(masked, "half_precision", lambda device: nullcontext())
     captions, device = ["", *full_captions(single_shapes(3, 43))], torch.device("cpu")
     trained = MaskedPainter(load_part(MaskedTransformer(SETTINGS), "transformer_amused", device), device)
     tokens = torch.randint(SETTINGS.codebook + 1, (4, 256), generator=torch.Generator().manual_seed(1))
@@ -151,7 +156,7 @@ def test_comfyui_predicts_tokens_as_the_trained_masked_transformer_does(amused: 
     named = {name: conds[name].cond for name in ("c_crossattn", "y", "micro")}
     with torch.no_grad():
         made = model.apply_model(latent, torch.ones(4), **(named | {"micro": named["micro"].expand(4, -1)}))
-    assert (made - expected).norm() / expected.norm() < 2e-2, "in training it computes in bfloat16"
+    assert (made - expected).norm() / expected.norm() < 2e-3
 
 
 def test_tokens_hold_what_a_drawing_shows(amused: DemoModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -169,7 +170,9 @@ class Examples:
             pictures = pictures.contiguous(memory_format=torch.channels_last)  # four times as fast on a CPU
             return vq.quantize.nearest(vq.quant_conv(vq.encoder(pictures))).flatten(1).short()
 
-        tokens = torch.cat([pool.made("tokens", tokens_of, device) for pool in pools])
+        book = vq.quantize.embedding.weight.cpu().numpy().tobytes()
+        name = f"tokens_{sha256(book).hexdigest()[:8]}"  # those of another codebook mean nothing to this one
+        tokens = torch.cat([pool.made(name, tokens_of, device) for pool in pools])
         return cls(pool, tokens, weights, seen_patches(pools, embedder, device))
 
 

@@ -15,7 +15,7 @@ from semblance.demo.study import Study
 
 pytestmark = pytest.mark.behaviour
 
-STORIES, FEWER = 32, 16
+STORIES, FEWER = 24, 12
 
 
 class Results:

@@ -8,13 +8,14 @@ import pytest
 
 from semblance.demo.metrics import estimate
 from semblance.demo.probe import leaked, style_gained
-from semblance.demo.study import ADAPTERS, PER_REFERENCE, Setting, Study
+from semblance.demo.study import ADAPTERS, Pairs, Setting, Study
 
 pytestmark = pytest.mark.behaviour
 
 ALL = Setting("all blocks", "all")
 STYLE = Setting("style blocks", "style")
 SUBTRACTED = (0.5, 1.0)
+PER_REFERENCE = 2
 
 
 class Results:
@@ -33,7 +34,7 @@ class Results:
 
 @pytest.fixture(scope="module", params=ADAPTERS)
 def results(request: pytest.FixtureRequest) -> Results:
-    return Results(Study.open(request.param))
+    return Results(Study.open(request.param, pairs=Pairs.draw(per_reference=PER_REFERENCE)))
 
 
 def test_all_blocks_halve_the_distance_to_the_references_colours(results: Results) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from semblance.demo.captions import full_captions
 from semblance.demo.metrics import estimate, measure
 from semblance.demo.study import MASKED as TOPOLOGY
 from semblance.demo.study import PER_REFERENCE, Pairs, Study
 from semblance.demo.styledrop import MASKED, ROUND_SCALE
+from semblance.demo.world import draw
 from semblance.tests.behaviour.tunings import Results
 
 pytestmark = pytest.mark.behaviour
@@ -28,6 +30,14 @@ def test_words_alone_settle_place_and_colours() -> None:
     assert found["palette"].mean() <= 30, "47 without colours in the words"
 
 
+def test_tokens_leave_figures_to_be_named(results: Results) -> None:
+    """So what is rough in its pictures is not the VQ model's doing."""
+    study, asked = results.study, results.study.pairs.asked
+    with torch.inference_mode():
+        again = study.demo.vae.decode(study.demo.vae.encode(draw(asked).pictures.movedim(1, -1))).movedim(-1, 1)
+    assert measure(again, asked, asked, study.judge)["shape_right"].mean() >= 0.9, "0.97 of 64 was measured"
+
+
 def test_an_adapter_brings_the_style_of_its_picture(results: Results) -> None:
     tuned, plain = (estimate(found["palette"], PER_REFERENCE) for found in (results.first(ROUND_SCALE), results.plain))
     assert tuned.high <= 0.5 * plain.mean, (tuned, plain)
@@ -35,8 +45,10 @@ def test_an_adapter_brings_the_style_of_its_picture(results: Results) -> None:
 
 
 def test_the_asked_place_is_kept(results: Results) -> None:
-    kept = results.first(ROUND_SCALE)
-    assert kept["place_right"].mean() >= results.plain["place_right"].mean() - 2 / (REFERENCES * PER_REFERENCE)
+    """At chance one in nine is right."""
+    kept, plain = (estimate(found["place_right"], PER_REFERENCE) for found in (results.first(0.0), results.plain))
+    assert kept.high >= plain.mean - 0.05, (kept, plain)
+    assert kept.mean >= 0.5, (kept, plain)
 
 
 def test_a_round_of_feedback_keeps_the_style(results: Results) -> None:

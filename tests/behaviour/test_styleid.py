@@ -28,7 +28,7 @@ from semblance.demo.world import draw
 
 pytestmark = pytest.mark.behaviour
 
-PAIRS = 24
+PAIRS = 16
 """The means that are compared lie as far apart as over 64 pairs, which take eight minutes of one core."""
 BOTH = tuple(Way(f"gamma {gamma}", gamma=gamma) for gamma in GAMMAS)
 

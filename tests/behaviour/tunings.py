@@ -14,7 +14,7 @@ class Results:
 
     def __init__(self, tuning: Tuning, references: int) -> None:
         adapters = Adapters.over(references, tuning)
-        self.plain = adapters.plain()
+        self.study, self.plain = adapters.study, adapters.plain()
         self.first = cache(lambda scale: with_adapters(adapters, scale)[1])
         self.second = cache(lambda: with_adapters(adapters, ROUND_SCALE, second=True)[1])
 

@@ -24,7 +24,19 @@ FOLDER = "style-and-subject.v2"
 """Unlike the checkout's and the pack's name, and with a point, which no module's name has."""
 SHIPPED = shipped_files()
 SOURCES = [path for path in SHIPPED if path.suffix == ".py"]
-RUNS = {"__init__.py", "version.py", "nodes", "host", "attention", "metrics", "locales", "web", "workflows", "subgraphs", "demo"}
+RUNS = {
+    "__init__.py",
+    "version.py",
+    "nodes",
+    "host",
+    "attention",
+    "metrics",
+    "locales",
+    "web",
+    "workflows",
+    "subgraphs",
+    "demo",
+}
 TELLS = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE", "docs"}
 HOST = {
     "comfy",

@@ -15,7 +15,7 @@ from semblance.demo.study import Study
 
 pytestmark = pytest.mark.behaviour
 
-STORIES, FEWER = 24, 12
+STORIES, FEWER = 24, 16
 
 
 class Results:

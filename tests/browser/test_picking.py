@@ -155,8 +155,8 @@ def test_without_the_script_the_sheet_is_a_plain_picture_and_the_field_picks(
         picture = "app.graph.nodes.find(node => node.type === 'SemblancePickImages').imgs?.[0]"
         frontend.page.wait_for_function(WHEN_DRAWN % f"{picture}?.naturalWidth > 500")
         assert frontend.page.evaluate(SHOWN) == 0
-        saved = "app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.length"
-        frontend.page.wait_for_function(WHEN_DRAWN % f"{saved} === 2")
+        saved = "app.nodeOutputs[app.graph.nodes.find(node => node.type === 'SaveImage').id]?.images.length"
+        frontend.page.wait_for_function(f"() => {saved} === 2")
     finally:
         frontend.page.unroute("**/pick.js")
         frontend.start(comfyui.url)

@@ -15,14 +15,15 @@ pytestmark = pytest.mark.behaviour
 ALL = Setting("all blocks", "all")
 STYLE = Setting("style blocks", "style")
 SUBTRACTED = (0.5, 1.0)
-PER_REFERENCE = 2
+PER_REFERENCE = {"SDXL": 2, "SD 1.5": 4}
+"""With two, chance hides how much of the style SD 1.5's style blocks keep."""
 
 
 class Results:
     """Settings measured once each."""
 
     def __init__(self, study: Study) -> None:
-        self.plain = study.plain()
+        self.plain, self.per_reference = study.plain(), study.pairs.per_reference
         self.of = cache(study.with_setting)
 
     def gained(self, setting: Setting) -> float:
@@ -34,12 +35,12 @@ class Results:
 
 @pytest.fixture(scope="module", params=ADAPTERS)
 def results(request: pytest.FixtureRequest) -> Results:
-    return Results(Study.open(request.param, pairs=Pairs.draw(per_reference=PER_REFERENCE)))
+    return Results(Study.open(request.param, pairs=Pairs.draw(per_reference=PER_REFERENCE[request.param])))
 
 
 def test_all_blocks_halve_the_distance_to_the_references_colours(results: Results) -> None:
     styled, plain = results.of(ALL)["palette"], results.plain["palette"]
-    assert estimate(styled, PER_REFERENCE).low <= 0.5 * estimate(plain, PER_REFERENCE).high
+    assert estimate(styled, results.per_reference).low <= 0.5 * estimate(plain, results.per_reference).high
 
 
 def test_all_blocks_bring_the_features_nearer_to_the_references(results: Results) -> None:
@@ -53,14 +54,14 @@ def test_all_blocks_put_the_figure_where_the_references_stands(results: Results)
 
 
 def test_style_blocks_keep_the_style_and_leave_half_of_the_content(results: Results) -> None:
-    assert results.gained(STYLE) >= 0.7 * results.gained(ALL), "0.8 over twice as many pictures"
+    assert results.gained(STYLE) >= 0.8 * results.gained(ALL)
     assert results.leaked(STYLE) <= 0.5 * results.leaked(ALL)
 
 
 @pytest.mark.parametrize("setting", [ALL, STYLE], ids=lambda setting: setting.name)
 def test_a_reference_never_changes_the_shape_that_is_asked_for(results: Results, setting: Setting) -> None:
     styled, plain = results.of(setting)["shape_right"], results.plain["shape_right"]
-    assert estimate(styled, PER_REFERENCE).high >= plain.mean().item() - 0.05
+    assert estimate(styled, results.per_reference).high >= plain.mean().item() - 0.05
     assert results.of(setting)["shape_leaked"].mean() <= 0.05
 
 

@@ -31,6 +31,8 @@ HEADINGS = {
 """Of a Measures' fields, in tables."""
 LEAK_KEYS = ("palette", "texture", "place_leaked", "shape_right")
 """What is shown where the prompt leaves the place open."""
+PLACE_KEYS = ("palette", "texture", "gram", "place_right", "shape_right")
+"""What is shown where the prompt says the place."""
 ROW, LABEL, BAR, MARGIN = 26, 230, 520, 24  # pixels
 STYLE_COLOUR, LEAK_COLOUR, INK = "#2a7f8e", "#d9663f", "#222222"
 

@@ -15,7 +15,7 @@ from .captions import content_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures, measure
 from .page import Table
-from .probe import style_table
+from .probe import PLACE_KEYS, style_table
 from .run import Shot, changed, drawn, in_the_style_of, read_tensor, shoot, slug, template
 from .study import Pairs, Study, output_of
 from .training.judge import load_judge
@@ -77,8 +77,7 @@ def with_way(study: Study, way: Way) -> Measures:
 def table(study: Study, ways: Sequence[Way] = WAYS) -> Table:
     """What each of `ways` does over the study's pairs; the first row holds the headings."""
     found = {"plain": plain(study), **{way.name: with_way(study, way) for way in ways}}
-    keys = ("palette", "texture", "gram", "place_right", "shape_right")
-    return style_table(found, keys, study.pairs.per_reference)
+    return style_table(found, PLACE_KEYS, study.pairs.per_reference)
 
 
 def sheet(server: ComfyUIServer, output: Path) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -96,18 +95,11 @@ class Study:
 
     @torch.inference_mode()
     def sample(self, captions: Sequence[str], seed: int = NOISE_SEED, model: Any = None, steps: int = STEPS) -> Tensor:
-        """Pictures (captions, 3, 128, 128) in 0..1: one run of KSampler, or of Masked Sampler; a row a caption."""
-        nodes: Any = import_module("nodes")
-        positive, negative = self.prompt(captions), self.prompt([""])
-        if self.topology == MASKED:
-            guider = CFGGuider(model or self.demo.model)
-            guider.set_conds(positive, negative)
-            guider.set_cfg(GUIDANCE)
-            return self.guided(guider, len(captions), seed, steps)
-        latent = {"samples": torch.zeros(len(captions), 4, 16, 16)}
-        settings = (seed, steps, GUIDANCE, "euler", "normal")
-        (made,) = nodes.common_ksampler(model or self.demo.model, *settings, positive, negative, latent)
-        return self.demo.vae.decode(made["samples"]).movedim(-1, 1).clamp(0, 1)
+        """Pictures (captions, 3, 128, 128) in 0..1 with CFG, a row a caption."""
+        guider = CFGGuider(model or self.demo.model)
+        guider.set_conds(self.prompt(captions), self.prompt([""]))
+        guider.set_cfg(GUIDANCE)
+        return self.guided(guider, len(captions), seed, steps)
 
     @torch.inference_mode()
     def guided(self, guider: Any, pictures: int, seed: int, steps: int = STEPS) -> Tensor:

@@ -17,7 +17,7 @@ from .captions import PLACE_WORDS, SHAPE_WORDS, content_captions, shape_captions
 from .contact_sheet import contact_sheet
 from .metrics import Measures
 from .page import Table
-from .probe import LEAK_KEYS, style_table
+from .probe import LEAK_KEYS, PLACE_KEYS, style_table
 from .run import Shot, slug
 from .study import ADAPTERS, GUIDANCE, NOISE_SEED, Pairs, Setting, Study
 from .training.sheets import save_picture
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 TEXT_SCALE = GUIDANCE - 1
 STYLE_SCALES = (0.0, 0.5, 1.0)
-PLACED_KEYS = ("palette", "texture", "gram", "place_right", "shape_right")
 ROUND_SCALE = 0.5
 """The style scale at which rounds are sampled and compared."""
 
@@ -52,7 +51,7 @@ class Tuning:
 
     @property
     def measures(self) -> Sequence[str]:
-        return PLACED_KEYS if self.placed else LEAK_KEYS
+        return PLACE_KEYS if self.placed else LEAK_KEYS
 
     def captions(self, asked: Scenes) -> list[str]:
         return content_captions(asked) if self.placed else shape_captions(asked)

@@ -73,6 +73,13 @@ def amused() -> DemoModel:
     return loaded("aMUSEd")
 
 
+def read_by(demo: DemoModel, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Context and pooled text of captions, a row each, by the CLIP."""
+    read = [demo.clip.encode_from_tokens(demo.clip.tokenize(caption), return_pooled=True) for caption in captions]
+    context, pooled = zip(*read, strict=True)
+    return torch.cat(context), torch.cat(pooled)
+
+
 def pictures(count: int = 8) -> torch.Tensor:
     return draw(single_shapes(count, 41, "held_out")).pictures
 
@@ -105,8 +112,7 @@ def test_comfyui_denoises_as_the_trained_unet_does(topology: Topology) -> None:
     kept = alphas_cumprod()[500]
     expected = kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
 
-    encoded = [demo.clip.encode_from_tokens(demo.clip.tokenize(c), return_pooled=True) for c in captions]
-    context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    context, pooled = read_by(demo, captions)
     model = demo.model.model
     vector = (
         model.encode_adm(pooled_output=pooled, width=128, height=128, device=device) if topology == "SDXL" else None
@@ -129,8 +135,7 @@ def test_comfyui_denoises_as_the_trained_transformer_does(flux: DemoModel) -> No
     noisy = torch.randn((4, 4, 16, 16), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = noisy - 0.7 * trained.network(noisy, torch.full((4,), 0.7), *trained.text(captions))
-    encoded = [flux.clip.encode_from_tokens(flux.clip.tokenize(c), return_pooled=True) for c in captions]
-    context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    context, pooled = read_by(flux, captions)
     load_models_gpu([flux.model])
     with torch.no_grad():
         made = flux.model.model.apply_model(noisy, torch.full((4,), 0.7), c_crossattn=context, y=pooled)
@@ -148,8 +153,7 @@ def test_comfyui_predicts_tokens_as_the_trained_masked_transformer_does(
     tokens = torch.randint(SETTINGS.codebook + 1, (4, 256), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = trained.logits(tokens, *trained.text(captions)).mT.unflatten(2, (16, 16))
-    encoded = [amused.clip.encode_from_tokens(amused.clip.tokenize(c), return_pooled=True) for c in captions]
-    context, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    context, pooled = read_by(amused, captions)
     load_models_gpu([amused.model])
     latent, model = one_hot(tokens.unflatten(1, (16, 16)), SETTINGS.codebook), amused.model.model
     conds = model.extra_conds(noise=latent, device=device, cross_attn=context, pooled_output=pooled)

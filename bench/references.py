@@ -45,13 +45,14 @@ FLUX: Mapping[str, Any] = {
 }
 """FLUX.1 dev."""
 PIXELS, TEXT = 1024, 256
-WAYS: Mapping[str, tuple[int, bool, float]] = {
-    "one reference": (1, False, 0.0),
-    "one reference, statistics": (1, False, 0.5),
-    "two references": (2, False, 0.0),
-    "one reference of another size": (1, True, 0.0),
+WAYS: Mapping[str, tuple[int, bool, float, int]] = {
+    "one reference": (1, False, 0.0, 1),
+    "one reference, statistics": (1, False, 0.5, 1),
+    "one reference, counted four times": (1, False, 0.0, 4),
+    "two references": (2, False, 0.0, 1),
+    "one reference of another size": (1, True, 0.0, 1),
 }
-"""References, whether they are of another size, and the statistics of queries and keys."""
+"""References, whether they are of another size, the statistics of queries and keys, and how often they count."""
 
 
 @cache
@@ -65,12 +66,12 @@ def flux() -> Any:
 
 def styled(model: Any, channels: int, way: str, dtype: torch.dtype) -> Any:
     """A clone with references in every block."""
-    count, other_size, share = WAYS[way]
+    count, other_size, share, weight = WAYS[way]
     side = PIXELS // 8
     empty = torch.empty(1, channels, side, side // 2 if other_size else side, dtype=dtype, device="meta")
     pictures = tuple(ShownPicture(f"reference {number}", empty, empty) for number in range(count))
     scope = Scope(dict.fromkeys(blocks_of(model), 1.0))
-    return add_patch(model, ReferenceStyle(pictures, scope, statistics=Statistics(share)))
+    return add_patch(model, ReferenceStyle(pictures, scope, statistics=Statistics(share), weight=weight))
 
 
 def flux_call(model: Any) -> Size:

@@ -3,13 +3,13 @@
 The reference, noised to the level of the step, goes through the model once for each conditioning. With its keys K' and
 values V' an image's tokens give
 
-    Z = softmax(Q [K, s K']^T / sqrt(d)) [V, V']
+    Z = softmax(Q [K, s K']^T / sqrt(d) + [0, log w]) [V, V']
 
 where Q and K, as the model has rotated them, may take the statistics of the reference's first, and s is a factor for
 each frequency of the rotary positions: high frequencies tell places and make the image copy the reference's structure,
-low ones tell what is alike (Untwisting RoPE, arXiv:2602.05013). On a UNet, where nothing is rotated, this is
-StyleAligned (arXiv:2312.02133) and, with the reference's tokens instead of the image's own, Visual Style Prompting
-(arXiv:2402.12974).
+low ones tell what is alike (Untwisting RoPE, arXiv:2602.05013). A weight w counts each token of the reference w times.
+On a UNet, where nothing is rotated, this is StyleAligned (arXiv:2312.02133) and, with the reference's tokens instead of
+the image's own, Visual Style Prompting (arXiv:2402.12974).
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from ..functional.rotary import frequency_factors
 from ..functional.token_statistics import Moments, moments, pooled, with_moments
 from ..references.shared_style import Frequencies, Statistics
 
+COUNTED_AGAIN = 0.25
+"""As how many images the keys and values count that an image looks at once more: about that in Flux."""
+
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
@@ -49,6 +52,8 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
     statistics: Statistics = Statistics()
     instead: bool = False
     """Whether the references' tokens stand in the place of the images' own."""
+    weight: int = 1
+    """How many times each of the references' tokens counts; StyleAligned shifts its logits by log 2, which is 2."""
 
     def pictures(self, moment: Moment) -> Sequence[ShownPicture]:
         return self.references
@@ -59,11 +64,14 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
         return key, value, *moments(query)
 
     def extra_images(self, plan: RunPlan) -> float:
+        if not self._acts(plan):
+            return 0.0
         apart = (
             plan.pictures_apart or one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size
             for one in self.references
         )
-        return sum(1 + KEPT_APART * alone for alone in apart) if self._acts(plan) else 0.0
+        counted = COUNTED_AGAIN * (self.weight - 1) * plan.images * len(self.references)
+        return counted + sum(1 + KEPT_APART * alone for alone in apart)
 
     def check(self, plan: RunPlan) -> None:
         if caches := plan.conflicts & {"EasyCache", "LazyCache"}:
@@ -91,6 +99,7 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
         high, low = self.frequencies.structure, self.frequencies.detail
         way = "instead of their own tokens" if self.instead else f"structure {high[0]:g} to {high[1]:g}"
         shown = f"{len(self.references)} reference{'' if len(self.references) == 1 else 's'}"
+        shown += "" if self.weight == 1 else f", each counted {self.weight} times"
         factors = f"{way}, detail {low[0]:g} to {low[1]:g}"
         taken = f"statistics {self.statistics.queries_and_keys:g} and {self.statistics.values:g}"
         return f"Reference Style ({shown}), {factors}, {taken}, strength {self.strength:g}, {self.scope}"
@@ -107,12 +116,16 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
         if share := self.statistics.values:
             own_value = _moved(own_value, pooled([moments(features[1]) for features in seen]), call, share)
         images = tuple(range(call.layout.images))
-        shared = SharedTokens(images, self._scaled(key, call, bank), value, self.instead)
+        shared = SharedTokens(images, self._counted(self._scaled(key, call, bank)), self._counted(value), self.instead)
         if call.image == slice(None):
             call = replace(call, key=own_key, value=own_value)
         elif self.statistics != Statistics():
             shared = replace(shared, own=(own_key, own_value))
         return replace(call, query=query, shared=merge_shared(*call.shared, shared))
+
+    def _counted(self, tokens: Tensor) -> Tensor:
+        """Tokens as often as they count: the same as a shift of their logits by the logarithm, in any kernel."""
+        return tokens if self.weight == 1 else torch.cat([tokens] * self.weight, dim=-2)
 
     def _scaled(self, key: Tensor, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The references' keys by frequency."""

@@ -186,6 +186,7 @@ def test_every_input_changes_the_picture(family: Family) -> None:
         "early": {**custom(), "end": 0.1},
         "fading": {**custom(), "curve": {"curve": "custom", "points": "0:0.8, 1:0.4"}},
         "seed": {**custom(), "reference_seed": 1},
+        "weight": {**custom(), "reference_weight": 3},
         "prompt": {**custom(), "reference_prompt": family.text(9)},
         "mask": {**custom(), "mask": torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], dim=2)},
     }
@@ -345,6 +346,7 @@ def test_the_memory_of_the_references_is_declared(family: Family) -> None:
     plan = RunPlan("sample_euler", (moment(),), 1, (8, 8), False, frozenset())
     assert beside.extra_images(plan) == 2 < apart.extra_images(plan)
     assert patch_on(styled(model, family.latent(seed=5), strength=0.0)).extra_images(plan) == 0
+    assert patch_on(styled(model, family.latent(seed=5), reference_weight=4)).extra_images(plan) > 1
 
 
 def moment() -> Moment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ class Page:
     queries_and_keys: float = 0.0
     values: float = 0.0
     strength: float = 1.0
+    weight: float = 1.0
     area: Tensor | None = None  # (rows of tokens, columns of tokens)
 
 
@@ -183,6 +185,9 @@ def one_row(
     kept = None if mask is None else own_mask(mask, row, heads, query.shape[1], key.shape[1])
     if kept is not None:
         kept = torch.nn.functional.pad(kept[:, image], (0, shared_key.shape[1]))
+    if page.weight != 1.0:
+        kept = torch.zeros(1, tokens, key.shape[1] + shared_key.shape[1]) if kept is None else kept
+        kept[..., key.shape[1] :] += math.log(page.weight)
     key, value = torch.cat([key, shared_key], dim=1), torch.cat([value, shared_value], dim=1)
     looked = softmax_attention(query[:, image], key, value, kept)
     output = plain.double().clone()

@@ -39,26 +39,26 @@ def in_pixels(weights: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("statistics", "strength", "masked"),
+    ("statistics", "strength", "weight", "masked"),
     [
-        pytest.param(Statistics(), 1.0, False, id="whole"),
-        pytest.param(Statistics(1.0, 0.6), 0.5, False, id="statistics-half"),
-        slow(Statistics(0.7, 1.0), 1.0, False),
-        slow(Statistics(), 0.5, False),
-        slow(Statistics(1.0, 0.0), 1.0, True),
-        slow(Statistics(1.0, 1.0), 0.5, True),
+        pytest.param(Statistics(), 1.0, 1, False, id="whole"),
+        pytest.param(Statistics(1.0, 0.6), 0.5, 3, False, id="statistics-half-counted"),
+        slow(Statistics(0.7, 1.0), 1.0, 1, False),
+        slow(Statistics(), 0.5, 1, False),
+        slow(Statistics(1.0, 0.0), 1.0, 2, True),
+        slow(Statistics(1.0, 1.0), 0.5, 1, True),
     ],
 )
 def test_the_first_call_is_the_formulas(
-    family: TransformerFamily, statistics: Statistics, strength: float, masked: bool
+    family: TransformerFamily, statistics: Statistics, strength: float, weight: int, masked: bool
 ) -> None:
     model, calls = recorded(tiny(family))
     side = 8 if family.name == "flux2" else 4
     weights = area(side, side) if masked else None
-    settings = {"frequencies": CONSTANT, "statistics": statistics, "strength": strength}
+    settings = {"frequencies": CONSTANT, "statistics": statistics, "strength": strength, "weight": weight}
     mask = None if weights is None else ImageMask(in_pixels(weights)[None])
     sampled(family, styled(model, one := picture(family), mask=mask, **settings), steps=1)
-    page = Page(0.4, 1.3, 2.5, statistics.queries_and_keys, statistics.values, strength, weights)
+    page = Page(0.4, 1.3, 2.5, statistics.queries_and_keys, statistics.values, strength, weight, weights)
     expected = by_the_page(family, tiny(family), calls[0], [one], page)
     assert len(calls) == 1 and len(calls[0].numbers) == 2
     assert relative_error(calls[0].output, expected) < 1e-5
@@ -84,8 +84,8 @@ def test_a_text_mask_of_the_model_stays_on_its_own_keys() -> None:
     hidden = {"attention_mask": torch.tensor([[1.0, 1, 1, 1, 0, 0, 0]])}
     texts = {"positive": family.conditioning(seed=1, **hidden), "negative": family.conditioning(seed=2, **hidden)}
     one = picture(family)
-    sampled(family, styled(model, one, frequencies=CONSTANT, strength=0.5), steps=1, **texts)
-    expected = by_the_page(family, tiny(family), calls[0], [one], Page(0.4, 1.3, 2.5, strength=0.5))
+    sampled(family, styled(model, one, frequencies=CONSTANT, strength=0.5, weight=2), steps=1, **texts)
+    expected = by_the_page(family, tiny(family), calls[0], [one], Page(0.4, 1.3, 2.5, strength=0.5, weight=2.0))
     assert relative_error(calls[0].output, expected) < 1e-5
     unhidden = sampled(family, tiny(family), steps=1)
     assert relative_error(sampled(family, tiny(family), steps=1, **texts), unhidden) > 1e-3

@@ -6,6 +6,7 @@ half, and run by the host's own UNet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,8 +25,6 @@ from semblance.tests.support.studio import Studio, record_calls, relative_error
 from semblance.tests.tiny_models import make_unet
 
 AS_THEY_ARE = Frequencies(structure=(1.0, 1.0), detail=(1.0, 1.0))
-Processor = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Queries, keys and values (rows, heads, tokens, head_dim) to those that are attended with."""
 
 
 def expand_first(feature: Tensor, images: int) -> Tensor:
@@ -45,6 +44,16 @@ def style_aligned(query: Tensor, key: Tensor, value: Tensor, images: int) -> tup
     key = torch.cat([key, expand_first(key, images)], dim=-2)
     value = torch.cat([value, expand_first(value, images)], dim=-2)
     return query, key, value
+
+
+def style_aligned_to_a_real_picture(
+    query: Tensor, key: Tensor, value: Tensor, images: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same with `shared_score_shift` log 2, as the demo for real pictures has it."""
+    query, key, value = style_aligned(query, key, value, images)
+    shift = torch.zeros(key.shape[-2])
+    shift[query.shape[-2] :] = math.log(2)
+    return query, key, value, shift
 
 
 def style_prompted(query: Tensor, key: Tensor, value: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,8 +78,8 @@ def by_the_authors(
         if q.shape != k.shape or f"{part}.{number}" not in where:
             return func(q, k, v, heads, *rest, **named)
         split = (one.unflatten(2, (heads, -1)).transpose(1, 2) for one in (q, k, v))
-        q, k, v = processor(*split, images)
-        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+        q, k, v, *shift = processor(*split, images)
+        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + (shift[0] if shift else 0.0)).softmax(dim=-1)
         return (weights @ v).transpose(1, 2).flatten(2)
 
     x = seated(call["x"], row)
@@ -110,6 +119,21 @@ def test_all_self_attentions_with_statistics_are_style_aligned(
         expected = by_the_authors(model, call, one, 2, set(scope.blocks), style_aligned)
         assert relative_error(call["output"], expected) < 1e-5
     assert relative_error(studio.sample(add_patch(model, method), size=size, steps=1), plain) > 1e-3
+
+
+def test_a_weight_of_two_is_the_shift_of_style_aligneds_demo_for_real_pictures(
+    fresh: tuple[Studio, ModelPatcher],
+) -> None:
+    studio, model = fresh
+    one, scope = picture(size=(16, 12)), studio.everywhere()
+    method = ReferenceStyle((one,), scope, frequencies=AS_THEY_ARE, statistics=Statistics(1.0, 0.0), weight=2)
+    recording, calls = record_calls(model)
+    studio.sample(add_patch(recording, method), size=(16, 12), steps=2)
+    for call in calls:
+        expected = by_the_authors(model, call, one, 2, set(scope.blocks), style_aligned_to_a_real_picture)
+        assert relative_error(call["output"], expected) < 1e-5
+        unshifted = by_the_authors(model, call, one, 2, set(scope.blocks), style_aligned)
+        assert relative_error(expected, unshifted) > 1e-4
 
 
 def test_the_references_tokens_in_place_of_the_images_are_visual_style_prompting(

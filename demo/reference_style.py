@@ -19,6 +19,7 @@ from .probe import PLACE_KEYS, style_table
 from .run import Shot, changed, drawn, in_the_style_of, read_tensor, shoot, slug, template
 from .study import Pairs, Study, output_of
 from .training.judge import load_judge
+from .training.sheets import save_picture
 from .world import PICTURE_SIZE, Scenes, draw
 
 if TYPE_CHECKING:
@@ -34,18 +35,22 @@ class Way:
     """How Reference Style is set; `told` gives the reference words of its own, which name what it shows."""
 
     name: str
+    weight: int = 4
+    """How many times the reference counts."""
     strength: float = 1.0
     told: bool = True
-    side: int = 256
-    """Pixels of the reference. At twice those of the new picture it has more tokens, and is looked at more."""
+    side: int = PICTURE_SIZE
+    """Pixels of the reference."""
 
 
-PRESET = Way("Untwisting RoPE")
-UNTOLD = Way("without the reference's words", told=False)
-HALF = Way("strength 0.5", strength=0.5)
-SAME_SIZE = Way("a reference of 128 pixels", side=PICTURE_SIZE)
-WAYS = (HALF, SAME_SIZE, PRESET, UNTOLD)
-MAIN_WAYS = (PRESET,)
+ONCE = Way("weight 1", weight=1)
+LARGE = Way("weight 1, of 256 pixels", weight=1, side=2 * PICTURE_SIZE)
+HALF = Way("weight 4, strength 0.5", strength=0.5)
+FOUR_TIMES = Way("weight 4")
+UNTOLD = Way("weight 4, without its words", told=False)
+WAYS = (ONCE, LARGE, HALF, FOUR_TIMES, UNTOLD)
+MAIN_WAYS = (FOUR_TIMES,)
+SIDES = {way.side for way in WAYS}
 
 
 @torch.inference_mode()
@@ -59,6 +64,7 @@ def styled(study: Study, way: Way, reference: Scenes) -> Any:
     return output_of(
         ReferenceStyle.execute(
             *(study.demo.model, latent, {"preset": "auto"}, way.strength, {"blocks": "preset"}, 0.0, 1.0, constant, 0),
+            reference_weight=way.weight,
             reference_prompt=words,
         )
     )
@@ -89,21 +95,27 @@ def sheet(server: ComfyUIServer, output: Path) -> Path:
         (words,), (content,) = content_captions(pair.asked), content_captions(pair.references)
         stem = f"reference_style_{row + 1}"
         shots = [drawn("reference", pair.references, output / f"{stem}_reference.png")]
-        prompt = in_the_style_of(server.add_input(shots[0].picture), template(TEMPLATE))
+        references = {side: _given(server, pair.references, side, output / f"{stem}_{side}.png") for side in SIDES}
         for way in (Way("plain", strength=0.0), *WAYS):
             inputs = {
                 "Prompt": {"text": words},
                 "What the style picture shows": {"text": content},
-                "Enlarge style": {"width": way.side, "height": way.side},
-                "SemblanceReferenceStyle": {"strength": way.strength},
+                "SemblanceReferenceStyle": {"strength": way.strength, "reference_weight": way.weight},
             }
-            asked = changed(prompt, inputs) if way.told else _untold(changed(prompt, inputs))
+            prompt = changed(in_the_style_of(references[way.side], template(TEMPLATE)), inputs)
+            asked = prompt if way.told else _untold(prompt)
             shot = shoot(server, f"{words}, {way.name}", asked, output / f"{stem}_{slug(way.name)}.png")
             found = measure(read_tensor(shot.picture), pair.asked, pair.references, judge)
             note = f"{words}\ncolours {found['palette'].item():.0f}, texture {found['texture'].item():.2f}"
             shots.append(Shot(way.name, shot.picture, note))
         rows.append(shots)
     return contact_sheet(rows, output / "reference_style.png")
+
+
+def _given(server: ComfyUIServer, scene: Scenes, side: int, path: Path) -> str:
+    """A drawing of so many pixels among the server's inputs."""
+    save_picture(draw(scene, side).pictures[0], path)
+    return server.add_input(path)
 
 
 def _untold(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from .adapters import adapter_state_dict, controlnet_state_dict, lora_state_dict, make_controlnet, with_lora
 from .encoders import CLIP_KINDS, VISION_KINDS, make_clip, make_clip_vision, make_vae
-from .files import register_tiny_supported_models, write_checkpoint, write_clip_vision
+from .files import register_tiny_supported_models, write_checkpoint, write_clip_vision, write_vae
 from .flux_adapters import FLUX_FORMS, flux_adapter_state_dict, make_siglip, siglip_config, siglip_head, write_siglip
 from .sampling import empty_latent, ksampler, make_conditioning, random_latent, sampler_custom
+from .transformers import register_tiny_transformers, write_transformer
 from .unets import CONTEXT_WIDTH, POOLED_WIDTH, UNET_CONFIGS, Family, diffusers_unet, make_unet
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "make_vae",
     "random_latent",
     "register_tiny_supported_models",
+    "register_tiny_transformers",
     "sampler_custom",
     "siglip_config",
     "siglip_head",
@@ -48,6 +50,8 @@ __all__ = [
     "write_checkpoint",
     "write_clip_vision",
     "write_siglip",
+    "write_transformer",
+    "write_vae",
 ]
 
 
@@ -60,4 +64,5 @@ async def comfy_entrypoint() -> Any:
             return []
 
     register_tiny_supported_models()
+    register_tiny_transformers()
     return TinyModels()

@@ -90,8 +90,8 @@ def make_clip_vision(kind: VisionKind = "h", seed: int = 0) -> comfy.clip_vision
     return encoder
 
 
-def make_vae(seed: int = 0) -> comfy.sd.VAE:
+def make_vae(seed: int = 0, channels: int = 4) -> comfy.sd.VAE:
     """A VAE of the small TAESD kind, the one whose every size the host reads from the file."""
-    model = comfy.taesd.taesd.TAESD(latent_channels=4)
+    model = comfy.taesd.taesd.TAESD(latent_channels=channels)
     seed_weights(model, seed)
     return comfy.sd.VAE(sd=model.state_dict(), dtype=torch.float32)

@@ -56,6 +56,13 @@ def saved_text_encoders(kind: Family, seed: int) -> dict[str, Tensor]:
     return SUPPORTED[kind]({}).process_clip_state_dict_for_saving(weights)
 
 
+def write_vae(path: Path, channels: int, seed: int = 0) -> Path:
+    """A VAE for VAELoader."""
+    weights = make_vae(seed, channels).first_stage_model.state_dict()
+    save_file({name: own_copy(tensor) for name, tensor in weights.items()}, path)
+    return path
+
+
 def write_clip_vision(kind: VisionKind, path: Path, seed: int = 0) -> Path:
     """An image encoder file for CLIPVisionLoader."""
     weights = make_clip_vision(kind, seed).model.state_dict()

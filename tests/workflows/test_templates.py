@@ -1,8 +1,7 @@
 """Every template runs on the real ComfyUI over its HTTP API, on tiny models.
 
-The templates for Flux, Qwen-Image and Z-Image run on a tiny SDXL in the place of the models that they load: there are
-no tiny text encoders of theirs. So nothing here shows that their loaders give what the other nodes take, nor that
-Reference Style acts on those models. That it does is tested on tiny transformers, without the templates.
+Those for Flux, Qwen-Image and Z-Image have the text encoders of a tiny SDXL in the place of their own, of which there
+are no tiny ones, and all of them a VAE of the small TAESD kind.
 """
 
 from __future__ import annotations
@@ -24,7 +23,18 @@ from semblance.demo.run import in_the_style_of
 from semblance.harness.server import ComfyUIServer
 from semblance.host.evaluation.grid import GAP, MARGIN
 from semblance.tests.support.speeds import slow_but
-from semblance.tests.tiny_models import adapter_state_dict, controlnet_state_dict, write_checkpoint, write_clip_vision
+from semblance.tests.support.transformers import TRANSFORMERS
+from semblance.tests.tiny_models import (
+    CONTEXT_WIDTH,
+    POOLED_WIDTH,
+    adapter_state_dict,
+    controlnet_state_dict,
+    flux_adapter_state_dict,
+    write_checkpoint,
+    write_clip_vision,
+    write_transformer,
+    write_vae,
+)
 
 HERE = Path(__file__).parent
 TEMPLATES = sorted(path.stem for path in HERE.glob("*.json"))
@@ -55,6 +65,13 @@ ADAPTERS: dict[str, tuple[Any, ...]] = {
     "ip-adapter_sdxl_vit-h.safetensors": ("sdxl", "base", {"clip_width": 64}),
     "ip_plus_composition_sdxl.safetensors": ("sdxl", "plus"),
 }
+TEXT = CONTEXT_WIDTH["sdxl"]
+LARGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "flux1-dev.safetensors": ("flux", {"context_in_dim": TEXT, "vec_in_dim": POOLED_WIDTH}),
+    "qwen_image_fp8_e4m3fn.safetensors": ("qwen_image", {"joint_attention_dim": TEXT}),
+    "z_image_turbo_bf16.safetensors": ("z_image", {"cap_feat_dim": TEXT}),
+}
+"""Tiny transformers in the place of large ones, told the widths of the texts that they are given."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +86,14 @@ def stocked(comfyui: ComfyUIServer, tmp_path_factory: pytest.TempPathFactory) ->
     save_file(controlnet_state_dict("sdxl"), poses)
     write_clip_vision("h", comfyui.models("clip_vision") / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")
     write_clip_vision("g", comfyui.models("clip_vision") / "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors")
+    write_clip_vision("l", comfyui.models("clip_vision") / "clip_vision_l.safetensors")
+    save_file(flux_adapter_state_dict("XLabs", text_width=TEXT), adapters / "ip_adapter.safetensors")
+    for name, (kind, widths) in LARGE.items():
+        family = TRANSFORMERS[kind]
+        model = family.model(**widths)
+        write_transformer(model, {**family.config, **widths}, comfyui.models("diffusion_models") / name)
+    for name in ("ae.safetensors", "qwen_image_vae.safetensors"):
+        write_vae(comfyui.models("vae") / name, channels=16)
     picture = tmp_path_factory.mktemp("input") / "example.png"
     Image.effect_noise((90, 60), 80).convert("RGB").save(picture)
     comfyui.add_input(picture)
@@ -137,23 +162,23 @@ def small(prompt: dict[str, Any], changes: dict[str, dict[str, Any]] | None = No
     }
 
 
-LOADERS = {"UNETLoader": 0, "CLIPLoader": 1, "DualCLIPLoader": 1, "VAELoader": 2}
-"""Loaders of the parts of models that have no tiny text encoder here, by the output of a checkpoint they stand for."""
+TEXT_LOADERS = ("CLIPLoader", "DualCLIPLoader")
+"""Loaders of text encoders that have no tiny one here."""
 
 
 def template(name: str) -> dict[str, Any]:
-    """A template's API form, in which a tiny checkpoint gives what the loaders of large models would."""
+    """A template's API form, in which a tiny checkpoint gives the text encoders of large models."""
     prompt = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
-    places = {number: LOADERS[node["class_type"]] for number, node in prompt.items() if node["class_type"] in LOADERS}
-    if not places:
+    replaced = {number for number, node in prompt.items() if node["class_type"] in TEXT_LOADERS}
+    if not replaced:
         return prompt
     checkpoint = {"ckpt_name": "sd_xl_base_1.0.safetensors"}
     loader = {"class_type": "CheckpointLoaderSimple", "inputs": checkpoint, "_meta": {"title": "Load Checkpoint"}}
     for node in prompt.values():
         for socket, value in node["inputs"].items():
-            if isinstance(value, list) and value[0] in places:
-                node["inputs"][socket] = ["loader", places[value[0]]]
-    return {"loader": loader, **{number: node for number, node in prompt.items() if number not in places}}
+            if isinstance(value, list) and value[0] in replaced:
+                node["inputs"][socket] = ["loader", 1]
+    return {"loader": loader, **{number: node for number, node in prompt.items() if number not in replaced}}
 
 
 def plain(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,11 @@ from .conditioning import Conditioning
 from .latents import check_pictures
 from .masked.transformer import MaskedTransformer
 
+NOISE_APART = 1_852_727_981
+"""Added to seeds, so that a reference's noise is not the noise that a sampler of the same seed begins with."""
+FOR_A_PART = ("area", "mask", "control", "start_percent", "end_percent", "timestep_start", "timestep_end")
+"""What a conditioning holds that is for a part of the picture or of the run, or comes from a ControlNet."""
+
 
 def family_for_reference(model: Any) -> ModelFamily:
     """The family of a MODEL that can look at reference pictures. Raises ValueError for any other."""
@@ -62,10 +67,11 @@ def shown_pictures(
     Raises ValueError for a latent that holds no pictures of this model, and for several prompts.
     """
     clean = model.model.process_latent_in(reference_latents(model, latent).float())
-    noise = torch.randn(clean.shape, generator=Generator().manual_seed(seed))
+    noise = torch.randn(clean.shape, generator=Generator().manual_seed((seed + NOISE_APART) % 2**64))
     own = None if prompt is None else _checked(prompt)
+    width = None if own is None else own[0][0].shape[-1]
     return tuple(
-        ShownPicture(f"reference {number}", clean[number : number + 1], noise[number : number + 1], own)
+        ShownPicture(f"reference {number}", clean[number : number + 1], noise[number : number + 1], own, width)
         for number in range(len(clean))
     )
 
@@ -104,9 +110,14 @@ def reference_latents(model: Any, latent: Mapping[str, Any]) -> Tensor:
 def _checked(prompt: Conditioning) -> Conditioning:
     """A CONDITIONING that is one prompt for a whole picture."""
     rows = [len(context) for context, _ in prompt]
-    if rows != [1] or any(prompt[0][1].get(name) is not None for name in ("area", "mask")):
+    if rows != [1]:
         raise ValueError(
-            f"The reference prompt holds {sum(rows)} prompts or is for an area, and every reference is looked at whole "
-            "with one. Connect the output of one CLIP Text Encode."
+            f"The reference prompt holds {sum(rows)} prompts, and a reference is looked at with one. Connect the "
+            "output of one CLIP Text Encode."
+        )
+    if found := [name for name in FOR_A_PART if prompt[0][1].get(name) is not None]:
+        raise ValueError(
+            f"The reference prompt has {' and '.join(found)} set, and a reference is looked at whole, in every step "
+            "and without ControlNet. Connect the output of one CLIP Text Encode."
         )
     return prompt

@@ -81,6 +81,8 @@ class Rotary:
     """Channels of a head for each axis, such as time, height and width."""
     pairs: Literal["neighbours", "halves"] = "neighbours"
     """Whether a pair is two channels side by side, or one of each half of the head."""
+    base: float = 10000.0
+    """Of which the frequencies are powers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,3 +120,5 @@ class AttentionCall:
     """The rotation of each two neighbouring channels; None where the model rotates nothing, or does not tell."""
     apart: Mapping[Hashable, tuple[Tensor, ...]] = field(default_factory=dict[Hashable, tuple[Tensor, ...]])
     """What patches keep of their pictures that went through the model before this call; see `pictures.py`."""
+    whole: AttentionCall | None = None
+    """The call with the guests' rows too, of which this has the sampler's alone."""

@@ -36,6 +36,8 @@ class ShownPicture:
     noise: Tensor  # the same shape
     prompt: object | None = None
     """The host's conditioning for it beside conditional chunks; None for each chunk's own."""
+    text_width: int | None = None
+    """Channels of the text of its prompt."""
 
 
 @dataclass(frozen=True, eq=False)

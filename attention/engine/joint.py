@@ -15,7 +15,8 @@ def of_the_sampler(call: AttentionCall) -> AttentionCall:
     rows = call.layout.host_rows
     query, key, value = call.query[:rows], call.key[:rows], call.value[:rows]
     mask = call.mask if call.mask is None or len(call.mask) == 1 else call.mask[:rows]
-    return replace(call, layout=replace(call.layout, guests=()), query=query, key=key, value=value, mask=mask)
+    layout, whole = replace(call.layout, guests=()), call.whole or call
+    return replace(call, layout=layout, query=query, key=key, value=value, mask=mask, whole=whole)
 
 
 def on_every_token(area: Tensor, call: AttentionCall) -> Tensor:

@@ -112,6 +112,12 @@ class RunPlan:
     """How many images the model sees at once, if it sees the batch in windows that pass over it."""
     between: tuple[Moment, ...] = ()
     """Noise levels between those of the run at which the sampler calls the model too, as far as it tells."""
+    frames: int = 1
+    """Frames of a latent of video; 1 of a picture."""
+    text_width: int | None = None
+    """Channels of the texts of the run, as their encoder gives them; None where there is no text."""
+    rotated: bool = False
+    """Whether the model rotates queries and keys by where their tokens stand."""
     untold_window: int | None = None
     """The same for windows of another pack, which do not tell which images they show."""
 

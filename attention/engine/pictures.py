@@ -8,8 +8,9 @@ from .call import AttentionCall
 from .protocols import ShowsPictures
 from .unexpected import UnexpectedCall
 
-KEPT_APART = 3.0
-"""As how many images the keys and values count that are kept of a picture which does not ride: about that in Flux."""
+KEPT_APART = 5.0
+"""As how many images the keys and values count that are kept of a picture which does not ride: about that in
+Qwen-Image, 3 in Flux."""
 
 
 def features_of(call: AttentionCall, patch: ShowsPictures, name: str) -> tuple[Tensor, ...]:
@@ -17,12 +18,13 @@ def features_of(call: AttentionCall, patch: ShowsPictures, name: str) -> tuple[T
     kept = call.apart.get((id(patch), name))
     if kept is not None:
         return kept
+    shown = call.whole or call
     try:
-        rows = call.layout.guest_rows(patch, name)
+        rows = shown.layout.guest_rows(patch, name)
     except KeyError:
         raise UnexpectedCall(
             f"The model was shown the picture '{name}', and no attention of {call.site.block} came of it.",
             "Bypass the node that answers in the model's place, as a cache does.",
         ) from None
-    query, key, value = (part[rows][..., call.image, :] for part in (call.query, call.key, call.value))
+    query, key, value = (part[rows][..., call.image, :] for part in (shown.query, shown.key, shown.value))
     return patch.features(query, key, value)

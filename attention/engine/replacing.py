@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import dropwhile
 
 import torch
 from torch import Tensor
@@ -11,7 +14,8 @@ from .bank import FeatureBank
 from .call import AttentionCall, AttentionSite
 from .joint import of_the_sampler, on_every_token
 from .moment import Moment, RunPlan
-from .patch import Attend
+from .patch import Attend, AttentionPatch
+from .protocols import AddsToOutput
 from .token_masks import mask_per_image
 from .weighted import Weighted
 
@@ -50,7 +54,63 @@ class ReplacesByCall(Replaces):
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
         return self.instead_of(call, bank) if self._wholly(call) else call
 
-    def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
+    def replaced(self, call: AttentionCall, attend: Attend, bank: FeatureBank) -> Tensor:
+        """What `attend` gives for a call, with as much of the method's own attention as weight and mask ask for."""
         if self._wholly(call):
-            return output
-        return self._mixed(call, output, attend.of(of_the_sampler(self.instead_of(call, bank))), bank)
+            return attend.of(self.instead_of(call, bank))
+        made = attend.of(of_the_sampler(self.instead_of(call, bank)))
+        return self._mixed(call, attend.of(call), made, bank)
+
+    def in_part(self, call: AttentionCall) -> bool:
+        """Whether the model's own attention counts beside the method's."""
+        return not self._wholly(call)
+
+
+@dataclass(frozen=True, eq=False)
+class _WithReplaced(Attend):
+    """An attention of which a method replaces a part."""
+
+    attend: Attend
+    method: ReplacesByCall
+    bank: FeatureBank
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.attend(query, key, value, mask)
+
+    def of(self, call: AttentionCall) -> Tensor:
+        return self.method.replaced(call, self.attend, self.bank)
+
+
+Acting = Sequence[tuple[AttentionPatch, FeatureBank]]
+
+
+def edited_inputs(call: AttentionCall, patches: Acting) -> AttentionCall:
+    """The attention to run in place of `call`, after all patches that act there; see `edited_output`."""
+    late = _from_the_first_in_part(call, patches)
+    for patch, bank in patches:
+        if (patch, bank) not in late:
+            call = patch.edit_inputs(call, bank)
+    return call
+
+
+def edited_output(call: AttentionCall, attend: Attend, patches: Acting) -> Tensor:
+    """What comes out of an attention, its inputs edited, after all patches that act there; packed.
+
+    Of methods that replace a part of it each mixes what those behind it make with it and without it. So their weights
+    are independent, none hides another, and at a weight of 1 they are what they are together. Two of them take four
+    attentions, three take eight.
+    """
+    late, replaced = _from_the_first_in_part(call, patches), attend
+    for method, bank in reversed(late):
+        replaced = _WithReplaced(replaced, method, bank)
+    output = replaced.of(call)
+    for patch, bank in sorted(patches, key=lambda one: isinstance(one[0], AddsToOutput)):
+        if (patch, bank) not in late:
+            output = patch.edit_output(call, output, attend, bank)
+    return output
+
+
+def _from_the_first_in_part(call: AttentionCall, patches: Acting) -> list[tuple[ReplacesByCall, FeatureBank]]:
+    """The methods that replace by a call, from the first that does so in part."""
+    those = [(patch, bank) for patch, bank in patches if isinstance(patch, ReplacesByCall)]
+    return list(dropwhile(lambda one: not one[0].in_part(call), those))

@@ -28,6 +28,8 @@ class TransformerKind:
     """Which channels a rotation takes together, as in `Rotary`; "none" where positions are learnt."""
     references: Literal["behind", "before"] = "behind"
     """Where the tokens of reference pictures stand, seen from the picture's."""
+    behind_text: bool = False
+    """Whether the first axis counts the picture's place from the end of the text, so that it depends on its length."""
     counted: bool = False
     """Whether the host does not say which block it is in, so that attentions have to be counted."""
     tells_rotation: bool = False
@@ -45,7 +47,9 @@ KINDS: Mapping[str, TransformerKind] = {
         "Qwen-Image", {"double": "transformer_blocks"}, frames=True
     ),
     "comfy.ldm.krea2.model.SingleStreamDiT": TransformerKind(KREA2, {"single": "blocks"}),
-    "comfy.ldm.lumina.model.NextDiT": TransformerKind("Lumina 2", {"single": "layers"}, references="before"),
+    "comfy.ldm.lumina.model.NextDiT": TransformerKind(
+        "Lumina 2", {"single": "layers"}, references="before", behind_text=True
+    ),
     "comfy.ldm.anima.model.Anima": TransformerKind(
         "Anima", {"single": "blocks"}, ("self", "cross"), "halves", frames=True
     ),

@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv:2104.09864), by frequency: how strongly each pair of channels tells where a token stands."""
+"""Rotary positions (arXiv:2104.09864): how strongly each pair of channels tells a place, and tokens moved along."""
 
 from __future__ import annotations
 
@@ -35,3 +35,18 @@ def frequency_factors(
         factors.append(of_axis)
     of_pairs = torch.cat(factors)
     return of_pairs.repeat(2) if halves else of_pairs.repeat_interleave(2)
+
+
+def moved_along(tokens: Tensor, by: float, channels: int, base: float) -> Tensor:
+    """Rotated tokens (..., head_dim) as they would be `by` places further along the first axis of position.
+
+    That axis has the first `channels` of a head, two neighbouring ones to a rotation, whose frequencies fall from 1
+    towards 1 / base.
+    """
+    pairs = channels // 2
+    angles = by * base ** (-torch.arange(pairs, dtype=torch.float64, device=tokens.device) / pairs)
+    cos, sin = angles.cos().float(), angles.sin().float()
+    rotated = tokens[..., :channels].float()
+    first, second = rotated[..., 0::2], rotated[..., 1::2]
+    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    return torch.cat([turned.flatten(-2).to(tokens), tokens[..., channels:]], dim=-1)

@@ -14,6 +14,7 @@ the image's own, Visual Style Prompting (arXiv:2402.12974).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -66,12 +67,13 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
     def extra_images(self, plan: RunPlan) -> float:
         if not self._acts(plan):
             return 0.0
-        apart = (
-            plan.pictures_apart or one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size
-            for one in self.references
-        )
-        counted = COUNTED_AGAIN * (self.weight - 1) * plan.images * len(self.references)
-        return counted + sum(1 + KEPT_APART * alone for alone in apart)
+        return sum(self._images(one, plan) for one in self.references)
+
+    def _images(self, one: ShownPicture, plan: RunPlan) -> float:
+        """As how many images, or videos, of the run a reference counts."""
+        share = math.prod(one.clean.shape[-2:]) / (math.prod(plan.size) * plan.frames)
+        alone = plan.pictures_apart or one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size
+        return share * (1 + KEPT_APART * alone + COUNTED_AGAIN * (self.weight - 1) * plan.images)
 
     def check(self, plan: RunPlan) -> None:
         if caches := plan.conflicts & {"EasyCache", "LazyCache"}:
@@ -85,6 +87,11 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
                 "references do not match the images. Bypass it."
             )
         for reference in self.references:
+            if None not in (plan.text_width, reference.text_width) and plan.text_width != reference.text_width:
+                raise ValueError(
+                    f"The reference prompt is text of {reference.text_width} channels, and the prompts of this run "
+                    f"have {plan.text_width}. Encode it with the CLIP of this model."
+                )
             channels = reference.clean.shape[1]
             if plan.latent_channels not in (None, channels):
                 raise ValueError(
@@ -93,7 +100,17 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
                 )
 
     def advice(self, plan: RunPlan) -> Sequence[str]:
-        return self.scope.advice(plan, "Reference Style") if self.strength else ()
+        if not self.strength:
+            return ()
+        told = [*self.scope.advice(plan, "Reference Style")]
+        other_size = any(tuple(one.clean.shape[-2:]) != plan.size for one in self.references)
+        if plan.rotated and self.statistics.queries_and_keys and other_size:
+            told.append(
+                "Reference Style takes statistics of queries and keys that tell places too, and the reference has "
+                "another size than the images, which moves them a little by that alone. Scale the reference to the "
+                "images' size, or set statistics to 0 under custom."
+            )
+        return told
 
     def __repr__(self) -> str:
         high, low = self.frequencies.structure, self.frequencies.detail

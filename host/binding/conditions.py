@@ -18,6 +18,8 @@ REFERENCES = ("ref_", "siglip_")
 """How the names begin under which editing models get pictures, and what goes with them."""
 OF_THE_SAMPLER = ("denoise_mask", "concat_mask")
 """Names of what says which part of the sampler's own picture is known."""
+BESIDE_TEXT = ("guidance",)
+"""Names of what a prompt may leave to that of the images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,11 @@ class Conditions:
             if same_size or name != "attention_mask" or value.ndim < 3
         }
         return replace(self, named=named)
+
+    def completed_by(self, other: Conditions) -> Conditions:
+        """These with what a prompt may leave to another, where they leave it, and with the picture the other fills."""
+        left = {name: other.named[name] for name in BESIDE_TEXT if name in other.named and name not in self.named}
+        return replace(self, concat=other.concat, named={**self.named, **left})
 
     @property
     def form(self) -> Any:
@@ -98,6 +105,7 @@ def _encoded(model: Any, prompt: Any, like: Tensor) -> Conditions:
     named = {
         name: _on(cond.process_cond(batch_size=1, area=None).cond, like.device)
         for name, cond in encoded[0]["model_conds"].items()
+        if name not in BESIDE_TEXT or name in converted[0]
     }
     return Conditions(named.pop("c_concat", None), named.pop("c_crossattn", None), None, named)
 

@@ -19,8 +19,10 @@ from ...attention.engine.call import AttentionCall, AttentionSite
 from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
-from ...attention.engine.protocols import AddsToOutput, Prepares
+from ...attention.engine.protocols import Prepares
+from ...attention.engine.replacing import edited_inputs, edited_output
 from ...attention.engine.unexpected import UnexpectedCall
+from ...attention.functional.rotary import moved_along
 from .attending import Attending
 from .carried import Uncopied
 from .conditions import Conditions
@@ -69,7 +71,9 @@ def _bound(
     grid = transformer.picture_tokens(x)
     bound = BoundTransformer(transformer, acting_at, grid, layout, moment, options.get(OVERRIDE))
     for group in seats.groups:
-        watching = PictureWatch(transformer, acting_at, transformer.picture_tokens(group.x), group.shown, bound.apart)
+        further = transformer.places_before(conditions.text) - transformer.places_before(group.conditions.text)
+        seen = transformer.picture_tokens(group.x)
+        watching = PictureWatch(transformer, acting_at, seen, group.shown, bound.apart, further)
         alone = watching.whereabouts.told(_without_others(options, len(group.x)))
         group.conditions.call(executor, group.x, t[:1].expand(len(group.x)), {**alone, OVERRIDE: watching})
     rows = layout.rows - layout.host_rows
@@ -143,12 +147,7 @@ class BoundTransformer(_AtAttentions):
     def _at(self, site: AttentionSite, attending: Attending) -> Tensor:
         patches, call = self.acting_at[site], self._call(site, attending)
         self.met.update(id(patch) for patch, _ in patches)
-        for patch, bank in patches:
-            call = patch.edit_inputs(call, bank)
-        output = attending.of(call)
-        for patch, bank in sorted(patches, key=lambda one: isinstance(one[0], AddsToOutput)):
-            output = patch.edit_output(call, output, attending, bank)
-        return output
+        return edited_output(edited_inputs(call, patches), attending, patches)
 
     def _call(self, site: AttentionSite, attending: Attending) -> AttentionCall:
         query, key, value = attending.parts
@@ -194,9 +193,14 @@ class PictureWatch(_AtAttentions):
     shown: Sequence[tuple[AttentionPatch, str]]
     """Whose picture each row is, and its name."""
     into: KeptFeatures
+    further: int = 0
+    """By how many places of the first axis the sampler's pictures stand further behind their text."""
 
     def _at(self, site: AttentionSite, attending: Attending) -> Tensor:
         query, key, value = attending.parts
+        rotary = self.transformer.rotary
+        if self.further and rotary is not None:
+            query, key = (moved_along(part, self.further, rotary.axes[0], rotary.base) for part in (query, key))
         image = self.transformer.image(site, query.shape[-2], self._tokens, attending.options)
         acting = {id(patch) for patch, _ in self.acting_at[site]}
         keep_features(self.into, site, acting, self.shown, image, query, key, value)

@@ -111,7 +111,8 @@ class ModelCall:
             given = [replace(row, concat=nothing) for row in given]
         if (prompted := self.prompts.of(picture, self.model, latent)) is not None:
             pairs = zip(self.layout.chunks, given, strict=True)
-            given = [prompted if chunk.conditional else row for chunk, row in pairs]
+            own = prompted.for_picture(same_size=True)
+            given = [own.completed_by(row) if chunk.conditional else row for chunk, row in pairs]
         return [Seat(patch, picture.name, latent, row) for row in given]
 
     @cached_property

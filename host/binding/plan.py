@@ -16,6 +16,7 @@ from ...attention.engine.protocols import Advises, NeedsMemory, SamplesAgain
 from .conditionings import TAG
 from .neighbours import others_attend
 from .run import Run
+from .transformer import transformer_of
 
 TOKEN_MERGERS = {"hypertile": "HyperTile", "tomesd": "ToMe"}
 """The name of a node, by a part of the module that its patch comes from."""
@@ -55,6 +56,9 @@ def plan_of(
             for cond in group
             if TAG in cond
         ),
+        frames=noise.shape[2] if noise.ndim == 5 else 1,
+        text_width=_text_width(guider.conds),
+        rotated=getattr(transformer_of(guider.model_patcher.model), "rotary", None) is not None,
         window=_window(guider.model_options, len(noise)),
         untold_window=_untold_window(guider.model_patcher, len(noise)),
     )
@@ -66,6 +70,11 @@ def _pictures_apart(guider: Any, noise: Tensor) -> bool:
     edits = any(cond.get("reference_latents") for cond in conds)
     frames = noise.ndim == 5 and noise.shape[2] > 1
     return frames or edits or others_attend(guider.model_options["transformer_options"])
+
+
+def _text_width(conds: Mapping[str, Any]) -> int | None:
+    texts = [cond.get("cross_attn") for group in conds.values() for cond in group]
+    return next((text.shape[-1] for text in texts if isinstance(text, Tensor)), None)
 
 
 def _nothing_between(levels: Sequence[float]) -> Sequence[float]:

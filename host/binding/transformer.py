@@ -41,6 +41,12 @@ class Transformer:
         frames = x.shape[-3] if x.ndim == 5 else 1
         return frames, math.ceil(x.shape[-2] / self.patch), math.ceil(x.shape[-1] / self.patch)
 
+    def places_before(self, text: Tensor | None) -> int:
+        """How many places the picture's first axis begins behind those of a text (rows, tokens, channels)."""
+        if text is None or not self.kind.behind_text:
+            return 0
+        return math.ceil(text.shape[1] / self.padded_to) * self.padded_to
+
     def image(self, site: AttentionSite, tokens: int, own: int, options: Mapping[str, Any]) -> slice:
         """Which of so many tokens are the `own` ones of the picture."""
         if site.kind == "cross":
@@ -97,7 +103,7 @@ def _rotary(module: Any, kind: TransformerKind) -> Rotary | None:
     for name in ("pe_embedder", "rope_embedder"):
         axes = getattr(getattr(module, name, None), "axes_dim", None)
         if axes is not None:
-            return Rotary(tuple(axes), kind.pairs)
+            return Rotary(tuple(axes), kind.pairs, float(getattr(module, name).theta))
     head = module.model_channels // module.num_heads
     side = head // 6 * 2
     return Rotary((head - 2 * side, side, side), kind.pairs)

@@ -16,6 +16,7 @@ from ...attention.engine.layout import BatchLayout
 from ...attention.engine.moment import Moment
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import EditsBlocks, Rehearses
+from ...attention.engine.replacing import edited_inputs, edited_output
 from ...attention.engine.sharing import attend_in_groups
 from ...attention.engine.states import joined_states, split_states
 from ...attention.engine.unexpected import UnexpectedCall
@@ -92,16 +93,11 @@ class BoundSite(Uncopied):
         call = AttentionCall(self.site, layout, self.moment, height, width, heads, query, key, value, apart=self.kept)
         if self.site.kind == "self":
             call = replace(call, states=states, project=partial(self.inputs.project, self.site))
-        for patch, bank in self.patches:
-            call = patch.edit_inputs(call, bank)
+        call = edited_inputs(call, self.patches)
         for patch, bank in (self.observer,) if self.observer else ():
             if isinstance(patch, Rehearses):
                 patch.observe(call, bank)
-        attend = UnetAttending(self, extra)
-        output = attend.of(call)
-        for patch, bank in self.patches:
-            output = patch.edit_output(call, output, attend, bank)
-        return output
+        return edited_output(call, UnetAttending(self, extra), self.patches)
 
     def note_patches(self) -> None:
         """Notes that an attention came to the patches of this site."""

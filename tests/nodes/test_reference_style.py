@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import comfy.utils  # noqa: F401  (puts ComfyUI on the path)
+import comfy.sample
+import comfy.utils
 import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
@@ -168,6 +169,17 @@ def test_the_seed_draws_the_noise_of_the_reference_and_leaves_the_hosts_alone(sd
     made = [patch_on(styled(model, reference, reference_seed=seed)).references[0].noise for seed in (0, 0, 2**64 - 1)]
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    assert not torch.equal(made[0], comfy.sample.prepare_noise(made[0], 0)), "the noise a sampler of seed 0 begins with"
+
+
+def test_statistics_of_a_reference_of_another_size_are_told_of_where_places_are_rotated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, height, told in (("flux", 12, True), ("flux", 8, False), ("sd15", 12, False)):
+        family = Family(name)
+        caplog.clear()
+        family.sampled(styled(family.model(), family.latent(seed=5, height=height)))
+        assert ("takes statistics of queries and keys that tell places too" in caplog.text) is told
 
 
 def test_every_input_changes_the_picture(family: Family) -> None:
@@ -342,9 +354,13 @@ def joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_memory_of_the_references_is_declared(family: Family) -> None:
     model = family.model()
-    beside, apart = (patch_on(styled(model, family.latent(seed=5, images=2, height=height))) for height in (8, 12))
+    beside, apart, large = (
+        patch_on(styled(model, family.latent(seed=5, images=2, height=height))) for height in (8, 12, 48)
+    )
     plan = RunPlan("sample_euler", (moment(),), 1, (8, 8), False, frozenset())
     assert beside.extra_images(plan) == 2 < apart.extra_images(plan)
+    assert large.extra_images(plan) == pytest.approx(4 * apart.extra_images(plan))
+    assert beside.extra_images(replace(plan, frames=21, pictures_apart=True)) < 1  # of videos of 21 frames
     assert patch_on(styled(model, family.latent(seed=5), strength=0.0)).extra_images(plan) == 0
     assert patch_on(styled(model, family.latent(seed=5), reference_weight=4)).extra_images(plan) > 1
 
@@ -432,8 +448,26 @@ def test_several_reference_prompts_and_areas_are_refused(sd15: Family) -> None:
     model, reference, text = sd15.model(), sd15.latent(seed=5), sd15.text(9)
     (area,) = host_nodes.ConditioningSetAreaPercentage().append(text, 0.5, 0.5, 0.0, 0.0, 1.0)
     for prompt in (text + text, make_conditioning("sd15", rows=2), area, []):
-        with pytest.raises(ValueError, match="The reference prompt holds . prompts or is for an area"):
+        with pytest.raises(ValueError, match="The reference prompt (holds . prompts, and|has area set)"):
             styled(model, reference, reference_prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [({"start_percent": 0.5, "end_percent": 0.6}, "start_percent and end_percent"), ({"control": object()}, "control")],
+)
+def test_reference_prompts_for_a_part_of_the_run_or_with_a_controlnet_are_refused(
+    sd15: Family, given: dict[str, Any], name: str
+) -> None:
+    ((text, more),) = sd15.text(9)
+    with pytest.raises(ValueError, match=f"The reference prompt has {name} set"):
+        styled(sd15.model(), sd15.latent(seed=5), reference_prompt=[[text, {**more, **given}]])
+
+
+def test_a_prompt_of_another_text_encoder_is_refused_before_the_first_step(sd15: Family) -> None:
+    wide = Family("sdxl").text(9)
+    with pytest.raises(ValueError, match="The reference prompt is text of 136 channels, and .* have 48"):
+        sd15.sampled(styled(sd15.model(), sd15.latent(seed=5), reference_prompt=wide))
 
 
 def test_a_number_that_is_none_is_refused(sd15: Family) -> None:

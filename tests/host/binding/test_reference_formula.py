@@ -109,7 +109,7 @@ def test_the_axes_of_a_family_are_those_its_own_embedding_turns(family: Transfor
         assert family.name == "sd35"
         return
     body, module = anatomy(family.name), tiny(family).model.diffusion_model
-    assert rotary == Rotary(body.axes, "halves" if body.halves else "neighbours")
+    assert rotary == Rotary(body.axes, "halves" if body.halves else "neighbours", rotary.base)
     for axis in range(1, 3):
         turned = angles(module, axis)
         begin = sum(body.axes[:axis]) // 2

@@ -1,13 +1,15 @@
-"""Calls of SDXL and Flux at real sizes with Reference Style on them, weightless."""
+"""Calls of SDXL, Flux and Z-Image at real sizes with Reference Style on them, weightless."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 from unittest import mock
 
 import comfy.ldm.flux.math
+import comfy.ldm.lumina.model
 import comfy.model_management
 import comfy.supported_models
 import torch
@@ -44,21 +46,47 @@ FLUX: Mapping[str, Any] = {
     "guidance_embed": True,
 }
 """FLUX.1 dev."""
-PIXELS, TEXT = 1024, 256
-WAYS: Mapping[str, tuple[int, bool, float, int]] = {
-    "one reference": (1, False, 0.0, 1),
-    "one reference, statistics": (1, False, 0.5, 1),
-    "one reference, counted four times": (1, False, 0.0, 4),
-    "two references": (2, False, 0.0, 1),
-    "one reference of another size": (1, True, 0.0, 1),
+Z_IMAGE: Mapping[str, Any] = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 3840,
+    "cap_feat_dim": 2560,
+    "n_layers": 30,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "qk_norm": True,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8.0 / 3.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
 }
-"""References, whether they are of another size, the statistics of queries and keys, and how often they count."""
+"""Z-Image, turbo or not."""
+TRANSFORMERS: Mapping[str, tuple[Any, Mapping[str, Any], int]] = {
+    "FLUX.1 dev": (comfy.supported_models.Flux, FLUX, 256),
+    "Z-Image": (comfy.supported_models.ZImage, Z_IMAGE, 128),
+}
+"""The host's entry, the settings that it reads off a file, and tokens of a prompt."""
+PIXELS = 1024
+WAYS: Mapping[str, tuple[int, float, float, int]] = {
+    "one reference": (1, 1.0, 0.0, 1),
+    "one reference, statistics": (1, 1.0, 0.5, 1),
+    "one reference, counted four times": (1, 1.0, 0.0, 4),
+    "two references": (2, 1.0, 0.0, 1),
+    "one reference half as wide": (1, 0.5, 0.0, 1),
+    "one reference twice as wide": (1, 2.0, 0.0, 1),
+}
+"""References, their width beside the image's, the statistics of queries and keys, and how often they count."""
 
 
 @cache
-def flux() -> Any:
-    """FLUX.1 dev as a MODEL without contents, in bfloat16."""
-    config = comfy.supported_models.Flux(dict(FLUX))
+def transformer(name: str) -> Any:
+    """One of TRANSFORMERS as a MODEL without contents, in bfloat16."""
+    supported, settings, _ = TRANSFORMERS[name]
+    config = supported(dict(settings))
     config.set_inference_dtype(torch.bfloat16, None)
     meta = torch.device("meta")
     return ModelPatcher(config.get_model({}, device=meta), meta, meta)
@@ -66,36 +94,45 @@ def flux() -> Any:
 
 def styled(model: Any, channels: int, way: str, dtype: torch.dtype) -> Any:
     """A clone with references in every block."""
-    count, other_size, share, weight = WAYS[way]
+    count, width, share, weight = WAYS[way]
     side = PIXELS // 8
-    empty = torch.empty(1, channels, side, side // 2 if other_size else side, dtype=dtype, device="meta")
+    empty = torch.empty(1, channels, side, int(side * width), dtype=dtype, device="meta")
     pictures = tuple(ShownPicture(f"reference {number}", empty, empty) for number in range(count))
     scope = Scope(dict.fromkeys(blocks_of(model), 1.0))
     return add_patch(model, ReferenceStyle(pictures, scope, statistics=Statistics(share), weight=weight))
 
 
-def flux_call(model: Any) -> Size:
-    """One call for one image, without CFG, as FLUX.1 dev is sampled."""
+def transformer_call(name: str, model: Any) -> Size:
+    """One call for one image, without CFG, as FLUX.1 dev and Z-Image turbo are sampled."""
     side = PIXELS // 8
+    _, settings, tokens = TRANSFORMERS[name]
     ladder = torch.linspace(1, 0, STEPS + 1).tolist()
-    run = Run(flux().get_model_object("model_sampling"), ladder, (side, side))
+    run = Run(transformer(name).get_model_object("model_sampling"), ladder, (side, side))
     options = {**model.model_options["transformer_options"], RUN: run, "cond_or_uncond": [0]}
     options["sigmas"] = [ladder[STEPS // 2]]
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(1, *shape, dtype=torch.bfloat16, device="meta")
 
-    fused = mock.patch.object(comfy.ldm.flux.math, "optimized_attention", wrap_attn(fused_attention))
-    plain_rotation = mock.patch.object(comfy.model_management, "in_training", True)
-    with fused, plain_rotation, metered(Meter()) as meter:
+    if name == "Z-Image":
+        width, beside = settings["cap_feat_dim"], {"num_tokens": tokens}
+    else:
+        width, beside = settings["context_in_dim"], {"y": empty(768), "guidance": empty().float()}
+    fused = wrap_attn(fused_attention)
+    with ExitStack() as replaced:
+        for module in (comfy.ldm.flux.math, comfy.ldm.lumina.model):
+            for attention in ("optimized_attention", "optimized_attention_masked"):
+                if hasattr(module, attention):
+                    replaced.enter_context(mock.patch.object(module, attention, fused))
+        replaced.enter_context(mock.patch.object(comfy.model_management, "in_training", True))  # plain rotation
+        meter = replaced.enter_context(metered(Meter()))
         meter.begin()
         model.model.apply_model(
             empty(16, side, side).float(),
             torch.empty(1, device="meta"),
-            c_crossattn=empty(TEXT, 4096),
-            y=empty(768),
-            guidance=empty().float(),
+            c_crossattn=empty(tokens, width),
             transformer_options=options,
+            **beside,
         )
         return meter.size
 
@@ -115,9 +152,11 @@ def report_references() -> None:
     found = {"plain": plain(calls)}
     found |= {way: unet_call(styled(sdxl, 4, way, torch.float16), calls) for way in WAYS}
     _print(f"SDXL, {PIXELS} px, with CFG", found)
-    found = {"plain": flux_call(flux())}
-    found |= {way: flux_call(styled(flux(), 16, way, torch.float32)) for way in WAYS}
-    _print(f"FLUX.1 dev, {PIXELS} px, without CFG", found)
+    for name in TRANSFORMERS:
+        model = transformer(name)
+        found = {"plain": transformer_call(name, model)}
+        found |= {way: transformer_call(name, styled(model, 16, way, torch.float32)) for way in WAYS}
+        _print(f"{name}, {PIXELS} px, without CFG", found)
 
 
 def _print(title: str, found: Mapping[str, Size]) -> None:

@@ -1,13 +1,13 @@
-"""The README's four strips, one for each method, sampled on the demo models: `python -m demo.strips`."""
+"""The README's strips, one for each method, sampled on the demo models: `python -m demo.strips [METHOD ...]`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,9 +16,6 @@ from torch import Tensor
 from harness.library import ROOT, use_library
 
 from .world import draw, single_shapes
-
-if TYPE_CHECKING:
-    from .study import Study
 
 SIDE, GAP, GROUP_GAP, LINE = 168, 8, 28, 22  # pixels
 INK = "#222222"
@@ -47,26 +44,27 @@ class Tile:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.strips", description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "pictures", help="folder for the strips")
-    output: Path = parser.parse_args().output
+    parser.add_argument("methods", nargs="*", help="which of them (default: all)")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     use_library()
-    from .study import Study
-
-    sdxl = Study.open("SDXL", torch.float32)
-    strips = {
-        "instantstyle": instantstyle_groups(sdxl),
-        "styleid": styleid_groups(sdxl),
-        "consistory": consistory_groups(sdxl),
-        "styledrop": styledrop_groups(),
+    strips: dict[str, Callable[[], list[list[Tile]]]] = {
+        "instantstyle": instantstyle_groups,
+        "reference_style": reference_style_groups,
+        "styleid": styleid_groups,
+        "consistory": consistory_groups,
+        "styledrop": styledrop_groups,
     }
-    for name, groups in strips.items():
-        strip(groups).save(output / f"{name}.jpg", quality=88)
+    for name in arguments.methods or strips:
+        strip(strips[name]()).save(output / f"{name}.jpg", quality=88)
 
 
-def instantstyle_groups(study: Study) -> list[list[Tile]]:
+def instantstyle_groups() -> list[list[Tile]]:
     """Two references, and the same two prompts from the same noise in the style of each."""
-    from .study import Setting
+    from .study import Setting, Study
 
+    study = Study.open("SDXL", torch.float32)
     references = single_shapes(REFERENCE_COUNT, REFERENCE_SEED, "held_out")
     groups = []
     for number in REFERENCES:
@@ -77,10 +75,27 @@ def instantstyle_groups(study: Study) -> list[list[Tile]]:
     return groups
 
 
-def styleid_groups(study: Study) -> list[list[Tile]]:
+def reference_style_groups() -> list[list[Tile]]:
+    """Two references, and the same two prompts as a flow transformer draws them while it looks at each."""
+    from .reference_style import FOUR_TIMES, TOPOLOGY, styled
+    from .study import Study
+
+    study, references = Study.open(TOPOLOGY), single_shapes(REFERENCE_COUNT, REFERENCE_SEED, "held_out")
+    groups = []
+    for number in REFERENCES:
+        reference = references.take(torch.tensor([number]))
+        made = study.sample(PROMPTS, NOISE_SEED, styled(study, FOUR_TIMES, reference), steps=20)
+        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(PROMPTS, made, strict=True)]
+        groups.append([Tile("reference", draw(reference, 256).pictures[0]), *tiles])
+    return groups
+
+
+def styleid_groups() -> list[list[Tile]]:
     """Two pairs: the content, the style, and the content painted in it."""
     from . import styleid
+    from .study import Study
 
+    study = Study.open("SDXL", torch.float32)
     pairs = styleid.pairs_of(PAIR_COUNT).take(torch.tensor(PAIRS))
     way = styleid.Way("StyleID", gamma=0.3)
     made = styleid.paint(study, pairs, [way])[way.name]
@@ -91,10 +106,12 @@ def styleid_groups(study: Study) -> list[list[Tile]]:
     ]
 
 
-def consistory_groups(study: Study) -> list[list[Tile]]:
+def consistory_groups() -> list[list[Tile]]:
     """The first scenes of a story, each beside where the run found the subject."""
     from .consistory import LORA, OFFICIAL, stories_of, tell
+    from .study import Study
 
+    study = Study.open("SDXL", torch.float32)
     nodes: Any = import_module("nodes")
     story = stories_of(STORY + 1)[STORY]
     (model,) = nodes.LoraLoaderModelOnly().load_lora_model_only(study.demo.model, LORA, 1.0)

@@ -7,6 +7,9 @@ from typing import Any
 
 from ..attention.engine.scope import Keyframes, finite
 
+LARGEST = 100.0
+"""Of weights that are typed in, either sign. Far less makes noise of a picture already."""
+
 
 def parse_block_weights(text: str, known: Iterable[str]) -> dict[str, float]:
     """Reads `output.1=1.0, input.8=0.4` into weights by block name; `known` are the model's own names."""
@@ -43,9 +46,12 @@ def _entries(text: str) -> list[str]:
 
 def _number(text: str, what: str) -> float:
     try:
-        return finite(float(text), what)
+        number = finite(float(text), what)
     except ValueError:
         raise ValueError(f"'{text}' is not a number ({what}). Write for example 0.5.") from None
+    if abs(number) > LARGEST:
+        raise ValueError(f"'{text}' is too large a number to make a picture with ({what}). Write for example 0.5.")
+    return number
 
 
 def read_weights(text: str) -> list[float]:

@@ -25,6 +25,7 @@ def test_block_weights_are_read_with_or_without_a_number() -> None:
         ("output.1=strong", "'strong' is not a number .the weight of 'output.1'."),
         ("output.1=nan", "'nan' is not a number"),
         ("output.1=inf", "'inf' is not a number"),
+        ("output.1=1e30", "'1e30' is too large a number to make a picture with .the weight of 'output.1'."),
         ("output.1=", "'' is not a number"),
         ("", "No block is named. Write for example: input.8=1.0"),
         (" ,\n, ", "No block is named"),
@@ -50,6 +51,7 @@ def test_keyframes_are_read_in_any_order() -> None:
         ("1.2:1", "must lie between 0"),
         ("-0.1:1", "must lie between 0"),
         ("nan:1", "'nan' is not a number"),
+        ("0:-1e30", "'-1e30' is too large a number"),
     ],
 )
 def test_keyframes_that_cannot_be_read_are_refused_in_a_sentence(text: str, sentence: str) -> None:

@@ -261,7 +261,23 @@ def test_a_siglip_for_pictures_of_another_size_is_refused_with_the_file_to_get()
     layout = recognise_flux(named_alike(published("InstantX", 128)))
     config = {"hidden_size": 1152, "num_attention_heads": 16}
     encoder = SimpleNamespace(model_type="siglip_vision_model", image_size=512, config=config)
-    with pytest.raises(ValueError, match=r"for pictures of 512 pixels, .*for 384. Load sigclip_vision_patch14_384"):
+    sentence = r"SigLIP so400m for pictures of 512 pixels, .*for 384. Load sigclip_vision_patch14_384"
+    with pytest.raises(ValueError, match=sentence):
+        check_encoder(encoder, layout)
+
+
+@pytest.mark.parametrize("size", [224, 336])
+def test_a_clip_l_of_336_pixels_is_refused_by_xlabs_with_the_file_to_get(size: int) -> None:
+    """Its embedding is as wide as that of the one for 224, so it was taken without a word."""
+    layout = recognise_flux(named_alike(published("XLabs", 4)))
+    model = SimpleNamespace(visual_projection=SimpleNamespace(weight=torch.randn(8, 8)))
+    config = {"projection_dim": 768, "hidden_size": 1024}
+    encoder = SimpleNamespace(model_type="clip_vision_model", image_size=size, config=config, model=model)
+    if size == 224:
+        check_encoder(encoder, layout)
+        return
+    sentence = r"CLIP ViT-L for pictures of 336 pixels, but .* for 224. Load clip_vision_l.safetensors .*openai/clip-vit"
+    with pytest.raises(ValueError, match=sentence):
         check_encoder(encoder, layout)
 
 

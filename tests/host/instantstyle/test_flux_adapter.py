@@ -141,10 +141,48 @@ def test_a_file_of_fewer_blocks_says_how_many_the_published_one_has(form: FluxFo
 
 
 @pytest.mark.parametrize("form", FLUX_FORMS)
-def test_a_file_with_an_unknown_tensor_says_where_to_get_another(form: FluxForm) -> None:
-    tensors = flatten(flux_adapter_state_dict(form)) | {"image_proj.new.weight": torch.zeros(2)}
-    with pytest.raises(UnknownAdapter, match=r"unknown layout.*Download it again from huggingface.co/InstantX/"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_proj.new.weight",
+        "ip_adapter.1.norm_added_k.weight",
+        "double_blocks.1.processor.ip_adapter_double_stream_k_norm.weight",
+    ],
+)
+def test_a_tensor_too_many_is_named_and_another_download_not_advised(form: FluxForm, name: str) -> None:
+    """A file of another program is whole: to download it again mends nothing, and to leave a norm out draws wrongly."""
+    tensors = flatten(flux_adapter_state_dict(form) | {name: torch.ones(16)})
+    with pytest.raises(UnknownAdapter) as refused:
         manage_adapter("adapter", tensors)
+    assert f"no published one does ('{name}'), so it is of a form" in str(refused.value)
+    assert "or load an adapter of huggingface.co/InstantX/" in str(refused.value)
+    assert "again" not in str(refused.value)
+
+
+def test_of_many_tensors_too_many_one_is_named_and_the_rest_counted() -> None:
+    norms = {f"ip_adapter.{number}.norm_added_k.weight": torch.ones(16) for number in range(5)}
+    with pytest.raises(UnknownAdapter, match=r"\('ip_adapter.0.norm_added_k.weight' and 4 more\)"):
+        manage_adapter("adapter", flatten(flux_adapter_state_dict("InstantX") | norms))
+
+
+@pytest.mark.parametrize("form", FLUX_FORMS)
+@pytest.mark.parametrize("prefix", ["model.", "module.", "module.model.", "state_dict."])
+def test_a_prefix_before_all_names_is_taken_off(form: FluxForm, prefix: str) -> None:
+    """As training programs leave it. Such a file was said to be half of an adapter, or of an unknown kind."""
+    tensors = flux_adapter_state_dict(form)
+    wrapped = manage_adapter("adapter", flatten({f"{prefix}{name}": tensor for name, tensor in tensors.items()}))
+    plain = manage_adapter("adapter", flatten(tensors)).patcher.model.state_dict()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in wrapped.patcher.model.state_dict().items())
+
+
+def test_a_prefix_before_some_names_alone_stays() -> None:
+    tensors = flux_adapter_state_dict("InstantX") | {"model.ip_adapter.0.to_k_ip.weight": torch.ones(4, 4)}
+    assert "model.ip_adapter.0.to_k_ip.weight" in flatten(tensors)
+
+
+def test_a_whole_checkpoint_is_still_called_one() -> None:
+    with pytest.raises(UnknownAdapter, match="This file is a whole checkpoint"):
+        manage_adapter("adapter", flatten({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(4)}))
 
 
 @pytest.mark.parametrize("variant", ["base", "plus", "full-face"])

@@ -314,7 +314,7 @@ def test_a_clip_l_of_336_pixels_is_refused_by_xlabs_with_the_file_to_get(size: i
     if size == 224:
         check_encoder(encoder, layout)
         return
-    sentence = r"CLIP ViT-L for pictures of 336 pixels, but .* for 224. Load clip_vision_l.safetensors .*openai/clip-vit"
+    sentence = r"CLIP ViT-L for pictures of 336 pixels, but .* for 224. Load clip_vision_l.safetensors .*openai/clip"
     with pytest.raises(ValueError, match=sentence):
         check_encoder(encoder, layout)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from semblance.attention.adapters.checkpoint import UnknownAdapter, flatten
 from semblance.attention.adapters.flux_checkpoint import is_for_flux, named_alike, recognise_flux
 from semblance.attention.adapters.siglip import PoolingHead
-from semblance.host.files import UnreadableFile
+from semblance.host.files import UnreadableFile, load_tensors, shapes_in
 from semblance.host.instantstyle.adapter import load_adapter, manage_adapter
 from semblance.host.instantstyle.style_files import load_style, save_style
 from semblance.host.instantstyle.vision import check_encoder, encode_crops
@@ -103,6 +103,18 @@ def test_a_nested_bin_and_a_flat_file_are_one_adapter(form: FluxForm, models: Pa
     assert len(loaded.layout.widths) == {"InstantX": 5, "XLabs": 2}[form]
     weights = loaded.patcher.model.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in named_alike(flatten(tensors)).items())
+
+
+def test_a_nested_bin_of_the_published_sizes_is_told_by_its_shapes(models: Path) -> None:
+    """InstantX's file of 5 GB: here each tensor is one number, spread over its shape, as pickles can have it."""
+    tensors = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in published("InstantX", 128).items()}
+    path = models / "ipadapter" / "ip-adapter.bin"
+    torch.save(nested(tensors), path)
+    assert path.stat().st_size < 1e6
+    for opened in (load_tensors(path), shapes_in(path)):
+        layout = recognise_flux(named_alike(flatten(opened)))
+        assert (layout.form, layout.tokens, layout.clip_width, layout.text_width) == ("InstantX", 128, 1152, 4096)
+        assert layout.widths == dict.fromkeys(range(57), 3072)
 
 
 def test_a_pickle_with_program_code_is_not_opened(models: Path) -> None:

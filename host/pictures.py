@@ -1,6 +1,7 @@
 """IMAGEs checked, and fitted to the square input of an image encoder.
 
-Fitting follows transformers' CLIPImageProcessor, bicubic in 8 bits, so that embeddings equal the authors'.
+Fitting follows transformers' CLIPImageProcessor ("crop") and SiglipImageProcessor ("stretch"), bicubic in 8 bits, so
+that embeddings equal the authors'.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-Fit = Literal["crop", "pad", "tile"]
+Fit = Literal["crop", "pad", "tile", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 SMALLEST = 16
 """The smallest side of a picture in pixels; smaller ones show no style."""
@@ -57,10 +58,13 @@ def fit_picture(picture: Tensor, size: int, fit: Fit, background: Sequence[float
     - crop: the middle square; the borders of a non-square picture are lost.
     - pad: the whole picture on `background` (red, green, blue), the mean colour of the encoder.
     - tile: overlapping squares that cover the whole picture.
+    - stretch: the whole picture, squashed to a square.
     """
     image = image_of(picture)
     if fit == "pad":
         squares = [_padded(image, background).resize((size, size), Image.Resampling.BICUBIC)]
+    elif fit == "stretch":
+        squares = [image.resize((size, size), Image.Resampling.BICUBIC)]
     else:
         squares = _squares(_short_side_to(image, size), size, fit == "tile")
     return torch.cat([tensor_of(square) for square in squares])

@@ -42,7 +42,7 @@ class EncodeReference(io.ComfyNode):
             display_name="Encode Style Reference",
             category=CATEGORY,
             description="Encodes style pictures with the adapter's image encoder. The node shows the pictures as the "
-            "encoder received them: 'crop' loses the borders of a wide picture, 'pad' and 'tile' keep them.",
+            "encoder received them: 'crop' loses the borders of a wide picture, the other fits keep them.",
             search_aliases=["ipadapter encoder", "style transfer", "reference only", "style picture", "clip vision"],
             inputs=[
                 sockets.Adapter.Input(
@@ -61,7 +61,8 @@ class EncodeReference(io.ComfyNode):
                     "fit",
                     options=list(FITS),
                     tooltip="How a picture becomes the square that the encoder reads: 'crop' takes its middle, 'pad' "
-                    "puts all of it on a neutral background, 'tile' cuts it into several squares side by side.",
+                    "puts all of it on a neutral background, 'tile' cuts it into several squares side by side, "
+                    "'stretch' squashes all of it to a square, as InstantX's code for Flux does.",
                 ),
                 io.String.Input(
                     "weights",

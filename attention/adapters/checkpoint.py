@@ -22,6 +22,10 @@ TRAINED = re.compile(
 """Image keys and values of a cross-attention under the names of diffusers' UNet."""
 EVEN = re.compile(r"ip_adapter\.\d*[02468]\.to_[kv]_ip\.weight")
 LORA = ("lora", "lokr_", "hada_")
+WRAPPERS = ("model.", "module.", "state_dict.")
+"""What training programs put before the names of all tensors."""
+OWN = ("image_proj", "ip_adapter", "adapter_modules")
+"""Parts of names by which an adapter is known in a wrapper."""
 
 
 class UnknownAdapter(ValueError):
@@ -86,10 +90,19 @@ def flatten(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             tensors |= {f"{name}.{inner}": tensor for inner, tensor in flatten(entry).items()}  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(entry, Tensor):
             tensors[name] = entry
+    tensors = _unwrapped(tensors)
     renamed = {"adapter_modules.": "ip_adapter.", "image_proj_model.": "image_proj."}
     for old, new in renamed.items():
         tensors = {new + name[len(old) :] if name.startswith(old) else name: t for name, t in tensors.items()}
     return tensors if _has_attention(tensors) else _numbered(tensors)
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's tensors without the prefixes that all their names have."""
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors) and any(own in name for name in tensors for own in OWN):
+            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    return tensors
 
 
 def _numbered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

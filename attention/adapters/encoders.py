@@ -15,6 +15,8 @@ class ImageEncoder:
     file: str = ""
     """The name that its file is known by."""
     where: str = ""
+    image_size: int = 0
+    """The side in pixels of the pictures it reads, which adapters were trained with; 0 where any is right."""
 
     @property
     def advice(self) -> str:
@@ -22,10 +24,10 @@ class ImageEncoder:
         return f"Put {self.file} there ({self.where}) and press R."
 
     @classmethod
-    def published(cls, name: str, file: str, where: str) -> ImageEncoder:
+    def published(cls, name: str, file: str, where: str, image_size: int = 224) -> ImageEncoder:
         """An encoder that is downloaded as `file`."""
         remedy = f"Load {file} with Load CLIP Vision from models/clip_vision; it is published at {where}."
-        return cls(name, remedy, file, where)
+        return cls(name, remedy, file, where, image_size)
 
 
 DEMO_VIT = ImageEncoder("the demo image encoder", "Connect the clip_vision of Load Demo Model.")
@@ -43,7 +45,7 @@ VIT_BIGG = ImageEncoder.published(
     "huggingface.co/h94/IP-Adapter as sdxl_models/image_encoder/model.safetensors",
 )
 SIGLIP = ImageEncoder.published(
-    "SigLIP so400m", "sigclip_vision_patch14_384.safetensors", "huggingface.co/Comfy-Org/sigclip_vision_384"
+    "SigLIP so400m", "sigclip_vision_patch14_384.safetensors", "huggingface.co/Comfy-Org/sigclip_vision_384", 384
 )
 ENCODER_OF_EMBEDDING: Mapping[int, ImageEncoder] = {64: DEMO_VIT, 768: VIT_L, 1024: VIT_H, 1152: SIGLIP, 1280: VIT_BIGG}
 """By the channels of the projected embedding."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .checkpoint import AdapterLayout, UnknownAdapter, numbers_every_block
+from .checkpoint import OWN, AdapterLayout, UnknownAdapter, numbers_every_block
 from .encoders import ENCODER_OF_EMBEDDING
 
 FluxForm = Literal["InstantX", "XLabs"]
@@ -82,12 +82,12 @@ def is_for_flux(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def named_alike(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of either form under one set of names: `image_proj.*` and `ip_adapter.0.to_k_ip.weight`."""
-    return {
-        _name(name): tensor
-        for name, tensor in tensors.items()
-        if _name(name).startswith(("image_proj.", "ip_adapter."))
-    }
+    """The tensors of either form under one set of names: `image_proj.*` and `ip_adapter.0.to_k_ip.weight`.
+
+    Those of an adapter that neither form has keep their names.
+    """
+    # A training checkpoint holds the whole transformer beside it.
+    return {_name(name): tensor for name, tensor in tensors.items() if name.startswith(OWN) or "ip_adapter" in name}
 
 
 def recognise_flux(tensors: Mapping[str, Tensor]) -> FluxAdapterLayout:

@@ -17,6 +17,6 @@ def rotated_back(rotated: Tensor, rotation: Tensor) -> Tensor:
 
 
 def normalised_heads(projected: Tensor, heads: int, eps: float = 1e-5) -> Tensor:
-    """Keys or values (..., tokens, heads * head_dim), each head divided by its root mean square (arXiv:1910.07467)."""
+    """Keys (..., tokens, heads * head_dim), each head divided by its root mean square (arXiv:1910.07467)."""
     apart = torch.unflatten(projected.float(), -1, (heads, -1))
     return (apart * (apart.square().mean(dim=-1, keepdim=True) + eps).rsqrt()).flatten(-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,10 +120,12 @@ def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
         layout: Layout = recognise_flux(tensors)
     else:
         layout = recognise(tensors)
-    # A training checkpoint holds the whole UNet beside it.
-    tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(("image_proj.", "ip_adapter."))}
+        # A training checkpoint holds the whole UNet beside it.
+        tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(("image_proj.", "ip_adapter."))}
+    published = PUBLISHED_FOR_FLUX if is_flux else PUBLISHED
     dtype = comfy.utils.weight_dtype(tensors) or torch.float32
     module = _module(layout)
+    _check_known(tensors, set(module.state_dict()), published)
     module.to(dtype)
     # Looked up at call time: ComfyUI rebinds the class when it starts with dynamic VRAM.
     patcher = comfy.model_patcher.CoreModelPatcher(
@@ -135,9 +138,20 @@ def manage_adapter(name: str, tensors: dict[str, Tensor]) -> LoadedAdapter:
     except RuntimeError as mismatch:
         raise UnknownAdapter(
             f"This IP-Adapter file is incomplete or of an unknown layout ({str(mismatch).splitlines()[-1].strip()}). "
-            f"Download it again from {PUBLISHED_FOR_FLUX if is_flux else PUBLISHED}."
+            f"Download it again from {published}."
         ) from mismatch
     return LoadedAdapter(name, layout, patcher)
+
+
+def _check_known(tensors: Mapping[str, Tensor], known: Collection[str], published: str) -> None:
+    """Refuses a file with tensors that no published one has: without them it would draw otherwise than it was meant."""
+    unknown = [name for name in tensors if name not in known]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UnknownAdapter(
+            f"This IP-Adapter file holds what no published one does ('{unknown[0]}'{more}), so it is of a form that "
+            f"Semblance does not know. Use it with the program it was made for, or load an adapter of {published}."
+        )
 
 
 def _module(layout: Layout) -> FluxIPAdapter | IPAdapter:

@@ -10,14 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, SIGLIP
+from ...attention.adapters.encoders import SIGLIP
 from ...attention.adapters.siglip import PREFIX, PROBE, PoolingHead
 from ..binding.carried import KEY
 from ..files import CLIP_VISION, file_names, find_file
 
 SIGLIP_MODEL = "siglip_vision_model"
-IMAGE_SIZE = 384
-"""The side in pixels that adapters were trained with; SigLIPs of this width for other sizes see pictures otherwise."""
 NORM = "vision_model.post_layernorm."
 """The last layer that ComfyUI reads, by which the file of an encoder is known."""
 REMEMBERED = 512
@@ -26,12 +24,6 @@ REMEMBERED = 512
 
 def check_siglip(encoder: Any) -> None:
     """Raises ValueError unless the embedding of whole pictures can be made with this encoder, as adapters know it."""
-    published = ENCODER_OF_EMBEDDING.get(encoder.config["hidden_size"]) is SIGLIP
-    if published and encoder.image_size != IMAGE_SIZE:
-        raise ValueError(
-            f"The image encoder connected is a SigLIP for pictures of {encoder.image_size} pixels, but the adapter was "
-            f"trained with the one for {IMAGE_SIZE}. {SIGLIP.remedy}"
-        )
     _head_of(encoder)
 
 

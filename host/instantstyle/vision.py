@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES, VIT_H
+from ...attention.adapters.encoders import ENCODER_OF_EMBEDDING, ENCODER_OF_PATCHES, VIT_H, ImageEncoder
 from ...attention.adapters.flux_checkpoint import Layout
 from ..binding.carried import KEY
 from .siglip import SIGLIP_MODEL, check_siglip, pooled
@@ -26,18 +26,29 @@ def check_encoder(encoder: Any, layout: Layout) -> None:
     """Raises ValueError, naming the right encoder and its source, unless `encoder` (a CLIP_VISION) fits the adapter."""
     kind = getattr(encoder, "model_type", "clip_vision_model")
     width = _width(encoder, kind, layout.is_global)
+    known = ENCODER_OF_EMBEDDING if layout.is_global else ENCODER_OF_PATCHES
+    found = known.get(width)
+    needed = known.get(layout.clip_width)
     if width == layout.clip_width:
+        if layout.is_global:
+            _check_size(encoder, needed)
         if kind == SIGLIP_MODEL:
             check_siglip(encoder)
         elif layout.is_global:
             _check_projection(encoder)
         return
-    known = ENCODER_OF_EMBEDDING if layout.is_global else ENCODER_OF_PATCHES
-    found = known.get(width)
-    needed = known.get(layout.clip_width)
     given = f"{found.name} ({width}-wide)" if found else f"{width}-wide" if width else f"a {kind}"
     advice = needed.remedy if needed else "Load the image encoder that was published with the adapter."
     raise ValueError(f"This adapter needs {layout.encoder}, but the image encoder connected is {given}. {advice}")
+
+
+def _check_size(encoder: Any, needed: ImageEncoder | None) -> None:
+    """Refuses an encoder of the right width for pictures of another size, which sees pictures otherwise."""
+    if needed is not None and needed.image_size not in (0, encoder.image_size):
+        raise ValueError(
+            f"The image encoder connected is {needed.name} for pictures of {encoder.image_size} pixels, but the "
+            f"adapter was trained with the one for {needed.image_size}. {needed.remedy}"
+        )
 
 
 def _width(encoder: Any, kind: str, is_global: bool) -> int:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
+from semblance.harness.pinned import ROOT
 from semblance.host.files import (
     ADAPTERS,
     STYLES,
@@ -22,6 +23,7 @@ from semblance.host.files import (
     find_file,
     free_path,
     load_tensors,
+    register_folders,
     save_tensors,
     saved_name,
     shapes_in,
@@ -162,6 +164,30 @@ def test_files_of_several_folders_are_listed_once(folders: Path) -> None:
         (folders / folder / "a.safetensors").touch()
     (folders / "more" / "b.bin").touch()
     assert file_names(ADAPTERS, STYLES) == ["a.safetensors", "b.bin"]
+
+
+def test_folders_of_other_packs_are_made_known_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of docs/files.md, in ComfyUI's own reader; ComfyUI reads them before it imports any pack."""
+    from utils.extra_config import load_extra_path_config
+
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    lines = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "extra_model_paths.yaml").write_text(lines, encoding="utf-8")
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for folder in ("ipadapter", "ipadapter-flux", "xlabs/ipadapters"):
+        path = tmp_path / "models" / folder
+        path.mkdir(parents=True)
+        save_file(WEIGHTS, path / f"{path.name}.safetensors")
+        (path / "notes.txt").touch()
+    load_extra_path_config(str(tmp_path / "extra_model_paths.yaml"))
+    register_folders()
+    assert file_names(ADAPTERS) == ["ipadapter-flux.safetensors", "ipadapter.safetensors", "ipadapters.safetensors"]
+    found = find_file("ipadapters.safetensors", ADAPTERS)
+    assert found == tmp_path / "models" / "xlabs" / "ipadapters" / "ipadapters.safetensors"
 
 
 def test_style_names_already_taken_get_a_number(folders: Path) -> None:

@@ -75,6 +75,22 @@ def test_crop_equals_clips_own_preprocessing(height: int, width: int) -> None:
     assert numpy.array_equal((crop * 255).round().numpy(), numpy.moveaxis(numpy.asarray(expected), 0, -1))
 
 
+@pytest.mark.parametrize(("height", "width"), [(48, 80), (80, 48), (33, 97), (16, 20), (50, 50)])
+def test_stretch_equals_siglips_own_preprocessing(height: int, width: int) -> None:
+    """InstantX's code takes it as it is: the whole picture, squashed to a square."""
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil as SiglipImageProcessor
+
+    levels = (noise(height, width) * 255).round().to(torch.uint8).numpy()
+    official = SiglipImageProcessor(size={"height": SIZE, "width": SIZE})
+    expected = official(Image.fromarray(levels), do_rescale=False, do_normalize=False)["pixel_values"][0]
+    (seen,) = fit_picture(torch.from_numpy(levels) / 255, SIZE, "stretch", GROUND)
+    assert numpy.array_equal((seen * 255).round().numpy(), numpy.moveaxis(numpy.asarray(expected), 0, -1))
+
+
+def test_crop_stays_the_fit_of_old_workflows_and_the_default() -> None:
+    assert FITS[:3] == ("crop", "pad", "tile")
+
+
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 400), (400, 16), (17, 31), (512, 513)])
 def test_any_shape_becomes_squares_in_range(fit: Fit, height: int, width: int) -> None:

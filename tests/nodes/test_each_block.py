@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from semblance.host.binding.model import patches_on
+from semblance.host.masked.loading import MaskedFiles, load_masked
+from semblance.host.masked.sampler import MaskSchedule
 from semblance.nodes.each_block import EachBlock
-from semblance.tests.support.graphs import encode, load_adapter, picture, run, styled
+from semblance.nodes.reference_style import ReferenceStyle
+from semblance.nodes.style_adapter import ApplyStyleAdapter
+from semblance.tests.support.amused import Amused
+from semblance.tests.support.amused_runs import sampled as sampled_tokens
+from semblance.tests.support.graphs import encode, load_adapter, picture, relative_error, run, styled
+from semblance.tests.support.style_adapters import style_adapter
+from semblance.tests.support.transformers import TRANSFORMERS, sample
 from semblance.tests.tiny_models import empty_latent, ksampler, make_clip_vision, make_conditioning, make_unet
 
 
@@ -81,3 +89,50 @@ def test_a_model_without_a_patch_that_has_blocks_is_refused() -> None:
 def test_blocks_that_leave_one_picture_are_refused(model: Any) -> None:
     with pytest.raises(ValueError, match="leaves nothing to compare"):
         run(EachBlock, model, "each alone", 3)
+
+
+# On transformers
+
+
+FLUX = TRANSFORMERS["flux"]
+NUMBERS = {"strength": 1.0, "start": 0.0, "end": 1.0, "curve": {"curve": "constant"}}
+
+
+def test_the_blocks_of_a_transformer_are_tried_with_reference_style() -> None:
+    def shown(blocks: dict[str, Any]) -> Any:
+        settings = {"preset": {"preset": "auto"}, "blocks": blocks, "reference_seed": 0, **NUMBERS}
+        return run(ReferenceStyle, FLUX.model(), FLUX.latent(seed=5), **settings)[0]
+
+    def made(model: Any) -> Any:
+        return sample(model, FLUX.conditioning(), FLUX.conditioning(seed=2), FLUX.latent())
+
+    models, captions = run(EachBlock, shown({"blocks": "all"}), "each alone", 1)
+    assert captions == ["double.0", "double.1", "single.0", "single.1", "single.2"]
+    plain = made(FLUX.model())
+    for caption, model in zip(captions, models, strict=True):
+        assert torch.equal(made(model), made(shown({"blocks": "custom", "weights": caption})))
+        assert relative_error(made(model), plain) > 1e-4
+    without, _ = run(EachBlock, shown({"blocks": "all"}), "all but each", 1)
+    rest = {"blocks": "custom", "weights": "double.0, double.1, single.0, single.1"}
+    assert torch.equal(made(without[-1]), made(shown(rest)))
+
+
+def test_the_blocks_of_a_transformer_are_tried_with_a_style_adapter(tmp_path: Path) -> None:
+    """aMUSEd, the transformer that style adapters are tuned for."""
+    files = Amused.of("256").files(tmp_path)
+    parts = load_masked(MaskedFiles(files["diffusion_models"], files["vae"], files["text_encoders"]))
+    adapter = style_adapter(parts.model, size=0.5)
+
+    def applied(blocks: dict[str, Any]) -> Any:
+        return run(ApplyStyleAdapter, parts.model, adapter, blocks=blocks, **NUMBERS)[0]
+
+    def made(model: Any) -> Any:
+        return sampled_tokens(replace(parts, model=model), 4.0, MaskSchedule(4, (2.0, 0.0)), 4)
+
+    models, captions = run(EachBlock, applied({"blocks": "all"}), "each alone", 1)
+    assert captions == ["middle.0", "middle.1", "middle.2"]
+    assert [list(blocks_of(model)) for model in models] == [[caption] for caption in captions]
+    pictures = [made(model) for model in models]
+    for caption, one in zip(captions, pictures, strict=True):
+        assert torch.equal(one, made(applied({"blocks": "custom", "weights": caption})))
+    assert any(not torch.equal(one, made(parts.model)) for one in pictures)

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from semblance.host.binding.model import patches_on
 from semblance.host.instantstyle.adapter import LoadedAdapter
+from semblance.host.instantstyle.encoding import EncodedStyle
 from semblance.nodes.apply_adapter import ApplyAdapter
 from semblance.nodes.inspect import ShowPatches
 from semblance.nodes.load import LoadAdapter
 from semblance.nodes.picture_parts import EncodePicture
 from semblance.nodes.reference import SubtractContent
+from semblance.tests.support.flux_blocks import WrittenAdapter, rewritten
 from semblance.tests.support.graphs import encode, picture, relative_error, run, styled
 from semblance.tests.support.transformers import TRANSFORMERS, sample
 from semblance.tests.tiny_models import (
@@ -60,6 +62,48 @@ def test_a_picture_on_flux_from_files_to_sampler(models: Path, form: FluxForm) -
     assert relative_error(sampled(patched), sampled(model)) > 1e-3
     assert patches_on(model) == ()
     assert f"InstantStyle ({form}.safetensors), strength 0.8" in run(ShowPatches, patched)[0]
+
+
+@torch.no_grad()
+def on_the_page(style: EncodedStyle, form: FluxForm) -> WrittenAdapter:
+    """Blocks written out with what the encoder saw: all squares in one softmax, the unconditional row first."""
+    project = style.adapter.patcher.model.tokens
+    seen = project(style.reference.pictures[0]).flatten(0, 1)
+    unseen = project(style.reference.negative)[0].repeat(len(style.reference.pictures[0]), 1)
+    return WrittenAdapter(flux_adapter_state_dict(form), torch.stack([unseen, seen]), 1.0)
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize(("fit", "squares"), [("crop", 1), ("pad", 1), ("tile", 3), ("stretch", 1)])
+def test_every_fit_of_a_wide_picture_on_flux(models: Path, form: FluxForm, fit: str, squares: int) -> None:
+    style = encode(load(models, form), encoder_for(models, form), picture(1, 56, 150), fit=fit)
+    assert len(style.reference.pictures[0]) == squares
+    page = sampled(rewritten(FLUX, [on_the_page(style, form)]))
+    assert relative_error(sampled(styled(FLUX.model(), style)), page) <= 1e-6
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize("fit", ["crop", "tile"])
+def test_a_negative_picture_is_what_the_negative_side_sees(models: Path, form: FluxForm, fit: str) -> None:
+    adapter, encoder = load(models, form), encoder_for(models, form)
+    style = encode(adapter, encoder, picture(1, 56, 150), fit=fit, negative=picture(9))
+    other = encode(adapter, encoder, picture(9)).reference.pictures[0]
+    torch.testing.assert_close(style.reference.negative, other)
+    found = sampled(styled(FLUX.model(), style))
+    assert relative_error(found, sampled(rewritten(FLUX, [on_the_page(style, form)]))) <= 1e-6
+    without = encode(adapter, encoder, picture(1, 56, 150), fit=fit)
+    assert relative_error(found, sampled(styled(FLUX.model(), without))) > 1e-3
+
+
+@BOTH_FORMS
+def test_weights_of_several_pictures_on_flux(models: Path, form: FluxForm) -> None:
+    """A picture of twice the weight counts as if it had been connected twice."""
+    adapter, encoder = load(models, form), encoder_for(models, form)
+    weighted = encode(adapter, encoder, picture(1), picture(2), weights="2, 1")
+    twice = encode(adapter, encoder, picture(1), picture(1), picture(2))
+    found = sampled(styled(FLUX.model(), weighted))
+    assert relative_error(found, sampled(styled(FLUX.model(), twice))) <= 1e-5
+    assert relative_error(found, sampled(styled(FLUX.model(), encode(adapter, encoder, picture(1), picture(2))))) > 1e-3
 
 
 @BOTH_FORMS

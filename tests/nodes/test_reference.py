@@ -127,7 +127,7 @@ def test_sockets_without_a_picture_are_passed_over(models: Path) -> None:
     assert torch.equal(reference.pictures[0], encode(adapter, encoder, picture(1)).reference.pictures[0])
 
 
-@pytest.mark.parametrize(("fit", "crops"), [("crop", 1), ("pad", 1), ("tile", 3)])
+@pytest.mark.parametrize(("fit", "crops"), [("crop", 1), ("pad", 1), ("tile", 3), ("stretch", 1)])
 def test_fitted_output_is_exactly_what_was_encoded(models: Path, fit: str, crops: int) -> None:
     adapter, encoder = load_adapter(models), make_clip_vision("h")
     with watched(encoder) as calls:
@@ -190,7 +190,7 @@ def test_several_negative_pictures_are_averaged(models: Path) -> None:
 def test_connected_pictures_are_not_changed(models: Path) -> None:
     image, negative = picture(1, 80, 60), picture(2, 60, 80)
     before = image.clone(), negative.clone()
-    for fit in ("crop", "pad", "tile"):
+    for fit in ("crop", "pad", "tile", "stretch"):
         encode(load_adapter(models), make_clip_vision("h"), image, fit=fit, negative=negative)
     assert torch.equal(image, before[0]) and torch.equal(negative, before[1])
 

@@ -52,6 +52,8 @@ class WrittenAdapter:
         place = number if part == "double" else doubles + number
         flat = linear(self.tokens, self.tensors[f"ip_adapter.{place}.to_{which}_ip.weight"])
         split = flat.unflatten(-1, (heads, -1)).transpose(1, 2)
+        if which == "v":  # InstantX's own code normalises the keys alone
+            return split
         return split * torch.rsqrt(split.pow(2).mean(-1, keepdim=True) + 1e-5)
 
 

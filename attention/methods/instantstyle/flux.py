@@ -1,11 +1,14 @@
 """IP-Adapters on Flux, in the two published forms. Both attend to image tokens c with the model's own queries:
 
-    s * Attention(Q, norm(c K'), norm(c V'))    InstantX: added to what attention gives, before its output projection
-    s * Attention(Q, c K' + b, c V' + b)        XLabs: added to the picture's tokens after a double block
+    s * Attention(Q, norm(c K'), c V')      InstantX: added to what attention gives, before its output projection
+    s * Attention(Q, c K' + b, c V' + b)   XLabs: added to the picture's tokens after a double block
 
 Q is taken after its norm and before its rotation: image tokens have no place in the picture. InstantX's acts on the
-picture's tokens in double blocks and on text and picture alike in single blocks; its norm divides each head by its root
-mean square. Which blocks carry style is unknown.
+picture's tokens in double blocks and on text and picture alike in single blocks; its norm divides each head of a key by
+its root mean square, and has no weights. Which blocks carry style is unknown.
+
+InstantX's own attention processor leaves the values as they are; ComfyUI-IPAdapter-Flux divides them too, so that its
+weight is another measure than `strength`.
 """
 
 from __future__ import annotations
@@ -79,8 +82,7 @@ class InstantXStyle(FluxStyle):
         return call.image if call.site.part == "double" else slice(0, call.image.stop)
 
     def _keys_for(self, call: AttentionCall) -> Sequence[tuple[Tensor, Tensor]]:
-        kept = super()._keys_for(call)
-        return [(normalised_heads(key, call.heads), normalised_heads(value, call.heads)) for key, value in kept]
+        return [(normalised_heads(key, call.heads), value) for key, value in super()._keys_for(call)]
 
 
 class XLabsStyle(FluxStyle, EditsStreams):

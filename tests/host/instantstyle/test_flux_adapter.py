@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from semblance.attention.adapters.checkpoint import UnknownAdapter, flatten
 from semblance.attention.adapters.flux_checkpoint import is_for_flux, named_alike, recognise_flux
 from semblance.attention.adapters.siglip import PoolingHead
-from semblance.host.files import UnreadableFile
+from semblance.host.files import UnreadableFile, load_tensors, shapes_in
 from semblance.host.instantstyle.adapter import load_adapter, manage_adapter
 from semblance.host.instantstyle.style_files import load_style, save_style
 from semblance.host.instantstyle.vision import check_encoder, encode_crops
@@ -105,6 +105,18 @@ def test_a_nested_bin_and_a_flat_file_are_one_adapter(form: FluxForm, models: Pa
     assert all(torch.equal(weights[name], tensor) for name, tensor in named_alike(flatten(tensors)).items())
 
 
+def test_a_nested_bin_of_the_published_sizes_is_told_by_its_shapes(models: Path) -> None:
+    """InstantX's file of 5 GB: here each tensor is one number, spread over its shape, as pickles can have it."""
+    tensors = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in published("InstantX", 128).items()}
+    path = models / "ipadapter" / "ip-adapter.bin"
+    torch.save(nested(tensors), path)
+    assert path.stat().st_size < 1e6
+    for opened in (load_tensors(path), shapes_in(path)):
+        layout = recognise_flux(named_alike(flatten(opened)))
+        assert (layout.form, layout.tokens, layout.clip_width, layout.text_width) == ("InstantX", 128, 1152, 4096)
+        assert layout.widths == dict.fromkeys(range(57), 3072)
+
+
 def test_a_pickle_with_program_code_is_not_opened(models: Path) -> None:
     class Runs:
         def __reduce__(self) -> Any:
@@ -141,10 +153,48 @@ def test_a_file_of_fewer_blocks_says_how_many_the_published_one_has(form: FluxFo
 
 
 @pytest.mark.parametrize("form", FLUX_FORMS)
-def test_a_file_with_an_unknown_tensor_says_where_to_get_another(form: FluxForm) -> None:
-    tensors = flatten(flux_adapter_state_dict(form)) | {"image_proj.new.weight": torch.zeros(2)}
-    with pytest.raises(UnknownAdapter, match=r"unknown layout.*Download it again from huggingface.co/InstantX/"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_proj.new.weight",
+        "ip_adapter.1.norm_added_k.weight",
+        "double_blocks.1.processor.ip_adapter_double_stream_k_norm.weight",
+    ],
+)
+def test_a_tensor_too_many_is_named_and_another_download_not_advised(form: FluxForm, name: str) -> None:
+    """A file of another program is whole: to download it again mends nothing, and to leave a norm out draws wrongly."""
+    tensors = flatten(flux_adapter_state_dict(form) | {name: torch.ones(16)})
+    with pytest.raises(UnknownAdapter) as refused:
         manage_adapter("adapter", tensors)
+    assert f"no published one does ('{name}'), so it is of a form" in str(refused.value)
+    assert "or load an adapter of huggingface.co/InstantX/" in str(refused.value)
+    assert "again" not in str(refused.value)
+
+
+def test_of_many_tensors_too_many_one_is_named_and_the_rest_counted() -> None:
+    norms = {f"ip_adapter.{number}.norm_added_k.weight": torch.ones(16) for number in range(5)}
+    with pytest.raises(UnknownAdapter, match=r"\('ip_adapter.0.norm_added_k.weight' and 4 more\)"):
+        manage_adapter("adapter", flatten(flux_adapter_state_dict("InstantX") | norms))
+
+
+@pytest.mark.parametrize("form", FLUX_FORMS)
+@pytest.mark.parametrize("prefix", ["model.", "module.", "module.model.", "state_dict."])
+def test_a_prefix_before_all_names_is_taken_off(form: FluxForm, prefix: str) -> None:
+    """As training programs leave it. Such a file was said to be half of an adapter, or of an unknown kind."""
+    tensors = flux_adapter_state_dict(form)
+    wrapped = manage_adapter("adapter", flatten({f"{prefix}{name}": tensor for name, tensor in tensors.items()}))
+    plain = manage_adapter("adapter", flatten(tensors)).patcher.model.state_dict()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in wrapped.patcher.model.state_dict().items())
+
+
+def test_a_prefix_before_some_names_alone_stays() -> None:
+    tensors = flux_adapter_state_dict("InstantX") | {"model.ip_adapter.0.to_k_ip.weight": torch.ones(4, 4)}
+    assert "model.ip_adapter.0.to_k_ip.weight" in flatten(tensors)
+
+
+def test_a_whole_checkpoint_is_still_called_one() -> None:
+    with pytest.raises(UnknownAdapter, match="This file is a whole checkpoint"):
+        manage_adapter("adapter", flatten({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(4)}))
 
 
 @pytest.mark.parametrize("variant", ["base", "plus", "full-face"])
@@ -261,7 +311,23 @@ def test_a_siglip_for_pictures_of_another_size_is_refused_with_the_file_to_get()
     layout = recognise_flux(named_alike(published("InstantX", 128)))
     config = {"hidden_size": 1152, "num_attention_heads": 16}
     encoder = SimpleNamespace(model_type="siglip_vision_model", image_size=512, config=config)
-    with pytest.raises(ValueError, match=r"for pictures of 512 pixels, .*for 384. Load sigclip_vision_patch14_384"):
+    sentence = r"SigLIP so400m for pictures of 512 pixels, .*for 384. Load sigclip_vision_patch14_384"
+    with pytest.raises(ValueError, match=sentence):
+        check_encoder(encoder, layout)
+
+
+@pytest.mark.parametrize("size", [224, 336])
+def test_a_clip_l_of_336_pixels_is_refused_by_xlabs_with_the_file_to_get(size: int) -> None:
+    """Its embedding is as wide as that of the one for 224, so it was taken without a word."""
+    layout = recognise_flux(named_alike(published("XLabs", 4)))
+    model = SimpleNamespace(visual_projection=SimpleNamespace(weight=torch.randn(8, 8)))
+    config = {"projection_dim": 768, "hidden_size": 1024}
+    encoder = SimpleNamespace(model_type="clip_vision_model", image_size=size, config=config, model=model)
+    if size == 224:
+        check_encoder(encoder, layout)
+        return
+    sentence = r"CLIP ViT-L for pictures of 336 pixels, but .* for 224. Load clip_vision_l.safetensors .*openai/clip"
+    with pytest.raises(ValueError, match=sentence):
         check_encoder(encoder, layout)
 
 

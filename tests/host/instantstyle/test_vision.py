@@ -24,7 +24,7 @@ def encoder_of(widths: tuple[int, int]) -> Any:
     config = {"projection_dim": widths[0], "hidden_size": widths[1]}
     projection = SimpleNamespace(weight=torch.randn(8, 8))
     model = SimpleNamespace(visual_projection=projection)
-    return SimpleNamespace(config=config, model_type="clip_vision_model", model=model)
+    return SimpleNamespace(config=config, model_type="clip_vision_model", image_size=224, model=model)
 
 
 def layout(variant: str, clip_width: int) -> AdapterLayout:

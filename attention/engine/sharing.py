@@ -15,8 +15,19 @@ from .call import AttentionCall, SharedTokens
 class Attention(Protocol):
     """Attention of some of a call's rows."""
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, images: int, mask: Tensor | None = None) -> Tensor:
-        """Packed output. Rows are chunk-major, `images` to a chunk; 0 means guest rows."""
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        images: int,
+        mask: Tensor | None = None,
+        span: slice = slice(None),
+    ) -> Tensor:
+        """Packed output. Rows are chunk-major, `images` to a chunk; 0 means guest rows.
+
+        `span` says which of the call's queries these are; for a UNet, which has no text among them, always all.
+        """
         ...
 
 
@@ -117,12 +128,13 @@ def _attended_with(
     first, end, _ = image.indices(query.shape[-2])
     if end - first == query.shape[-2]:
         return attention(query, *longer, images, longer_mask)
-    seen = attention(query[..., first:end, :], *longer, images, _of_queries(longer_mask, slice(first, end)))
+    middle = slice(first, end)
+    seen = attention(query[..., middle, :], *longer, images, _of_queries(longer_mask, middle), middle)
     spans = slice(0, first), slice(end, query.shape[-2])
     before, after = (
         seen[:, :0]
         if span.start == span.stop
-        else attention(query[..., span, :], key, value, images, _of_queries(mask, span))
+        else attention(query[..., span, :], key, value, images, _of_queries(mask, span), span)
         for span in spans
     )
     return torch.cat([before, seen, after], dim=1)

@@ -6,7 +6,7 @@ Tokens of text, of the picture and of reference pictures are one sequence in mos
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..engine.call import AttentionKind, AttentionSite, BlockPart
@@ -36,6 +36,8 @@ class TransformerKind:
     """Whether the host hands patches a table of rotations, and lets them run around its double blocks."""
     frames: bool = False
     """Whether latents have frames: (rows, channels, frames, height, width)."""
+    among_frames: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What a conditioning may hold that the host puts among the tokens of the frames, with the node that adds it."""
 
 
 KREA2 = "Krea 2"
@@ -56,7 +58,13 @@ KINDS: Mapping[str, TransformerKind] = {
     "comfy.ldm.cosmos.predict2.MiniTrainDIT": TransformerKind(
         "Cosmos 2", {"single": "blocks"}, ("self", "cross"), "halves", frames=True
     ),
-    "comfy.ldm.wan.model.WanModel": TransformerKind("Wan", {"single": "blocks"}, ("self", "cross"), frames=True),
+    "comfy.ldm.wan.model.WanModel": TransformerKind(
+        "Wan",
+        {"single": "blocks"},
+        ("self", "cross"),
+        frames=True,
+        among_frames={"time_dim_concat": "WanPhantomSubjectToVideo", "context_latents": "Bernini Conditioning"},
+    ),
     "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": TransformerKind(
         "SD 3.5", {"double": "joint_blocks"}, ("joint", "self"), pairs="none", counted=True
     ),

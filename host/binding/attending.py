@@ -16,6 +16,9 @@ from .carried import Uncopied
 POSITIONS = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 """What follows the number of heads in the host's attention functions, in order."""
 
+IMAGE = "img_slice"
+"""The option by which the host tells other packs where, behind the text, the image begins and ends."""
+
 
 @dataclass(frozen=True, eq=False)
 class Attending(Uncopied):
@@ -68,5 +71,22 @@ class Attending(Uncopied):
     def _in_form(self, part: Tensor) -> Tensor:
         return part if self._settings.get("skip_reshape") or part.ndim == 3 else part.flatten(2)
 
-    def _some_rows(self, query: Tensor, key: Tensor, value: Tensor, images: int, mask: Tensor | None = None) -> Tensor:
-        return self(query, key, value, mask)
+    def _some_rows(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        images: int,
+        mask: Tensor | None = None,
+        span: slice = slice(None),
+    ) -> Tensor:
+        options = self.options
+        if span == slice(None) or IMAGE not in options:
+            return self(query, key, value, mask)
+        told = {**options, IMAGE: _within(options[IMAGE], span)}
+        return self.host(query, key, value, self.heads, **{**self._settings, "mask": mask, "transformer_options": told})
+
+
+def _within(image: Sequence[int], span: slice) -> list[int]:
+    """Where the image begins and ends among the queries of a span, by where it does among all."""
+    return [min(max(end, span.start), span.stop) - span.start for end in image]

@@ -28,7 +28,7 @@ from .carried import Uncopied
 from .conditions import Conditions
 from .kept_features import KeptFeatures, keep_features
 from .layouts import acting_in, layout_of
-from .neighbours import others_attend
+from .neighbours import others_attend, others_call
 from .pictures import ModelCall
 from .run import RUN, Run
 from .streams import Streams
@@ -62,7 +62,7 @@ def _bound(
     moment = run.moment(float(t[0]))
     patches, acting_at, acting = acting_in(given, run, transformer.sites, moment)
     call = ModelCall(layout, moment, conditions, x, executor.class_obj, run.prompts)
-    seats = call.seats(acting, alone=others_attend(given))
+    seats = call.seats(acting, alone=others_attend(given) or others_call(executor.class_obj.current_patcher, given))
     layout = replace(layout, guests=seats.rows)
     for patch, bank in patches:
         if isinstance(patch, Prepares):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from comfy.patcher_extension import WrappersMP
 
 from ..masked.sampler import GUARD
 from .carried import KEY
@@ -11,6 +14,8 @@ from .carried import KEY
 GUIDER_SLOTS = ("model_function_wrapper", "sampler_", "denoise_mask_function", "context_handler")
 """How the entries of a MODEL's options begin that hold another node's function around a step."""
 MOST_SHOWN = 12
+INSIDE = "diffusion_model."
+"""How the names of object patches begin that exchange a part of the network, or a method of it."""
 KEYS = {"ADE": "AnimateDiff-Evolved"}
 """Packs whose wrappers have keys that do not say whose they are."""
 
@@ -95,6 +100,36 @@ def others_attend(options: Mapping[str, Any]) -> bool:
     """Whether another pack takes part in attentions: it may count the rows of a call."""
     slots = any(options.get(name) for name in ("patches", "patches_replace"))
     return "optimized_attention_override" in options or slots
+
+
+def others_call(patcher: Any, options: Mapping[str, Any], unet: bool = False) -> bool:
+    """Whether another pack's function stands between ours around a call and its attentions: it may count rows too.
+
+    `patcher` is the MODEL that is called, None where it is not known; a UNet's call is ours one wrapper further in.
+    """
+    wrappers = options.get("wrappers", {})
+    kinds = (WrappersMP.DIFFUSION_MODEL,) if unet else (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+    around = [wrapper for kind in kinds for wrapper in _within_ours(wrappers.get(kind, {}))]
+    exchanged = (
+        []
+        if patcher is None
+        else [thing for name, thing in patcher.object_patches.items() if name.startswith(INSIDE) and callable(thing)]
+    )
+    return not all(map(_of_the_host, (*around, *exchanged)))
+
+
+def _within_ours(keyed: Mapping[Any, Sequence[Any]]) -> list[Any]:
+    """The wrappers of one kind that run inside ours: those that come after; all of them where none is ours."""
+    keys = list(keyed)
+    first = keys.index(KEY) + 1 if KEY in keys else 0
+    return [wrapper for key in keys[first:] for wrapper in keyed[key]]
+
+
+def _of_the_host(thing: Any) -> bool:
+    """Whether ComfyUI or PyTorch made a function or module, as Torch Compile does."""
+    # ComfyUI names the modules of its own nodes by their paths.
+    place = re.split(r"[./\\]", getattr(thing, "__module__", None) or "")
+    return place[0] in ("comfy", "comfy_api", "torch") or place[-2:-1] == ["comfy_extras"]
 
 
 def _name(thing: Any) -> str:

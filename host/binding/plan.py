@@ -14,7 +14,7 @@ from ...attention.engine.moment import RunPlan
 from ...attention.engine.patch import AttentionPatch
 from ...attention.engine.protocols import Advises, NeedsMemory, SamplesAgain
 from .conditionings import TAG
-from .neighbours import others_attend
+from .neighbours import others_attend, others_call
 from .run import Run
 from .transformer import transformer_of
 
@@ -65,11 +65,13 @@ def plan_of(
 
 
 def _pictures_apart(guider: Any, noise: Tensor) -> bool:
-    """Whether a transformer has to see pictures in a call of their own: beside other packs, references or frames."""
+    """Whether a model has to see pictures in a call of their own: beside other packs, references or frames."""
     conds = [cond for group in guider.conds.values() for cond in group]
     edits = any(cond.get("reference_latents") for cond in conds)
     frames = noise.ndim == 5 and noise.shape[2] > 1
-    return frames or edits or others_attend(guider.model_options["transformer_options"])
+    options = guider.model_options["transformer_options"]
+    unet = transformer_of(guider.model_patcher.model) is None
+    return frames or edits or others_attend(options) or others_call(guider.model_patcher, options, unet)
 
 
 def _text_width(conds: Mapping[str, Any]) -> int | None:

@@ -15,6 +15,7 @@ from ...attention.engine.moment import Moment
 from ...attention.engine.protocols import KnowsImages, Prepares, Rehearses
 from .guests import Control, InvitedGuests, brought, seat_guests, shield_from_guests
 from .layouts import acting_in, layout_of
+from .neighbours import others_call
 from .regions import Regions
 from .run import RUN, Run
 from .unet import LayerInputs, PatchWithBank, bound_sites, with_block_edits
@@ -60,7 +61,8 @@ def _called(
         transformer_options, run, run.read(executor.class_obj, attention_sites), moment
     )
     run.end_finished_pass(patches, moment)
-    pictures = UnetPictures.of(acting, layout, moment, x, context, y, run)
+    alone = others_call(getattr(run.models.get(x.device), "current_patcher", None), transformer_options, unet=True)
+    pictures = UnetPictures.of(acting, layout, moment, x, context, y, run, alone)
     guests = InvitedGuests.invite(acting, layout, moment).with_more(pictures.beside)
     layout = replace(layout, guests=guests.rows)
     for patch, bank in patches:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from ...attention.engine.call import AttentionKind, AttentionSite, Rotary
+from ...attention.engine.call import AttentionKind, AttentionSite, BlockPart, Rotary
 from ...attention.families.transformers import KINDS, NAMES, UNREACHED, TransformerKind
 
 REFERENCES = "reference_image_num_tokens"
@@ -26,15 +27,23 @@ class Transformer:
     patch: int
     """Latent pixels to a side of a token."""
     rotary: Rotary | None
-    sites: tuple[AttentionSite, ...]
-    """Every attention of its blocks, in the order it runs them."""
+    attentions: Mapping[tuple[BlockPart, int], tuple[AttentionKind, ...]]
+    """What attends in each of its blocks, in the order it runs them."""
     padded_to: int = 1
     """Tokens of the picture are filled up to a multiple of so many."""
+    widest: int | None = None
+    """How many tokens a side of a picture may have, where positions are learnt."""
+
+    @cached_property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        """The attentions of its blocks, in the order it runs them; two of one kind in a block are one site."""
+        named = (AttentionSite(kind, *block) for block, kinds in self.attentions.items() for kind in kinds)
+        return tuple(dict.fromkeys(named))
 
     @property
     def blocks(self) -> int:
         """How many blocks it has."""
-        return len({site.block for site in self.sites})
+        return len(self.attentions)
 
     def picture_tokens(self, x: Tensor) -> tuple[int, int, int]:
         """Frames, height and width in tokens of latents (rows, channels, [frames,] height, width)."""
@@ -65,7 +74,10 @@ def transformer_of(model: Any) -> Transformer | None:
         return None
     padded_to = getattr(module, "pad_tokens_multiple", None) or 1
     name = "Z-Image" if padded_to > 1 else NAMES.get(type(model).__name__, kind.name)
-    return Transformer(kind, name, _patch_size(module), _rotary(module, kind), _sites(module, kind), padded_to)
+    widest = module.pos_embed_max_size if kind.pairs == "none" else None
+    return Transformer(
+        kind, name, _patch_size(module), _rotary(module, kind), _attentions(module, kind), padded_to, widest
+    )
 
 
 def unreached(model: Any) -> str | None:
@@ -77,19 +89,20 @@ def _class_of(module: Any) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def _sites(module: Any, kind: TransformerKind) -> tuple[AttentionSite, ...]:
-    once_more: tuple[AttentionKind, ...] = ("self",)
-    return tuple(
-        AttentionSite(attention, part, number)
+def _attentions(module: Any, kind: TransformerKind) -> dict[tuple[BlockPart, int], tuple[AttentionKind, ...]]:
+    return {
+        (part, number): (*kind.attentions, *_once_more(block))
         for part, attribute in kind.blocks.items()
         for number, block in enumerate(getattr(module, attribute))
-        for attention in (*kind.attentions, *(once_more if _has_second_attention(block) else ()))
-    )
+    }
 
 
-def _has_second_attention(block: Any) -> bool:
-    """Whether a block of SD 3.5 lets the picture attend to itself once more."""
-    return bool(getattr(getattr(block, "x_block", None), "x_block_self_attn", False))
+def _once_more(block: Any) -> tuple[AttentionKind, ...]:
+    """What attends in this block after all that does in every block of its kind."""
+    if getattr(getattr(block, "x_block", None), "x_block_self_attn", False):
+        return ("self",)  # some blocks of SD 3.5
+    # Wan's image to video attends to a picture beside the text.
+    return ("cross",) if hasattr(getattr(block, "cross_attn", None), "k_img") else ()
 
 
 def _patch_size(module: Any) -> int:

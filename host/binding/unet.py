@@ -132,6 +132,7 @@ class BoundSite(Uncopied):
         value: Tensor,
         images: int,
         mask: Tensor | None = None,
+        span: slice = slice(None),
     ) -> Tensor:
         """Some of the rows, without guests or guests alone; the first `own` keys of each are its own."""
         if self.occupant is None or not images:

@@ -42,11 +42,12 @@ class UnetPictures:
         context: Tensor,
         y: Tensor | None,
         run: Run,
+        alone: bool,
     ) -> UnetPictures:
-        """The pictures of all patches, noised and scaled as the UNet sees the sampler's rows."""
+        """All patches' pictures, noised and scaled as the UNet sees the sampler's rows; `alone` keeps all apart."""
         beside: list[tuple[AttentionPatch, Guest]] = []
         apart: list[tuple[AttentionPatch, Guest]] = []
-        whole = all(chunk.crop is None for chunk in layout.chunks)
+        whole = not alone and all(chunk.crop is None for chunk in layout.chunks)
         for patch, bank in patches:
             for picture in patch.pictures(moment) if isinstance(patch, ShowsPictures) else ():
                 model = run.models[layout.device]

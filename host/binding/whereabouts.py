@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...attention.engine.call import AttentionSite
+from ...attention.engine.call import AttentionKind, AttentionSite
 from .streams import SLOT, BlockOccupant, block_in_slot
 from .transformer import Transformer
 
@@ -30,20 +30,26 @@ class Whereabouts:
         """The site of the attention that has come; None for one that is no block's own, such as a refiner's."""
         kind = self.transformer.kind
         if kind.counted:
-            alone = query.shape[-2] == self.image_tokens
-            return None if self._last is None else AttentionSite("self" if alone else "joint", *self._last)
+            if self._last is None or _is_foreign("joint", query, key):
+                return None
+            return AttentionSite("self" if query.shape[-2] == self.image_tokens else "joint", *self._last)
         if "block_index" not in options:
             return None
         parts = list(kind.blocks)
         part = parts[parts.index(told)] if (told := options.get("block_type")) in parts else parts[0]
         block = part, int(options["block_index"])
-        again = self._passed[block] >= len(kind.attentions) and query.shape[-2] == key.shape[-2]
+        attentions = self.transformer.attentions.get(block)
+        if attentions is None:
+            return None
+        again = self._passed[block] >= len(attentions) and query.shape[-2] == key.shape[-2]
         if again or (block != self._last and self._passed[block]):
             self._passed.clear()  # the model, or the block, runs once more in this call
         self._last = block
-        place = min(self._passed[block], len(kind.attentions) - 1)
+        attention = attentions[min(self._passed[block], len(attentions) - 1)]
+        if _is_foreign(attention, query, key):
+            return None
         self._passed[block] += 1
-        return AttentionSite(kind.attentions[place], *block)
+        return AttentionSite(attention, *block)
 
     def told(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with seats around the blocks of a host that does not say which one it is in."""
@@ -66,3 +72,11 @@ class Whereabouts:
             return block_in_slot(occupant, given, extra)
         finally:
             self._last = None
+
+
+def _is_foreign(expected: AttentionKind, query: Tensor, key: Tensor) -> bool:
+    """Whether this is another pack's own attention inside a block, as of an image adapter to its tokens.
+
+    Where a picture attends to itself, packs may have appended keys, but none are missing.
+    """
+    return expected != "cross" and key.shape[-2] < query.shape[-2]

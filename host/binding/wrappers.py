@@ -20,6 +20,7 @@ from .conditions import Conditions
 from .dit import called
 from .eager import uncompiled
 from .findings import findings_of, with_findings
+from .fitting import check_fit
 from .neighbours import also_on
 from .plan import advice, check, extra_images, plan_of
 from .run import RUN, PassFinished, Run, open_run
@@ -50,6 +51,9 @@ def outer_sample(
             run.resume(patches, findings_of(latent_image))
         plan = plan_of(guider, run, sampler, sigmas, noise, latent_image, inpaints=denoise_mask is not None)
         run.passes = check(patches, plan)
+        transformer = run.read(guider.model_patcher.model, transformer_of)
+        if transformer is not None:
+            check_fit(transformer, patches, plan, guider.conds)
         run.extra_images = extra_images(patches, plan)
         if told := advice(patches, plan):
             tell(told)

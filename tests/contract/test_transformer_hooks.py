@@ -17,7 +17,8 @@ from semblance.tests.support.transformers.traced import drawn_noise, model_of, o
 from semblance.tests.support.transformers.watched import SeenCall
 
 DIT, READING, KINDS = "host/binding/dit.py", "host/binding/transformer.py", "attention/families/transformers.py"
-CONDITIONS, STEPS, ATTENDING = "host/binding/conditions.py", "host/binding/step.py", "host/binding/attending.py"
+CONDITIONS, ATTENDING = "host/binding/conditions.py", "host/binding/attending.py"
+WHEREABOUTS, WRAPPERS = "host/binding/whereabouts.py", "host/binding/wrappers.py"
 
 
 def test_the_transformer_is_the_class_we_know(family: TransformerFamily, offered: Offered) -> None:
@@ -38,7 +39,7 @@ def test_a_call_comes_with_the_arguments_we_pass_on(family: TransformerFamily, o
     sample(model, family.conditioning(), family.conditioning(seed=2), family.latent(2), steps=1)
     (call,) = calls
     assert call.by_place == 6, (
-        f"{family.name}: APPLY_MODEL wrappers get {call.by_place} arguments by place; see {STEPS}"
+        f"{family.name}: APPLY_MODEL wrappers get {call.by_place} arguments by place; see {WRAPPERS}"
     )
     assert set(call.conds) == offered.conds, (
         f"{family.name}: apply_model is given {sorted(call.conds)} beside text; see {CONDITIONS}"
@@ -70,10 +71,10 @@ def test_every_attention_of_every_block_asks_us_once(
             lengths += [offered.text_tokens() + image] * len(offered.attentions) + [image] * bool(again)
     assert [attention.block for attention in call.attentions] == expected, (
         f"{family.name}: optimized_attention_override is asked for other attentions, or with another block_type and "
-        f"block_index; see Whereabouts in {DIT}"
+        f"block_index; see {WHEREABOUTS}"
     )
     found = [attention.query.shape[-2] for attention in call.attentions[offered.before :]]
-    assert found == lengths, f"{family.name}: attentions have {found} tokens, not {lengths}; see Whereabouts in {DIT}"
+    assert found == lengths, f"{family.name}: attentions have {found} tokens, not {lengths}; see {WHEREABOUTS}"
 
 
 def test_an_attention_shows_the_tensors_we_expect(family: TransformerFamily, offered: Offered, call: SeenCall) -> None:
@@ -107,7 +108,9 @@ def test_the_query_and_key_of_an_attention_are_as_long_as_its_kind(
     for number, (seen, again) in enumerate(zip(call.attentions, other.attentions, strict=True)):
         kind = offered.attentions[number % 2]
         of_text = torch.equal(seen.key, again.key)
-        assert of_text == (kind == "cross"), f"{family.name}: attention {number} is not {kind} any more; see {DIT}"
+        assert of_text == (kind == "cross"), (
+            f"{family.name}: attention {number} is not {kind} any more; see {WHEREABOUTS}"
+        )
         length = call.text.shape[1] if of_text else offered.image_tokens()
         assert seen.key.shape[-2] == length, f"{family.name}: {kind} has {seen.key.shape[-2]} keys; see {DIT}"
 
@@ -127,7 +130,7 @@ def test_other_packs_have_the_hooks_we_stand_beside(family: TransformerFamily, o
     assert lists == offered.lists, f"{family.name}: the lists of patches that are called are {sorted(lists)} now"
     assert slots == offered.slots, f"{family.name}: the slots in patches_replace['dit'] are {sorted(slots)} now"
     assert places == ([] if offered.options_at is None else [offered.options_at]), (
-        f"{family.name}: DIFFUSION_MODEL wrappers get transformer_options at {places}; see {STEPS}"
+        f"{family.name}: DIFFUSION_MODEL wrappers get transformer_options at {places}; see {WRAPPERS}"
     )
 
 

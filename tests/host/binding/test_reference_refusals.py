@@ -125,6 +125,32 @@ def test_caches_that_skip_calls_are_refused_by_name_before_the_first_step(node: 
     assert not steps
 
 
+def test_a_reference_wider_than_the_places_of_sd35_is_refused_before_the_first_step() -> None:
+    """The host's table of positions ends in an AssertionError."""
+    family, steps = TRANSFORMERS["sd35"], list[int]()
+    model = styled(tiny(family), picture(family, size=(120, 8)))
+    with pytest.raises(ValueError, match=r"The reference is 8x120 latent pixels, and SD 3\.5 has places for 96x96"):
+        sampled(family, model, callback=lambda *_: steps.append(1))
+    assert not steps
+    idle = styled(tiny(family), picture(family, size=(120, 8)), strength=0.0)
+    assert torch.isfinite(sampled(family, idle, steps=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("entry", "node"), [("time_dim_concat", "WanPhantomSubjectToVideo"), ("context_latents", "Bernini Conditioning")]
+)
+def test_pictures_that_wan_puts_among_the_frames_are_refused_by_the_name_of_their_conditioning(
+    entry: str, node: str
+) -> None:
+    family, steps = TRANSFORMERS["wan"], list[int]()
+    latent = family.latent(seed=3)["samples"]
+    positive = family.conditioning(**{entry: [latent] if entry == "context_latents" else latent})
+    model = styled(tiny(family), picture(family))
+    with pytest.raises(ValueError, match=f"holds {entry}, pictures that Wan puts among the frames.*bypass {node}"):
+        sampled(family, model, positive=positive, callback=lambda *_: steps.append(1))
+    assert not steps
+
+
 def test_a_reference_of_another_familys_latents_is_refused_before_the_first_step() -> None:
     """Of Flux 16 channels, of Flux.2 128."""
     model = styled(tiny(TRANSFORMERS["flux"]), picture(TRANSFORMERS["flux2"]))

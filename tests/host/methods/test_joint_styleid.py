@@ -114,7 +114,7 @@ def test_one_call_equals_a_page_of_plain_torch(name: str) -> None:
 def answer(model: ModelPatcher, family: TransformerFamily, state: Tensor, sigma: float) -> Tensor:
     """What the model makes of a state in one call."""
     counted, calls = record_calls(model)
-    text, latent = family.conditioning(), {"samples": as_latent(model, state)}
+    text, latent = family.conditioning(), {"samples": as_latent(model, state, sigma)}
     sampler_custom(counted, text, text, latent, torch.tensor([sigma, sigma / 2]), sampler=flow_sampler())
     return calls[0]["output"][:1]
 

@@ -1,8 +1,8 @@
 """Inversion of pictures on rectified-flow models, by the midpoint rule on ComfyUI's guider, and the way back.
 
-ComfyUI's samplers begin from (1 - sigma) times the latent, and divide their result by 1 - sigma. At the noisy end, where
-sigma is 1, the first leaves nothing of an inverted picture and the second is no number. `StateSampler` takes and gives
-the state as it is there; below, it does as ComfyUI's own, so that one can go on where the other stopped.
+ComfyUI's samplers begin from (1 - sigma) times the latent, and divide their result by 1 - sigma. At the noisy end,
+where sigma is 1, the first leaves nothing of an inverted picture and the second is no number. `StateSampler` takes and
+gives the state as it is there; below, it does as ComfyUI's own, so that one can go on where the other stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from ...attention.references.trajectory import ReferenceTrajectory
 from ..binding.conditions import nothing_to_fill
 from ..binding.noise_schedule import is_flow
 from ..conditioning import Text
+from ..display import tell
 from ..identity import name_of, stamp_of
+from .flow_advice import advice_on_styleid
 from .runs import (
     Inversion,
     SamplerCall,
@@ -48,12 +50,19 @@ def invert_flow(model: Any, pictures: Tensor, steps: int, text: Text) -> Inversi
     check_steps(steps)
     _check_channels(model, stamp.family, pictures)
     _check_reads_no_more(model, pictures)
+    _check_guidance(text)
     sigmas = flow_levels(model, steps)
     inversion = _Inversion()
-    noise, (context, vector) = sample_with_text(model, pictures, sigmas, text, inversion, StateSampler)
-    latents = torch.stack(inversion.states).float().cpu()
+    noise, shown = sample_with_text(model, pictures, sigmas, text, inversion, StateSampler)
     trajectory = ReferenceTrajectory(
-        latents, tuple(sigmas.tolist()), steps, MIDPOINT, stamp, context, vector, text.guidance
+        latents=torch.stack(inversion.states).float().cpu(),
+        sigmas=tuple(sigmas.tolist()),
+        steps=steps,
+        convention=MIDPOINT,
+        stamp=stamp,
+        context=shown.context,
+        vector=shown.vector,
+        embedded_guidance=shown.guidance,
     )
     return Inversion(trajectory, noise)
 
@@ -105,7 +114,9 @@ class StateSampler(comfy.samplers.Sampler):
         latent = noise if latent_image is None else latent_image
         _check_run(model_wrap.model_patcher, latent, denoise_mask)
         levels, sampling = sigmas.tolist(), model_wrap.inner_model.model_sampling
-        steps = len(levels) - 1
+        steps, begin = len(levels) - 1, taken_over(sampling, latent, levels[0])
+        if told := advice_on_styleid(model_wrap, begin, levels[0]):
+            tell(told)
 
         def report(step: dict[str, Any]) -> None:
             if callback is not None:
@@ -113,7 +124,7 @@ class StateSampler(comfy.samplers.Sampler):
 
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         call = SamplerCall(model, {**extra_args, "denoise_mask": None}, report)
-        end = self._walk(call, taken_over(sampling, latent, levels[0]), levels)
+        end = self._walk(call, begin, levels)
         return handed_on(sampling, end, levels[-1])
 
 
@@ -186,6 +197,15 @@ def _check_reads_no_more(model: Any, pictures: Tensor) -> None:
         raise ValueError(
             f"The model takes {channels + further.shape[1]} channels where a picture's latent has {channels}: it "
             "fills, edits or animates a picture, and cannot invert one. Load an ordinary checkpoint."
+        )
+
+
+def _check_guidance(text: Text) -> None:
+    """Refuses a CFG, whose negative side on the way back nobody could make the same."""
+    if text.guidance != 1:
+        raise ValueError(
+            f"The guidance is {text.guidance:g}, but a flow model is inverted with one text alone, so that the way "
+            "back can have the same. Set guidance to 1, and sample at CFG 1."
         )
 
 

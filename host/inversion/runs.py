@@ -14,7 +14,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...attention.references.trajectory import ReferenceTrajectory
+from ...attention.references.trajectory import ReferenceTrajectory, ShownText
 from ..conditioning import Text, shown_text
 
 MOST_STEPS = 500
@@ -143,9 +143,9 @@ def sample_with_text(
     text: Text,
     walk: Walk,
     sampler_of: Callable[[Walk], Any] = walk_sampler,
-) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+) -> tuple[Tensor, ShownText]:
     """Like `sample_without_noise`, with the steps of `walk`; also returns the `shown_text` of the run."""
-    shown: list[tuple[Tensor, Tensor | None]] = []
+    shown: list[ShownText] = []
 
     def recorded(call: SamplerCall, x: Tensor, levels: list[float]) -> Tensor:
         shown.append(shown_text(call.model.inner_model, len(x)))

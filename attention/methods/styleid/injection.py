@@ -87,7 +87,7 @@ class StyleInjection(Replaces, NeedsMemory, Advises):
 
     def advice(self, plan: RunPlan) -> Sequence[str]:
         of_window = self.scope.advice(plan, "StyleID") if self.strength else ()
-        return (*of_window, *self._advice_on_the_start(plan))
+        return (*of_window, *self._advice_on_the_start(plan), *self._advice_on_the_steps(plan))
 
     def _advice_on_the_start(self, plan: RunPlan) -> Sequence[str]:
         """A run of a flow may go on from another, which nothing in its latent tells."""
@@ -96,6 +96,17 @@ class StyleInjection(Replaces, NeedsMemory, Advises):
         return (
             f"The latent is taken for a state at noise level {plan.start:.2g}. Connect the SIGMAS of StyleID whole, or "
             "the LATENT of the sampler before.",
+        )
+
+    def _advice_on_the_steps(self, plan: RunPlan) -> Sequence[str]:
+        """Between the points of a flow the pictures are looked at on a line, which is not where the model led them."""
+        if not self._on_a_flow or not self._acts(plan):
+            return ()
+        if all(self.content.passes(moment.sigma) for moment in plan.moments if self.scope.window.weight(moment)):
+            return ()
+        return (
+            "The steps of this run are not those of the inversion, so StyleID looks at both pictures between the "
+            "states that are known. Connect the SIGMAS of the StyleID node.",
         )
 
     def _begins_at_the_top(self, plan: RunPlan) -> bool:

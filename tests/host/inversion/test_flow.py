@@ -72,9 +72,9 @@ def error_of_euler(model: ModelPatcher, steps: int) -> float:
 
 def test_a_picture_comes_back_by_the_second_order_and_hardly_by_euler(flux: ModelPatcher) -> None:
     errors = {steps: error_of_the_way_back(flux, steps) for steps in (10, 20, 40)}
-    eulers = {steps: error_of_euler(flux, steps) for steps in (10, 20)}
-    assert errors[10] < 0.1 and errors[20] < errors[10] / 2 and errors[40] < errors[20] / 2
-    assert all(errors[steps] < eulers[steps] / 2 for steps in eulers)
+    eulers = {steps: error_of_euler(flux, steps) for steps in (10, 20, 40)}
+    assert list(errors.values()) == pytest.approx([0.0575, 0.0213, 0.0088], rel=0.1)
+    assert list(eulers.values()) == pytest.approx([0.228, 0.122, 0.0613], rel=0.1)
 
 
 @pytest.mark.parametrize("name", slow_but(FLOW_NAMES, ("flux", "qwen_image", "sd35")))
@@ -126,12 +126,13 @@ def test_two_pictures_inverted_together_come_out_as_alone(flux: ModelPatcher) ->
         assert relative_error(both.latents[:, image], alone.latents[:, 0]) < 1e-4
 
 
-def test_guidance_is_followed_and_costs_a_second_side(flux: ModelPatcher) -> None:
+def test_a_cfg_whose_other_side_nobody_can_make_again_is_refused(flux: ModelPatcher) -> None:
+    """It went against zeros without FluxGuidance: the way back with a negative of the user's was 1.05 to 1.44 off."""
     model, calls = record_calls(flux)
-    made = invert(model, pictures(), 4, MIDPOINT, words(guidance=3.0)).trajectory
-    plain = invert(flux, pictures(), 4, MIDPOINT, words()).trajectory
-    assert sum(len(call["x"]) for call in calls) == 2 * 2 * 4
-    assert made.guidance == 3.0 and relative_error(made.latents[-1], plain.latents[-1]) > 1e-3
+    for guidance in (0.0, 3.0):
+        with pytest.raises(ValueError, match=f"The guidance is {guidance:g}, but a flow model is inverted.*CFG 1"):
+            invert(model, pictures(), 4, MIDPOINT, words(guidance=guidance))
+    assert calls == []
 
 
 def test_the_steps_follow_the_shift_of_the_model(flux: ModelPatcher) -> None:

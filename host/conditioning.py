@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..attention.references.trajectory import ShownText
 from .binding.model import map_unet
 from .binding.noise_schedule import is_flow
 from .identity import check_invertible, name_of
@@ -25,17 +27,23 @@ class Text:
     guidance: float = 1.0
 
 
-def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
-    """The text (rows, text_tokens, channels) and SDXL's vector (rows, channels) of the positive conditioning.
+def shown_text(guider: Any, images: int) -> ShownText:
+    """The text of the positive conditioning, as the network receives it.
 
-    They have one row for all images, or one for each image. Fewer prompts than images repeat in turn, as in ComfyUI: n
-    prompts for n contents also serve n styles. Raises ValueError for several conditionings, an area, or no text tokens.
+    It has one row for all images, or one for each image. Fewer prompts than images repeat in turn, as in ComfyUI: n
+    prompts for n contents also serve n styles. Raises ValueError for several conditionings, an area, a mask, a timestep
+    range, or no text tokens.
     """
     given = guider.conds["positive"]
-    if len(given) != 1 or "area" in given[0]:
+    if len(given) != 1 or "area" in given[0] or "mask" in given[0]:
         raise ValueError(
             "The conditioning for an inversion must be one prompt for the whole picture. Remove Conditioning "
-            "(Combine) and areas before Invert Image."
+            "(Combine), areas and masks before Invert Image."
+        )
+    if _is_for_a_part_of_the_steps(given[0]):
+        raise ValueError(
+            "The conditioning for an inversion holds for a part of the steps, and at the others the model would see "
+            "no prompt at all. Remove ConditioningSetTimestepRange before Invert Image."
         )
     conds = given[0]["model_conds"]
     if "c_crossattn" not in conds:
@@ -49,7 +57,21 @@ def shown_text(guider: Any, images: int) -> tuple[Tensor, Tensor | None]:
         cond = conds[name] if len(conds[name].cond) == 1 else conds[name].process_cond(images)
         return cond.cond.float().cpu()
 
-    return rows("c_crossattn"), rows("y") if "y" in conds else None
+    return ShownText(rows("c_crossattn"), rows("y") if "y" in conds else None, _embedded_guidance(guider, conds))
+
+
+def _is_for_a_part_of_the_steps(cond: Mapping[str, Any]) -> bool:
+    if "start_percent" in cond or "end_percent" in cond:
+        return cond.get("start_percent", 0.0) > 0.0 or cond.get("end_percent", 1.0) < 1.0
+    return "timestep_start" in cond or "timestep_end" in cond
+
+
+def _embedded_guidance(guider: Any, conds: Mapping[str, Any]) -> float | None:
+    """The guidance that the network reads with its text. ComfyUI gives one also to Flux schnell, which ignores it."""
+    settings = getattr(guider.model_patcher.model.diffusion_model, "params", None)
+    if "guidance" not in conds or not getattr(settings, "guidance_embed", True):
+        return None
+    return float(conds["guidance"].cond.flatten()[0])
 
 
 TOKENS = 77

@@ -91,7 +91,7 @@ class InvertImage(io.ComfyNode):
                 inversion_guidance_input(
                     1.0,
                     "CFG during the inversion, against empty text. Above 1 the picture comes back less exactly and "
-                    "every step costs twice as much.",
+                    "every step costs twice as much. A flow model takes 1 alone.",
                     advanced=True,
                 ),
                 inversion_check_input(),

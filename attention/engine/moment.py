@@ -97,7 +97,7 @@ class RunPlan:
     adds_noise: bool = False
     """Whether the sampler adds noise to the latent that it is given."""
     takes_state: bool = False
-    """Whether the sampler takes the latent as it is for the state at the first noise level, on flow models too."""
+    """Whether the sampler can begin from the noisy end of an inversion, on flow models too."""
     empty: bool = False
     """Whether the latent is empty, so that the run makes its images from noise alone."""
     cfg: float | None = None

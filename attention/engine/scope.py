@@ -60,6 +60,8 @@ class ScheduleWindow:
 
     def missed(self, plan: RunPlan) -> str:
         """Why no step of a run is met, and what to do."""
+        if not plan.moments:
+            return "its SIGMAS hold one noise level, and so there is no step. Connect at least two."
         steps = ", ".join(f"{moment.progress:.2g}" for moment in plan.moments)
         return (
             f"no step has a weight between start {self.start:g} and end {self.end:g}. Its steps lie at {steps} of the "

@@ -40,6 +40,16 @@ class ModelStamp:
 
 
 @dataclass(frozen=True, eq=False)
+class ShownText:
+    """A text as the network receives it."""
+
+    context: Tensor  # (images or 1, text_tokens, channels)
+    vector: Tensor | None = None  # (images or 1, channels), of SDXL with size, of Flux the pooled text
+    guidance: float | None = None
+    """The guidance that some networks read with the text, such as Flux dev; None for others."""
+
+
+@dataclass(frozen=True, eq=False)
 class ReferenceTrajectory:
     """Pictures inverted from the clean latent to noise: one latent for each point of a rising ladder of levels."""
 
@@ -52,6 +62,9 @@ class ReferenceTrajectory:
     context: Tensor  # (images or 1, text_tokens, channels) the text of the inversion
     vector: Tensor | None = None  # (images or 1, channels), SDXL's size and pooled-text vector
     guidance: float = 1.0
+    """The CFG of the inversion."""
+    embedded_guidance: float | None = None
+    """The guidance of its `ShownText`; None also where a file of an earlier version does not hold it."""
     noises: Tensor | None = None
     """Of an edit-friendly inversion, the noise of each step (points - 1, images, channels, height, width).
 
@@ -74,6 +87,11 @@ class ReferenceTrajectory:
                 "The trajectory holds values that are not numbers (NaN or infinite). Invert the picture again, in a "
                 "higher precision if the model runs in fp16."
             )
+
+    @property
+    def text(self) -> ShownText:
+        """The text of the inversion."""
+        return ShownText(self.context, self.vector, self.embedded_guidance)
 
     @property
     def images(self) -> int:
@@ -119,6 +137,10 @@ class ReferenceTrajectory:
                 f"The model takes {channels} channels where the inverted pictures have {self.latents.shape[2]}: it is "
                 "an inpainting model, to which they cannot be shown. Load an ordinary checkpoint."
             )
+
+    def passes(self, sigma: float) -> bool:
+        """Whether one of the points lies at a noise level."""
+        return any(abs(point - sigma) <= self.TOLERANCE * sigma for point in self.sigmas)
 
     def index(self, sigma: float, remedy: str = "") -> int:
         """The index of the point at a noise level. Raises OffLadder, with a `remedy`, if it lies between the points."""

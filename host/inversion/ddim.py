@@ -45,10 +45,10 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: DDIMConvention,
     check_unet_channels(model)
     sigmas = noise_levels(model, inversion_timesteps(steps, convention))
     inversion = _Inversion(convention, stamp.prediction == "v")
-    noise, (context, vector) = sample_with_text(model, pictures, sigmas, text, inversion)
+    noise, shown = sample_with_text(model, pictures, sigmas, text, inversion)
     latents = torch.stack(inversion.latents).float().cpu()
     trajectory = ReferenceTrajectory(
-        latents, tuple(sigmas.tolist()), steps, convention, stamp, context, vector, text.guidance
+        latents, tuple(sigmas.tolist()), steps, convention, stamp, shown.context, shown.vector, text.guidance
     )
     return Inversion(trajectory, noise)
 

@@ -71,15 +71,15 @@ def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, n
     _check_prompts(text, len(pictures))
     sigmas = noise_levels(model, inversion_timesteps(steps, "edit-friendly"))
     inversion = _Inversion(noises)
-    _, (context, vector) = sample_with_text(model, pictures, sigmas.flip(0), text, inversion)
+    _, shown = sample_with_text(model, pictures, sigmas.flip(0), text, inversion)
     trajectory = ReferenceTrajectory(
         latents=torch.stack(inversion.states[::-1]),
         sigmas=tuple(sigmas.tolist()),
         steps=steps,
         convention="edit-friendly",
         stamp=stamp,
-        context=context,
-        vector=vector,
+        context=shown.context,
+        vector=shown.vector,
         guidance=text.guidance,
         noises=with_noiseless_last_step(torch.stack(inversion.noises[::-1])),
     )

@@ -1,7 +1,8 @@
 """Inversion of pictures on rectified-flow models, by the midpoint rule on ComfyUI's guider, and the way back.
 
-ComfyUI hands a sampler (1 - sigma) times the latent, and divides its result by 1 - sigma. At the noisy end, where sigma
-is 1, the first leaves nothing of an inverted picture and the second is no number. `StateSampler` goes around both.
+ComfyUI's samplers begin from (1 - sigma) times the latent, and divide their result by 1 - sigma. At the noisy end,
+where sigma is 1, the first leaves nothing of an inverted picture and the second is no number. `StateSampler` takes and
+gives the state as it is there; below, it does as ComfyUI's own, so that one can go on where the other stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ...attention.references.trajectory import ReferenceTrajectory
 from ..binding.conditions import nothing_to_fill
 from ..binding.noise_schedule import is_flow
 from ..conditioning import Text
+from ..display import tell
 from ..identity import name_of, stamp_of
+from .flow_advice import advice_on_styleid
 from .runs import (
     Inversion,
     SamplerCall,
@@ -28,8 +31,10 @@ from .runs import (
     as_latent,
     check_steps,
     falling_levels,
+    handed_on,
     sample_with_text,
     sample_without_noise,
+    taken_over,
 )
 
 SCHEDULER = "simple"
@@ -45,19 +50,26 @@ def invert_flow(model: Any, pictures: Tensor, steps: int, text: Text) -> Inversi
     check_steps(steps)
     _check_channels(model, stamp.family, pictures)
     _check_reads_no_more(model, pictures)
+    _check_guidance(text)
     sigmas = flow_levels(model, steps)
     inversion = _Inversion()
-    noise, (context, vector) = sample_with_text(model, pictures, sigmas, text, inversion, StateSampler)
-    latents = torch.stack(inversion.states).float().cpu()
+    noise, shown = sample_with_text(model, pictures, sigmas, text, inversion, StateSampler)
     trajectory = ReferenceTrajectory(
-        latents, tuple(sigmas.tolist()), steps, MIDPOINT, stamp, context, vector, text.guidance
+        latents=torch.stack(inversion.states).float().cpu(),
+        sigmas=tuple(sigmas.tolist()),
+        steps=steps,
+        convention=MIDPOINT,
+        stamp=stamp,
+        context=shown.context,
+        vector=shown.vector,
+        embedded_guidance=shown.guidance,
     )
     return Inversion(trajectory, noise)
 
 
 def sample_flow_back(model: Any, trajectory: ReferenceTrajectory, text: Text) -> Tensor:
     """The pictures sampled by the midpoint rule from the noisy end, as latents for VAE Decode."""
-    start = as_latent(model, trajectory.latents[-1])
+    start = as_latent(model, trajectory.latents[-1], trajectory.sigmas[-1])
     return sample_without_noise(model, start, falling_levels(trajectory), text, flow_sampler())
 
 
@@ -67,14 +79,14 @@ def flow_levels(model: Any, steps: int) -> Tensor:
 
 
 def flow_sampler() -> StateSampler:
-    """A SAMPLER by the midpoint rule, from the latent as it is."""
+    """A SAMPLER by the midpoint rule, without added noise."""
     return StateSampler(_sampled)
 
 
 class StateSampler(comfy.samplers.Sampler):
-    """A SAMPLER that takes the latent it is given for the state at its first noise level, and adds no noise.
+    """A SAMPLER that adds no noise, and begins and ends at noise level 1 too: the LATENT there is the state itself.
 
-    Its result is the state at the last level, which is the picture where that is 0.
+    Below 1 the LATENT is what ComfyUI's samplers hand to the next; at 0 it is the picture.
     """
 
     adds_noise = False
@@ -99,16 +111,21 @@ class StateSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        state = noise if latent_image is None else latent_image
-        _check_run(model_wrap.model_patcher, state, denoise_mask)
-        steps = len(sigmas) - 1
+        latent = noise if latent_image is None else latent_image
+        _check_run(model_wrap.model_patcher, latent, denoise_mask)
+        levels, sampling = sigmas.tolist(), model_wrap.inner_model.model_sampling
+        steps, begin = len(levels) - 1, taken_over(sampling, latent, levels[0])
+        if told := advice_on_styleid(model_wrap, begin, levels[0]):
+            tell(told)
 
         def report(step: dict[str, Any]) -> None:
             if callback is not None:
                 callback(step["i"], step["denoised"], step["x"], steps)
 
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        return self._walk(SamplerCall(model, {**extra_args, "denoise_mask": None}, report), state, sigmas.tolist())
+        call = SamplerCall(model, {**extra_args, "denoise_mask": None}, report)
+        end = self._walk(call, begin, levels)
+        return handed_on(sampling, end, levels[-1])
 
 
 class _Inversion:
@@ -180,6 +197,15 @@ def _check_reads_no_more(model: Any, pictures: Tensor) -> None:
         raise ValueError(
             f"The model takes {channels + further.shape[1]} channels where a picture's latent has {channels}: it "
             "fills, edits or animates a picture, and cannot invert one. Load an ordinary checkpoint."
+        )
+
+
+def _check_guidance(text: Text) -> None:
+    """Refuses a CFG, whose negative side on the way back nobody could make the same."""
+    if text.guidance != 1:
+        raise ValueError(
+            f"The guidance is {text.guidance:g}, but a flow model is inverted with one text alone, so that the way "
+            "back can have the same. Set guidance to 1, and sample at CFG 1."
         )
 
 

@@ -14,7 +14,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...attention.references.trajectory import ReferenceTrajectory
+from ...attention.references.trajectory import ReferenceTrajectory, ShownText
 from ..conditioning import Text, shown_text
 
 MOST_STEPS = 500
@@ -47,11 +47,32 @@ def start_latent(model: Any, latent: Tensor, sigma: float) -> Tensor:
     return model.model.process_latent_out(latent * math.sqrt(1 + sigma**2))
 
 
-def as_latent(model: Any, state: Tensor) -> Tensor:
-    """A state (images, channels, height, width) as LATENT; for a model of video, as one frame."""
+NOISE_ALONE = 1 - 1e-5
+"""From this level up a flow's state is noise alone, to the tolerance that ComfyUI has for its highest level."""
+
+
+def as_latent(model: Any, state: Tensor, sigma: float = 0.0) -> Tensor:
+    """A state (images, channels, height, width) as LATENT; for a model of video, as one frame.
+
+    `sigma` is the noise level of a flow's state, which is given in the scale of `handed_on`.
+    """
     if model.get_model_object("latent_format").latent_dimensions == 3:
         state = state[:, :, None]
+    if sigma:
+        state = handed_on(model.get_model_object("model_sampling"), state, sigma)
     return model.model.process_latent_out(state)
+
+
+def handed_on(sampling: Any, state: Tensor, sigma: float) -> Tensor:
+    """A flow's state in the scale in which ComfyUI's samplers hand it to the next; of noise alone, as it is."""
+    return state if sigma > NOISE_ALONE else sampling.inverse_noise_scaling(state.new_tensor(sigma), state)
+
+
+def taken_over(sampling: Any, latent: Tensor, sigma: float) -> Tensor:
+    """The state at a noise level of a flow that a LATENT is in that scale; reverses `handed_on`."""
+    if sigma > NOISE_ALONE:
+        return latent
+    return sampling.noise_scaling(latent.new_tensor(sigma), torch.zeros_like(latent), latent)
 
 
 def falling_levels(trajectory: ReferenceTrajectory) -> Tensor:
@@ -122,9 +143,9 @@ def sample_with_text(
     text: Text,
     walk: Walk,
     sampler_of: Callable[[Walk], Any] = walk_sampler,
-) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+) -> tuple[Tensor, ShownText]:
     """Like `sample_without_noise`, with the steps of `walk`; also returns the `shown_text` of the run."""
-    shown: list[tuple[Tensor, Tensor | None]] = []
+    shown: list[ShownText] = []
 
     def recorded(call: SamplerCall, x: Tensor, levels: list[float]) -> Tensor:
         shown.append(shown_text(call.model.inner_model, len(x)))

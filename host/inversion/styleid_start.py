@@ -39,8 +39,9 @@ def start_of(
     """
     images = max(content.images, style.images)
     if content.convention == MIDPOINT:
-        noise = _styled(content, style, content.sigmas[-1], adain_strength)
-        return Start(as_latent(model, noise.expand(images, -1, -1, -1)), falling_levels(content))
+        level = content.sigmas[-1]
+        noise = _styled(content, style, level, adain_strength)
+        return Start(as_latent(model, noise.expand(images, -1, -1, -1), level), falling_levels(content))
     official = mode == "official" and content.convention == "styleid"
     sigmas = sampling_sigmas(model, content, skip=1 if official else 0)
     # The point above the highest that is sampled: timestep 999 if the number of steps divides 1000.

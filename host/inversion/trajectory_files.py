@@ -65,6 +65,7 @@ def write_trajectory(
         "steps": json.dumps(trajectory.steps),
         "convention": trajectory.convention,
         "guidance": json.dumps(trajectory.guidance),
+        "embedded_guidance": json.dumps(trajectory.embedded_guidance),
         "stamp": json.dumps(asdict(trajectory.stamp)),
     }
     save_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, described)
@@ -84,6 +85,7 @@ def read_trajectory(path: Path, name: str) -> tuple[ReferenceTrajectory, dict[st
 
 def _trajectory(tensors: dict[str, Tensor], metadata: dict[str, str]) -> ReferenceTrajectory:
     """Raises KeyError, TypeError or ValueError if the file is damaged."""
+    embedded = json.loads(metadata.get("embedded_guidance", "null"))
     sigmas = tuple(float(sigma) for sigma in json.loads(metadata["sigmas"]))
     conventions: Mapping[str, Convention] = {known: known for known in CONVENTIONS}
     if tensors["latents"].ndim != 5 or 0 in tensors["latents"].shape or tensors["context"].ndim != 3:
@@ -99,5 +101,6 @@ def _trajectory(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Referen
         context=tensors["context"].float(),
         vector=tensors["vector"].float() if "vector" in tensors else None,
         guidance=float(json.loads(metadata["guidance"])),
+        embedded_guidance=None if embedded is None else float(embedded),
         noises=tensors["noises"].float() if "noises" in tensors else None,
     )

@@ -11,6 +11,8 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from semblance.attention.methods.styleid.joint import JointStyleID
@@ -18,6 +20,7 @@ from semblance.attention.methods.styleid.method import StyleID as StyleIDPatch
 from semblance.attention.references.trajectory import ReferenceTrajectory
 from semblance.host.binding.model import map_transformer, patches_on
 from semblance.host.inversion import solver
+from semblance.host.inversion.trajectory_files import read_trajectory, write_trajectory
 from semblance.nodes.edit_friendly import InvertEditFriendly
 from semblance.nodes.inversion import InvertImage, LoadTrajectory, SaveTrajectory
 from semblance.nodes.styleid import StyleID
@@ -105,7 +108,11 @@ def test_the_convention_is_not_asked_for_and_makes_no_second_inversion(monkeypat
     first, *_ = inverted(model, family.latent(1, seed=5), text=text)
     again, *_ = inverted(model, family.latent(1, seed=5), text=text, convention="ddim")
     assert len(made) == 1 and torch.equal(first.latents, again.latents) and first.stamp == again.stamp
-    for change in ({"steps": STEPS + 1}, {"text": family.conditioning(seed=9)}, {"guidance": 2.0}):
+    for change in (
+        {"steps": STEPS + 1},
+        {"text": family.conditioning(seed=9)},
+        {"text": family.conditioning(guidance=2.0)},
+    ):
         count = len(made)
         inverted(model, family.latent(1, seed=5), **({"text": text} | change))
         assert len(made) == count + 1
@@ -119,6 +126,25 @@ def test_a_saved_trajectory_of_a_flow_comes_back(models: Path) -> None:
     assert (again.sigmas, again.steps, again.convention, again.stamp) == (
         content.sigmas, content.steps, content.convention, content.stamp,
     )  # fmt: skip
+    assert again.embedded_guidance is content.embedded_guidance is None
+
+
+def test_a_saved_trajectory_keeps_the_guidance_of_its_text_and_an_older_file_opens_without(
+    models: Path, tmp_path: Path
+) -> None:
+    family = TRANSFORMERS["flux"]
+    content, *_ = inverted(family.model(), loud(family, 5), text=family.conditioning(guidance=2.5))
+    assert content.embedded_guidance == 2.5
+    again = run(LoadTrajectory, run(SaveTrajectory, content, "house", "float32")[0])[0]
+    assert again.embedded_guidance == 2.5
+    written = tmp_path / "new.safetensors"
+    write_trajectory(written, content, "0")
+    with safe_open(written, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described = {name: text for name, text in file.metadata().items() if name != "embedded_guidance"}
+    save_file(tensors, tmp_path / "old.safetensors", described)
+    old, _ = read_trajectory(tmp_path / "old.safetensors", "old")
+    assert old.embedded_guidance is None and torch.equal(old.latents, content.latents)
 
 
 def test_an_edit_friendly_inversion_refuses_a_flow() -> None:

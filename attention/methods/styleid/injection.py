@@ -43,7 +43,7 @@ class StyleInjection(Replaces, NeedsMemory, Advises):
         return guests if self._acts(plan) else 0
 
     def check(self, plan: RunPlan) -> None:
-        if self._on_a_flow and not plan.takes_state:
+        if self._on_a_flow and not plan.takes_state and self._begins_at_the_top(plan):
             raise ValueError(
                 "On a flow model ComfyUI's own samplers scale an inverted picture to nothing before the first step. "
                 "Sample by SamplerCustom with the sampler of the StyleID node."
@@ -87,16 +87,30 @@ class StyleInjection(Replaces, NeedsMemory, Advises):
 
     def advice(self, plan: RunPlan) -> Sequence[str]:
         of_window = self.scope.advice(plan, "StyleID") if self.strength else ()
-        return (*of_window, *self._advice_on_the_start(plan))
+        return (*of_window, *self._advice_on_the_start(plan), *self._advice_on_the_steps(plan))
 
     def _advice_on_the_start(self, plan: RunPlan) -> Sequence[str]:
         """A run of a flow may go on from another, which nothing in its latent tells."""
-        if not self._on_a_flow or math.isclose(plan.start, self.content.sigmas[-1], rel_tol=self.content.TOLERANCE):
+        if not self._on_a_flow or self._begins_at_the_top(plan):
             return ()
         return (
             f"The latent is taken for a state at noise level {plan.start:.2g}. Connect the SIGMAS of StyleID whole, or "
             "the LATENT of the sampler before.",
         )
+
+    def _advice_on_the_steps(self, plan: RunPlan) -> Sequence[str]:
+        """Between the points of a flow the pictures are looked at on a line, which is not where the model led them."""
+        if not self._on_a_flow or not self._acts(plan):
+            return ()
+        if all(self.content.passes(moment.sigma) for moment in plan.moments if self.scope.window.weight(moment)):
+            return ()
+        return (
+            "The steps of this run are not those of the inversion, so StyleID looks at both pictures between the "
+            "states that are known. Connect the SIGMAS of the StyleID node.",
+        )
+
+    def _begins_at_the_top(self, plan: RunPlan) -> bool:
+        return math.isclose(plan.start, self.content.sigmas[-1], rel_tol=self.content.TOLERANCE)
 
     def __repr__(self) -> str:
         parts = f"gamma {self.gamma:g}, temperature {self.temperature:g}, strength {self.strength:g}"

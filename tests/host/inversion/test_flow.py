@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
+import comfy.sample
+import comfy.samplers
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -70,9 +72,9 @@ def error_of_euler(model: ModelPatcher, steps: int) -> float:
 
 def test_a_picture_comes_back_by_the_second_order_and_hardly_by_euler(flux: ModelPatcher) -> None:
     errors = {steps: error_of_the_way_back(flux, steps) for steps in (10, 20, 40)}
-    eulers = {steps: error_of_euler(flux, steps) for steps in (10, 20)}
-    assert errors[10] < 0.1 and errors[20] < errors[10] / 2 and errors[40] < errors[20] / 2
-    assert all(errors[steps] < eulers[steps] / 2 for steps in eulers)
+    eulers = {steps: error_of_euler(flux, steps) for steps in (10, 20, 40)}
+    assert list(errors.values()) == pytest.approx([0.0575, 0.0213, 0.0088], rel=0.1)
+    assert list(eulers.values()) == pytest.approx([0.228, 0.122, 0.0613], rel=0.1)
 
 
 @pytest.mark.parametrize("name", slow_but(FLOW_NAMES, ("flux", "qwen_image", "sd35")))
@@ -124,12 +126,13 @@ def test_two_pictures_inverted_together_come_out_as_alone(flux: ModelPatcher) ->
         assert relative_error(both.latents[:, image], alone.latents[:, 0]) < 1e-4
 
 
-def test_guidance_is_followed_and_costs_a_second_side(flux: ModelPatcher) -> None:
+def test_a_cfg_whose_other_side_nobody_can_make_again_is_refused(flux: ModelPatcher) -> None:
+    """It went against zeros without FluxGuidance: the way back with a negative of the user's was 1.05 to 1.44 off."""
     model, calls = record_calls(flux)
-    made = invert(model, pictures(), 4, MIDPOINT, words(guidance=3.0)).trajectory
-    plain = invert(flux, pictures(), 4, MIDPOINT, words()).trajectory
-    assert sum(len(call["x"]) for call in calls) == 2 * 2 * 4
-    assert made.guidance == 3.0 and relative_error(made.latents[-1], plain.latents[-1]) > 1e-3
+    for guidance in (0.0, 3.0):
+        with pytest.raises(ValueError, match=f"The guidance is {guidance:g}, but a flow model is inverted.*CFG 1"):
+            invert(model, pictures(), 4, MIDPOINT, words(guidance=guidance))
+    assert calls == []
 
 
 def test_the_steps_follow_the_shift_of_the_model(flux: ModelPatcher) -> None:
@@ -151,14 +154,28 @@ def test_between_two_points_the_path_is_a_line(flux: ModelPatcher) -> None:
             short.at(outside)
 
 
-def test_a_stock_sampler_goes_on_where_ours_stopped(flux: ModelPatcher) -> None:
-    """The state at a level below 1 is what ComfyUI samples from; ours gives it as it is."""
-    made = invert(flux, pictures(), 8, MIDPOINT, words())
-    falling = falling_levels(made.trajectory)
-    whole = sample_back(flux, made.trajectory, words())
-    half = sample_without_noise(flux, made.noise, falling[:5], words(), flow_sampler())
-    rest = sample_without_noise(flux, half, falling[4:], words(), flow_sampler())
-    assert relative_error(rest, whole) < 1e-4
+@pytest.mark.parametrize("name", ["flux", "qwen_image"])
+def test_stock_samplers_and_ours_go_on_from_each_other(name: str) -> None:
+    """ComfyUI's samplers hand a latent on divided by 1 - sigma; ours handed on the state: 1.05 and 4.25 beside it."""
+    family = TRANSFORMERS[name]
+    model, text = family.model(), words(family)
+    falling = flow_levels(model, 16).flip(0)
+    upper, lower = falling[:6], falling[5:]
+    ours, euler = flow_sampler(), comfy.samplers.sampler_object("euler")
+    empty = torch.zeros_like(family.latent(1, 8, 8)["samples"])
+    noise = model.model.process_latent_out(comfy.sample.prepare_noise(empty, seed=1))
+
+    def go(latent: Tensor, levels: Tensor, sampler: Any, adds_noise: bool = False) -> Tensor:
+        given = (text.positive, text.negative, {"samples": latent}, levels)
+        return sampler_custom(model, *given, sampler=sampler, add_noise=adds_noise)
+
+    by_ours, begun_by_ours = (go(noise, levels, ours) for levels in (falling, upper))
+    by_euler, begun_by_euler = (go(empty, levels, euler, adds_noise=True) for levels in (falling, upper))
+    apart = relative_error(by_ours, by_euler)
+    assert relative_error(go(begun_by_ours, lower, ours), by_ours) < 1e-5
+    assert relative_error(go(begun_by_euler, lower, euler), by_euler) < 1e-5
+    assert relative_error(go(begun_by_ours, lower, euler), by_ours) < apart < 0.2
+    assert relative_error(go(begun_by_euler, lower, ours), by_euler) < apart
 
 
 def test_a_picture_of_a_model_of_video_is_one_frame() -> None:

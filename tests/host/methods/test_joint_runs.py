@@ -96,6 +96,8 @@ def test_levels_that_begin_below_the_top_are_spoken_of(
     rest = sampled(model, pair, levels[1:], latent=half)
     assert f"The latent is taken for a state at noise level {levels[1].item():.2g}." in caplog.text
     assert relative_error(rest, whole) < 1e-4
+    # A stock sampler can go on below the top, by its own rule.
+    assert relative_error(sampled(model, pair, levels[1:], latent=half, sampler="euler"), whole) < 0.5
 
 
 def test_a_window_that_meets_only_the_middle_of_a_step_acts_and_is_reckoned_with(

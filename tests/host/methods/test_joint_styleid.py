@@ -49,10 +49,10 @@ def sampled(
     return sampler_custom(model, *given, latent, falling_levels(start), sampler=flow_sampler(), cfg=cfg)
 
 
-def seen(model: ModelPatcher, family: TransformerFamily, state: Tensor, sigma: float) -> SeenCall:
+def seen(model: ModelPatcher, family: TransformerFamily, state: Tensor, sigma: float, **extras: Any) -> SeenCall:
     """The attentions of a call with a state alone."""
     watching, calls = watched(model)
-    answer(watching, family, state, sigma)
+    answer(watching, family, state, sigma, **extras)
     return calls[0]
 
 
@@ -111,12 +111,35 @@ def test_one_call_equals_a_page_of_plain_torch(name: str) -> None:
     assert relative_error(made, expected) < 1e-5 and relative_error(plain, expected) > 1e-3
 
 
-def answer(model: ModelPatcher, family: TransformerFamily, state: Tensor, sigma: float) -> Tensor:
-    """What the model makes of a state in one call."""
+def answer(model: ModelPatcher, family: TransformerFamily, state: Tensor, sigma: float, **extras: Any) -> Tensor:
+    """What the model makes of a state in one call. Pictures that cannot ride in it go through before."""
     counted, calls = record_calls(model)
-    text, latent = family.conditioning(), {"samples": as_latent(model, state)}
+    text, latent = family.conditioning(**extras), {"samples": as_latent(model, state, sigma)}
     sampler_custom(counted, text, text, latent, torch.tensor([sigma, sigma / 2]), sampler=flow_sampler())
-    return calls[0]["output"][:1]
+    return [call for call in calls if call["sigma"] == calls[0]["sigma"]][-1]["output"][:1]
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen_image"])
+def test_the_reference_tokens_of_an_editing_model_are_left_alone(name: str) -> None:
+    """Kontext's reference stands behind the picture, whose tokens alone take the content's and the style's place."""
+    family, body = TRANSFORMERS[name], anatomy(name)
+    model = family.model()
+    shown = {"reference_latents": [family.latent(1, 8, 8, seed=11)["samples"]]}
+    pair = inverted(family, model)
+    content, style = pair.select([0]), pair.select([1])
+    sigma = pair.sigmas[2]
+    of_content, of_style = (seen(model, family, t.at(sigma), sigma) for t in (content, style))
+    start = content.at(sigma) + 0.3 * torch.randn(content.at(sigma).shape, generator=torch.Generator().manual_seed(8))
+    by_hand = model.clone()
+    override = page(of_content, of_style, body.firsts, 8 * 12 // body.patch**2, 0.75, 1.5)
+    by_hand.model_options["transformer_options"]["optimized_attention_override"] = override
+    patched = add_patch(model, JointStyleID(content, style, everywhere(model)))
+    made, expected, plain = (answer(each, family, start, sigma, **shown) for each in (patched, by_hand, model))
+    assert relative_error(made, expected) < 1e-5 and relative_error(plain, expected) > 1e-3
+    of_content, of_style = (seen(model, family, t.at(sigma), sigma, **shown) for t in (content, style))
+    longer = page(of_content, of_style, body.firsts, (8 * 12 + 8 * 8) // body.patch**2, 0.75, 1.5)
+    by_hand.model_options["transformer_options"]["optimized_attention_override"] = longer
+    assert relative_error(answer(by_hand, family, start, sigma, **shown), expected) > 1e-3
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -23,10 +23,14 @@ DIMMED = 0.2
 """How bright a picture stays outside a subject mask."""
 REFERENCES, REFERENCE_COUNT = (4, 2), 20
 """Which of so many held-out drawings of REFERENCE_SEED: one on olive stripes, one on blue waves."""
+LOOKED_AT = (3, 1)
+"""Which of them the flow transformer looks at: one outlined in black on yellow waves, one on pink with stars."""
 REFERENCE_SEED, NOISE_SEED = 77, 5
 PAIRS, PAIR_COUNT = (2, 4), 12
 """Which of so many of StyleID's held-out pairs."""
 PROMPTS = ("a heart", "a star")
+PLACED = ("a house on the right", "a moon on the right")
+"""For the flow transformer, which draws figures where it is told their place."""
 STORY, SCENES = 2, 3
 """Which story of `stories_of`, and how many of its scenes: a fish at three places."""
 TUNED = (1, 3)
@@ -82,10 +86,10 @@ def reference_style_groups() -> list[list[Tile]]:
 
     study, references = Study.open(TOPOLOGY), single_shapes(REFERENCE_COUNT, REFERENCE_SEED, "held_out")
     groups = []
-    for number in REFERENCES:
+    for number in LOOKED_AT:
         reference = references.take(torch.tensor([number]))
-        made = study.sample(PROMPTS, NOISE_SEED, styled(study, FOUR_TIMES, reference), steps=20)
-        tiles = [Tile(f'prompt "{prompt}"', picture) for prompt, picture in zip(PROMPTS, made, strict=True)]
+        made = study.sample(PLACED, NOISE_SEED, styled(study, FOUR_TIMES, reference), steps=20)
+        tiles = [Tile(f'"{prompt}"', picture) for prompt, picture in zip(PLACED, made, strict=True)]
         groups.append([Tile("reference", draw(reference, 256).pictures[0]), *tiles])
     return groups
 

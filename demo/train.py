@@ -57,7 +57,7 @@ def _unet(arguments: argparse.Namespace) -> None:
 def _flow(arguments: argparse.Namespace) -> None:
     from .training.flow import train_flow
 
-    plan = Plan("transformer_flux", arguments.steps or 5000, 1e-3, arguments.seed, average=0.998, muon=FLOW_MUON)
+    plan = Plan("transformer_flux", arguments.steps or 8600, 1e-3, arguments.seed, average=0.998, muon=FLOW_MUON)
     train_flow(plan, arguments.compile)
 
 

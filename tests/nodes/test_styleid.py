@@ -333,10 +333,10 @@ def test_the_same_inversion_is_not_made_twice(temporary: Path, monkeypatch: pyte
         assert len(made) == count + 1
 
 
-def test_a_model_that_others_have_patched_is_inverted_anew(pair: Any) -> None:
+def test_a_model_that_carries_styleid_is_not_inverted_with(pair: Any) -> None:
     model, content, style = pair
     busy = painted(model, content, style)[0]
-    with pytest.raises(ValueError, match="does not pass|trajectory"):  # the patch on it cannot serve this ladder
+    with pytest.raises(ValueError, match="The model to invert with carries StyleID already"):
         inverted(busy, latent(1), steps=7)
 
 

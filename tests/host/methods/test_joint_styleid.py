@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -93,21 +94,47 @@ def page(
     return attend
 
 
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A content and a style of one inversion, and a state near the content's at one of its levels."""
+
+    family: TransformerFamily
+    model: ModelPatcher
+    pair: ReferenceTrajectory
+
+    @classmethod
+    def on(cls, name: str) -> Trial:
+        model = TRANSFORMERS[name].model()
+        return cls(TRANSFORMERS[name], model, inverted(TRANSFORMERS[name], model))
+
+    @property
+    def sigma(self) -> float:
+        return self.pair.sigmas[2]
+
+    def patched(self) -> ModelPatcher:
+        return add_patch(self.model, JointStyleID(self.pair.select([0]), self.pair.select([1]), everywhere(self.model)))
+
+    def by_hand(self, more: int = 0, **shown: Any) -> ModelPatcher:
+        """The model with the page in its attentions, over the picture's tokens and as many `more` behind them."""
+        body, sigma = anatomy(self.family.name), self.sigma
+        content, style = (
+            seen(self.model, self.family, self.pair.select([image]).at(sigma), sigma, **shown) for image in (0, 1)
+        )
+        override = page(content, style, body.firsts, (8 * 12 + more) // body.patch**2, 0.75, 1.5)
+        written = self.model.clone()
+        written.model_options["transformer_options"]["optimized_attention_override"] = override
+        return written
+
+    def answer(self, model: ModelPatcher, **shown: Any) -> Tensor:
+        content = self.pair.select([0]).at(self.sigma)
+        noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(8))
+        return answer(model, self.family, content + 0.3 * noise, self.sigma, **shown)
+
+
 @pytest.mark.parametrize("name", slow_but(FLOW_NAMES, ("flux", "z_image", "wan")))
 def test_one_call_equals_a_page_of_plain_torch(name: str) -> None:
-    family, body = TRANSFORMERS[name], anatomy(name)
-    model = family.model()
-    pair = inverted(family, model)
-    content, style = pair.select([0]), pair.select([1])
-    sigma = pair.sigmas[2]
-    of_content, of_style = (seen(model, family, t.at(sigma), sigma) for t in (content, style))
-    start = content.at(sigma) + 0.3 * torch.randn(content.at(sigma).shape, generator=torch.Generator().manual_seed(8))
-    by_hand = model.clone()
-    override = page(of_content, of_style, body.firsts, 8 * 12 // body.patch**2, 0.75, 1.5)
-    by_hand.model_options["transformer_options"]["optimized_attention_override"] = override
-    expected = answer(by_hand, family, start, sigma)
-    patched = add_patch(model, JointStyleID(content, style, everywhere(model)))
-    made, plain = (answer(each, family, start, sigma) for each in (patched, model))
+    trial = Trial.on(name)
+    made, expected, plain = (trial.answer(each) for each in (trial.patched(), trial.by_hand(), trial.model))
     assert relative_error(made, expected) < 1e-5 and relative_error(plain, expected) > 1e-3
 
 
@@ -122,24 +149,12 @@ def answer(model: ModelPatcher, family: TransformerFamily, state: Tensor, sigma:
 @pytest.mark.parametrize("name", ["flux", "qwen_image"])
 def test_the_reference_tokens_of_an_editing_model_are_left_alone(name: str) -> None:
     """Kontext's reference stands behind the picture, whose tokens alone take the content's and the style's place."""
-    family, body = TRANSFORMERS[name], anatomy(name)
-    model = family.model()
-    shown = {"reference_latents": [family.latent(1, 8, 8, seed=11)["samples"]]}
-    pair = inverted(family, model)
-    content, style = pair.select([0]), pair.select([1])
-    sigma = pair.sigmas[2]
-    of_content, of_style = (seen(model, family, t.at(sigma), sigma) for t in (content, style))
-    start = content.at(sigma) + 0.3 * torch.randn(content.at(sigma).shape, generator=torch.Generator().manual_seed(8))
-    by_hand = model.clone()
-    override = page(of_content, of_style, body.firsts, 8 * 12 // body.patch**2, 0.75, 1.5)
-    by_hand.model_options["transformer_options"]["optimized_attention_override"] = override
-    patched = add_patch(model, JointStyleID(content, style, everywhere(model)))
-    made, expected, plain = (answer(each, family, start, sigma, **shown) for each in (patched, by_hand, model))
+    trial = Trial.on(name)
+    shown = {"reference_latents": [trial.family.latent(1, 8, 8, seed=11)["samples"]]}
+    ways = trial.patched(), trial.by_hand(), trial.by_hand(more=8 * 8, **shown), trial.model
+    made, expected, longer, plain = (trial.answer(each, **shown) for each in ways)
     assert relative_error(made, expected) < 1e-5 and relative_error(plain, expected) > 1e-3
-    of_content, of_style = (seen(model, family, t.at(sigma), sigma, **shown) for t in (content, style))
-    longer = page(of_content, of_style, body.firsts, (8 * 12 + 8 * 8) // body.patch**2, 0.75, 1.5)
-    by_hand.model_options["transformer_options"]["optimized_attention_override"] = longer
-    assert relative_error(answer(by_hand, family, start, sigma, **shown), expected) > 1e-3
+    assert relative_error(longer, expected) > 1e-3
 
 
 @pytest.mark.parametrize("name", FAMILIES)

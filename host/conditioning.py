@@ -40,7 +40,7 @@ def shown_text(guider: Any, images: int) -> ShownText:
             "The conditioning for an inversion must be one prompt for the whole picture. Remove Conditioning "
             "(Combine), areas and masks before Invert Image."
         )
-    if _is_for_a_part_of_the_steps(given[0]):
+    if for_a_part_of_the_steps(given[0]):
         raise ValueError(
             "The conditioning for an inversion holds for a part of the steps, and at the others the model would see "
             "no prompt at all. Remove ConditioningSetTimestepRange before Invert Image."
@@ -60,7 +60,8 @@ def shown_text(guider: Any, images: int) -> ShownText:
     return ShownText(rows("c_crossattn"), rows("y") if "y" in conds else None, _embedded_guidance(guider, conds))
 
 
-def _is_for_a_part_of_the_steps(cond: Mapping[str, Any]) -> bool:
+def for_a_part_of_the_steps(cond: Mapping[str, Any]) -> bool:
+    """Whether a conditioning has a timestep range; one of all steps is none."""
     if "start_percent" in cond or "end_percent" in cond:
         return cond.get("start_percent", 0.0) > 0.0 or cond.get("end_percent", 1.0) < 1.0
     return "timestep_start" in cond or "timestep_end" in cond

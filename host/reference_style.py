@@ -13,14 +13,14 @@ from ..attention.families.family import ModelFamily
 from ..attention.families.reference_styles import STYLE_PRESETS, StyleSettings
 from .binding.conditions import nothing_to_fill
 from .binding.model import map_model, map_transformer
-from .conditioning import Conditioning
+from .conditioning import Conditioning, for_a_part_of_the_steps
 from .latents import check_pictures
 from .masked.transformer import MaskedTransformer
 
 NOISE_APART = 1_852_727_981
 """Added to seeds, so that a reference's noise is not the noise that a sampler of the same seed begins with."""
-FOR_A_PART = ("area", "mask", "control", "start_percent", "end_percent", "timestep_start", "timestep_end")
-"""What a conditioning holds that is for a part of the picture or of the run, or comes from a ControlNet."""
+FOR_A_PART = {"area": "an area", "mask": "a mask", "control": "a ControlNet"}
+"""What a conditioning holds that does not go with a reference, which is looked at whole."""
 
 
 def family_for_reference(model: Any) -> ModelFamily:
@@ -115,7 +115,8 @@ def _checked(prompt: Conditioning) -> Conditioning:
             f"The reference prompt holds {sum(rows)} prompts, and a reference is looked at with one. Connect the "
             "output of one CLIP Text Encode."
         )
-    if found := [name for name in FOR_A_PART if prompt[0][1].get(name) is not None]:
+    found = [name for key, name in FOR_A_PART.items() if prompt[0][1].get(key) is not None]
+    if found := [*found, *(["a timestep range"] if for_a_part_of_the_steps(prompt[0][1]) else [])]:
         raise ValueError(
             f"The reference prompt has {' and '.join(found)} set, and a reference is looked at whole, in every step "
             "and without ControlNet. Connect the output of one CLIP Text Encode."

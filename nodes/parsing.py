@@ -8,7 +8,7 @@ from typing import Any
 from ..attention.engine.scope import Keyframes, finite
 
 LARGEST = 100.0
-"""Of weights that are typed in, either sign. Far less makes noise of a picture already."""
+"""Of weights of blocks and curves, either sign. Far less makes noise of a picture already."""
 
 
 def parse_block_weights(text: str, known: Iterable[str]) -> dict[str, float]:

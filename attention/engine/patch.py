@@ -27,8 +27,8 @@ class AttentionPatch(Protocol):
     """A method: an immutable value that a MODEL carries. The engine consults it at every attention it applies to.
 
     Inside an attention the patches edit its inputs in the order of the nodes, attention runs once, and the patches
-    edit the output in the same order. Tensors that must last from call to call go into `bank`, which belongs to this
-    patch and this run.
+    edit the output in the same order; those that replace it in part mix as `replacing.py` says. Tensors that must last
+    from call to call go into `bank`, which belongs to this patch and this run.
     """
 
     def check(self, plan: RunPlan) -> None:

@@ -44,8 +44,8 @@ def moved_along(tokens: Tensor, by: float, channels: int, base: float) -> Tensor
     towards 1 / base.
     """
     pairs = channels // 2
-    angles = by * base ** (-torch.arange(pairs, dtype=torch.float64, device=tokens.device) / pairs)
-    cos, sin = angles.cos().float(), angles.sin().float()
+    angles = by * base ** (-torch.arange(pairs, dtype=torch.float32, device=tokens.device) / pairs)
+    cos, sin = angles.cos(), angles.sin()
     rotated = tokens[..., :channels].float()
     first, second = rotated[..., 0::2], rotated[..., 1::2]
     turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)

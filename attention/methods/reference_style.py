@@ -73,7 +73,7 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
         """As how many images, or videos, of the run a reference counts."""
         share = math.prod(one.clean.shape[-2:]) / (math.prod(plan.size) * plan.frames)
         alone = plan.pictures_apart or one.prompt is not None or tuple(one.clean.shape[-2:]) != plan.size
-        return share * (1 + KEPT_APART * alone + COUNTED_AGAIN * (self.weight - 1) * plan.images)
+        return share * (1 + KEPT_APART * alone + COUNTED_AGAIN * (self._times - 1) * plan.images)
 
     def check(self, plan: RunPlan) -> None:
         if caches := plan.conflicts & {"EasyCache", "LazyCache"}:
@@ -100,14 +100,14 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
                 )
 
     def advice(self, plan: RunPlan) -> Sequence[str]:
-        if not self.strength:
-            return ()
+        if not self._acts(plan):
+            return self.scope.advice(plan, "Reference Style") if self.strength else ()
         told = [*self.scope.advice(plan, "Reference Style")]
         other_size = any(tuple(one.clean.shape[-2:]) != plan.size for one in self.references)
         if plan.rotated and self.statistics.queries_and_keys and other_size:
             told.append(
-                "Reference Style takes statistics of queries and keys that tell places too, and the reference has "
-                "another size than the images, which moves them a little by that alone. Scale the reference to the "
+                "The reference has another size than the images. Its queries and keys tell places too, so that "
+                "Reference Style's statistics of them shift a little for that reason alone. Scale the reference to the "
                 "images' size, or set statistics to 0 under custom."
             )
         return told
@@ -116,7 +116,7 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
         high, low = self.frequencies.structure, self.frequencies.detail
         way = "instead of their own tokens" if self.instead else f"structure {high[0]:g} to {high[1]:g}"
         shown = f"{len(self.references)} reference{'' if len(self.references) == 1 else 's'}"
-        shown += "" if self.weight == 1 else f", each counted {self.weight} times"
+        shown += "" if self._times == 1 else f", each counted {self._times} times"
         factors = f"{way}, detail {low[0]:g} to {low[1]:g}"
         taken = f"statistics {self.statistics.queries_and_keys:g} and {self.statistics.values:g}"
         return f"Reference Style ({shown}), {factors}, {taken}, strength {self.strength:g}, {self.scope}"
@@ -142,7 +142,12 @@ class ReferenceStyle(ReplacesByCall, ShowsPictures, NeedsMemory, Advises):
 
     def _counted(self, tokens: Tensor) -> Tensor:
         """Tokens as often as they count: the same as a shift of their logits by the logarithm, in any kernel."""
-        return tokens if self.weight == 1 else torch.cat([tokens] * self.weight, dim=-2)
+        return tokens if self._times == 1 else torch.cat([tokens] * self._times, dim=-2)
+
+    @property
+    def _times(self) -> int:
+        """How often the references count beside other tokens; in their place there is nothing to count beside."""
+        return 1 if self.instead else self.weight
 
     def _scaled(self, key: Tensor, call: AttentionCall, bank: FeatureBank) -> Tensor:
         """The references' keys by frequency."""

@@ -128,7 +128,7 @@ class _AtAttentions(Uncopied, ABC):
 
 @dataclass(eq=False)
 class BoundTransformer(_AtAttentions):
-    """The attentions of one call of a transformer: inputs edited, attention run once, output edited."""
+    """The attentions of one call of a transformer: inputs edited, attention run, output edited."""
 
     layout: BatchLayout
     moment: Moment

@@ -67,11 +67,12 @@ def plan_of(
 def _pictures_apart(guider: Any, noise: Tensor) -> bool:
     """Whether a model has to see pictures in a call of their own: beside other packs, references or frames."""
     conds = [cond for group in guider.conds.values() for cond in group]
+    options = guider.model_options["transformer_options"]
+    if transformer_of(guider.model_patcher.model) is None:
+        return any(map(_is_for_an_area, conds)) or others_call(guider.model_patcher, options, unet=True)
     edits = any(cond.get("reference_latents") for cond in conds)
     frames = noise.ndim == 5 and noise.shape[2] > 1
-    options = guider.model_options["transformer_options"]
-    unet = transformer_of(guider.model_patcher.model) is None
-    return frames or edits or others_attend(options) or others_call(guider.model_patcher, options, unet)
+    return frames or edits or others_attend(options) or others_call(guider.model_patcher, options)
 
 
 def _text_width(conds: Mapping[str, Any]) -> int | None:

@@ -27,6 +27,7 @@ from .runs import (
     Inversion,
     SamplerCall,
     Start,
+    check_plain,
     check_steps,
     check_unet_channels,
     noise_levels,
@@ -66,6 +67,7 @@ def invert_edit_friendly(model: Any, pictures: Tensor, steps: int, text: Text, n
             f"This model ({stamp.family}) is a flow model, whose steps have no noise to hide a picture in. Use "
             "Invert Image (DDIM, flow)."
         )
+    check_plain(model)
     check_steps(steps)
     check_unet_channels(model)
     _check_prompts(text, len(pictures))

@@ -34,7 +34,9 @@ def _lines(patch: StyleInjection, guider: Any, state: Tensor, sigma: float) -> l
 
 
 def _text_of(guider: Any, images: int) -> ShownText | None:
-    """The run's positive text; None for several prompts, or one for a part of picture or steps."""
+    """The run's positive text; None for several prompts, one for a part of picture or steps, or other sides."""
+    if "positive" not in guider.conds:
+        return None
     try:
         return shown_text(guider, images)
     except ValueError:

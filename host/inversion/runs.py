@@ -14,7 +14,9 @@ import latent_preview
 import torch
 from torch import Tensor
 
+from ...attention.engine.weighted import Weighted
 from ...attention.references.trajectory import ReferenceTrajectory, ShownText
+from ..binding.model import patches_on
 from ..conditioning import Text, shown_text
 
 MOST_STEPS = 500
@@ -173,3 +175,14 @@ def check_unet_channels(model: Any) -> None:
             f"The model takes {taken} channels where a picture's latent has {held}: it is an inpainting model, which "
             "cannot invert a picture. Load an ordinary checkpoint."
         )
+
+
+def check_plain(model: Any) -> None:
+    """Refuses a MODEL with a method of ours that acts on it: its states are not those that StyleID looks at."""
+    for patch in patches_on(model):
+        if not isinstance(patch, Weighted) or (patch.strength and any(patch.scope.blocks.values())):
+            name = repr(patch).partition(",")[0].partition(" (")[0]
+            raise ValueError(
+                f"The model to invert with carries {name} already, which would change what the picture is inverted to. "
+                "Connect the model from before that node."
+            )

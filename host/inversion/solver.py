@@ -6,14 +6,12 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ...attention.engine.weighted import Weighted
 from ...attention.functional.inversion import DDIM_CONVENTIONS, MIDPOINT, Convention, DDIMConvention
 from ...attention.references.trajectory import ReferenceTrajectory
-from ..binding.model import patches_on
 from ..binding.noise_schedule import is_flow
 from ..conditioning import Text
 from . import ddim, flow
-from .runs import Inversion, NoiselessSampler, noiseless_euler
+from .runs import Inversion, NoiselessSampler, check_plain, noiseless_euler
 
 
 def convention_for(model: Any, chosen: DDIMConvention) -> Convention:
@@ -26,7 +24,7 @@ def invert(model: Any, pictures: Tensor, steps: int, convention: Convention, tex
 
     Raises ValueError for a model, a number of steps or a text that cannot be used.
     """
-    _check_plain(model)
+    check_plain(model)
     if convention == MIDPOINT:
         return flow.invert_flow(model, pictures, steps, text)
     assert convention in DDIM_CONVENTIONS
@@ -43,14 +41,3 @@ def sample_back(model: Any, trajectory: ReferenceTrajectory, text: Text) -> Tens
 def retracing_sampler(trajectory: ReferenceTrajectory) -> NoiselessSampler | flow.StateSampler:
     """The SAMPLER that goes a trajectory's way back, from its noise, over its noise levels falling."""
     return flow.flow_sampler() if trajectory.convention == MIDPOINT else noiseless_euler()
-
-
-def _check_plain(model: Any) -> None:
-    """Refuses a MODEL with a method of ours that acts on it: its states are not those that StyleID looks at."""
-    for patch in patches_on(model):
-        if not isinstance(patch, Weighted) or (patch.strength and any(patch.scope.blocks.values())):
-            name = repr(patch).partition(",")[0].partition(" (")[0]
-            raise ValueError(
-                f"The model to invert with carries {name} already, which would change what the picture is inverted to. "
-                "Connect the model from before that node."
-            )

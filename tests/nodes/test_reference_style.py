@@ -179,7 +179,7 @@ def test_statistics_of_a_reference_of_another_size_are_told_of_where_places_are_
         family = Family(name)
         caplog.clear()
         family.sampled(styled(family.model(), family.latent(seed=5, height=height)))
-        assert ("takes statistics of queries and keys that tell places too" in caplog.text) is told
+        assert ("The reference has another size than the images" in caplog.text) is told
 
 
 def test_every_input_changes_the_picture(family: Family) -> None:
@@ -448,13 +448,13 @@ def test_several_reference_prompts_and_areas_are_refused(sd15: Family) -> None:
     model, reference, text = sd15.model(), sd15.latent(seed=5), sd15.text(9)
     (area,) = host_nodes.ConditioningSetAreaPercentage().append(text, 0.5, 0.5, 0.0, 0.0, 1.0)
     for prompt in (text + text, make_conditioning("sd15", rows=2), area, []):
-        with pytest.raises(ValueError, match="The reference prompt (holds . prompts, and|has area set)"):
+        with pytest.raises(ValueError, match="The reference prompt (holds . prompts, and|has an area set)"):
             styled(model, reference, reference_prompt=prompt)
 
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [({"start_percent": 0.5, "end_percent": 0.6}, "start_percent and end_percent"), ({"control": object()}, "control")],
+    [({"start_percent": 0.5, "end_percent": 0.6}, "a timestep range"), ({"control": object()}, "a ControlNet")],
 )
 def test_reference_prompts_for_a_part_of_the_run_or_with_a_controlnet_are_refused(
     sd15: Family, given: dict[str, Any], name: str

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...engine.bank import FeatureBank
 from ...engine.call import AttentionCall, AttentionSite
 from ...engine.guests import Guest
+from ...engine.joint import of_the_sampler
 from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend
@@ -54,7 +55,9 @@ class StyleID(StyleInjection, BringsGuests):
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
         if self._wholly(call):
             return output
-        return self._mixed(call, output, attend(*self._injected(call, bank)), bank)
+        query, key, value = self._injected(call, bank)
+        made = attend.of(replace(of_the_sampler(call), query=query, key=key, value=value))
+        return self._mixed(call, output, made, bank)
 
     def check(self, plan: RunPlan) -> None:
         for trajectory in (self.content, self.style):

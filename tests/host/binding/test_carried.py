@@ -14,7 +14,7 @@ from torch import Tensor
 from semblance.host.binding.describe import describe
 from semblance.host.binding.model import patches_on
 from semblance.tests.support.speeds import slow_but
-from semblance.tests.support.studio import PATCHES, Studio, wrap
+from semblance.tests.support.studio import PATCHES, Studio, relative_error, wrap
 
 QUICK = ("remembers", "brings guests", "instantstyle", "consistory")
 every_patch = pytest.mark.parametrize("name", slow_but(PATCHES, lambda name: name in QUICK))
@@ -56,7 +56,10 @@ def test_nodes_that_copy_the_options_deeply_change_nothing(sd15: Studio, name: s
         return executor(*map(deep, arguments), **named)
 
     for model in (wrap(sd15.with_patch(name), kind, copying), sd15.with_patch(name, wrap(sd15.model, kind, copying))):
-        assert torch.equal(sd15.sample(model), sd15.patched(name))
+        made, expected = sd15.sample(model), sd15.patched(name)
+        # Beside another pack's function around the UNet, references go through it by themselves.
+        apart = kind == "diffusion_model" and name.startswith("reference style")
+        assert relative_error(made, expected) < 1e-5 if apart else torch.equal(made, expected)
     assert copied
 
 

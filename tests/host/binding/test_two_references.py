@@ -12,10 +12,11 @@ from torch import Tensor
 from semblance.attention.engine.guests import ShownPicture
 from semblance.attention.engine.scope import ImageMask, Scope
 from semblance.attention.methods.reference_style import ReferenceStyle
+from semblance.attention.methods.styleid.method import StyleID
 from semblance.attention.references.shared_style import Statistics
 from semblance.host.binding.model import add_patch
 from semblance.tests.support.reference_styles import picture, sampled, styled
-from semblance.tests.support.studio import Studio, relative_error
+from semblance.tests.support.studio import Studio, relative_error, trajectory
 from semblance.tests.support.transformers import TRANSFORMERS
 
 Sampled = Callable[..., Tensor]
@@ -85,3 +86,28 @@ def test_masks_that_cover_each_half_give_each_its_own_reference(
     assert relative_error(both, sample(b=halves["b"], a=halves["a"])) < 1e-5
     for name in halves:
         assert relative_error(both, sample(**{name: halves[name]})) > 5e-3
+
+
+@pytest.mark.parametrize("first", ["reference", "styleid"])
+def test_styleid_in_part_does_not_hide_a_reference(sd15: Studio, first: str) -> None:
+    content, style = (trajectory(sd15, (8, 8), seed) for seed in (1, 2))
+    noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    reference = ReferenceStyle((ShownPicture("a", noise[0], noise[1]),), sd15.everywhere())
+
+    def sample(strength: float, beside: bool = True) -> Tensor:
+        chain = [StyleID(content, style, sd15.everywhere(), strength=strength), *([reference] if beside else [])]
+        model = sd15.model
+        for patch in chain if first == "styleid" else reversed(chain):
+            model = add_patch(model, patch)
+        return sd15.sample(model, steps=1)
+
+    whole = sample(1.0)
+    assert relative_error(sample(NEARLY), whole) < 1e-2 < relative_error(sample(1.0, beside=False), whole)
+
+
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_in_the_place_of_the_images_tokens_a_weight_changes_nothing(name: str) -> None:
+    family = TRANSFORMERS[name]
+    model = family.model()
+    once, often = (sampled(family, styled(model, picture(family), instead=True, weight=weight)) for weight in (1, 4))
+    assert torch.equal(once, often)

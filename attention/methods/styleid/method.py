@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from ...engine.layout import BatchLayout
 from ...engine.moment import Moment, RunPlan
 from ...engine.patch import Attend
 from ...engine.protocols import BringsGuests
+from ...engine.sharing import attend_in_groups
 from ...references.trajectory import ReferenceTrajectory
 from .injection import CONTENT, STYLE, StyleInjection
 
@@ -56,7 +58,8 @@ class StyleID(StyleInjection, BringsGuests):
         if self._wholly(call):
             return output
         query, key, value = self._injected(call, bank)
-        made = attend.of(replace(of_the_sampler(call), query=query, key=key, value=value))
+        injected = replace(of_the_sampler(call), query=query, key=key, value=value)
+        made = attend_in_groups(injected, partial(_in_the_kernel, attend)) if call.shared else attend(query, key, value)
         return self._mixed(call, output, made, bank)
 
     def check(self, plan: RunPlan) -> None:
@@ -83,6 +86,19 @@ class StyleID(StyleInjection, BringsGuests):
             return seats.start + image % count
 
         return bank.once((name, seats.start, seats.stop, layout.host_rows, layout.images, call.query.device), pair)
+
+
+def _in_the_kernel(
+    attend: Attend,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    images: int,
+    mask: Tensor | None = None,
+    span: slice = slice(None),
+) -> Tensor:
+    """Plain attention of some rows, as `attend_in_groups` asks for it."""
+    return attend(query, key, value, mask)
 
 
 def _shown(name: str, trajectory: ReferenceTrajectory, layout: BatchLayout, moment: Moment) -> Guest:

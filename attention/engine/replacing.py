@@ -23,7 +23,7 @@ from .weighted import Weighted
 class Replaces(Weighted):
     """What such methods have in common; guests keep the model's own attention."""
 
-    def _wholly(self, call: AttentionCall) -> bool:
+    def wholly(self, call: AttentionCall) -> bool:
         """Whether the method replaces plain attention everywhere, so that one attention serves."""
         return self.scope.mask is None and self._weight(call.site, call.moment) == 1.0
 
@@ -52,18 +52,14 @@ class ReplacesByCall(Replaces):
         """The attention in the place of `call`."""
 
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
-        return self.instead_of(call, bank) if self._wholly(call) else call
+        return self.instead_of(call, bank) if self.wholly(call) else call
 
     def replaced(self, call: AttentionCall, attend: Attend, bank: FeatureBank) -> Tensor:
         """What `attend` gives for a call, with as much of the method's own attention as weight and mask ask for."""
-        if self._wholly(call):
+        if self.wholly(call):
             return attend.of(self.instead_of(call, bank))
         made = attend.of(of_the_sampler(self.instead_of(call, bank)))
         return self._mixed(call, attend.of(call), made, bank)
-
-    def in_part(self, call: AttentionCall) -> bool:
-        """Whether the model's own attention counts beside the method's."""
-        return not self._wholly(call)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,4 +109,4 @@ def edited_output(call: AttentionCall, attend: Attend, patches: Acting) -> Tenso
 def _from_the_first_in_part(call: AttentionCall, patches: Acting) -> list[tuple[ReplacesByCall, FeatureBank]]:
     """The methods that replace by a call, from the first that does so in part."""
     those = [(patch, bank) for patch, bank in patches if isinstance(patch, ReplacesByCall)]
-    return list(dropwhile(lambda one: not one[0].in_part(call), those))
+    return list(dropwhile(lambda one: one[0].wholly(call), those))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -140,17 +141,27 @@ class ReferenceTrajectory:
 
     def passes(self, sigma: float) -> bool:
         """Whether one of the points lies at a noise level."""
-        return any(abs(point - sigma) <= self.TOLERANCE * sigma for point in self.sigmas)
+        return self._is_at(self._nearest(sigma), sigma)
+
+    def ends_at(self, sigma: float) -> bool:
+        """Whether its noisy end, from which a picture is sampled again, lies at a noise level."""
+        return math.isclose(sigma, self.sigmas[-1], rel_tol=self.TOLERANCE)
 
     def index(self, sigma: float, remedy: str = "") -> int:
         """The index of the point at a noise level. Raises OffLadder, with a `remedy`, if it lies between the points."""
-        nearest = min(range(len(self.sigmas)), key=lambda point: abs(self.sigmas[point] - sigma))
-        if abs(self.sigmas[nearest] - sigma) > self.TOLERANCE * sigma:
+        nearest = self._nearest(sigma)
+        if not self._is_at(nearest, sigma):
             raise OffLadder(
                 f"The sampler asks for noise level {sigma:.4g}, which the trajectory of {self.steps} steps does not "
                 f"pass (the nearest is {self.sigmas[nearest]:.4g}). {remedy or self._remedy}"
             )
         return nearest
+
+    def _nearest(self, sigma: float) -> int:
+        return min(range(len(self.sigmas)), key=lambda point: abs(self.sigmas[point] - sigma))
+
+    def _is_at(self, point: int, sigma: float) -> bool:
+        return abs(self.sigmas[point] - sigma) <= self.TOLERANCE * sigma
 
     @property
     def _pictures(self) -> tuple[Tensor, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -28,7 +27,7 @@ def _lines(patch: StyleInjection, guider: Any, state: Tensor, sigma: float) -> l
     lines: list[str] = []
     if isinstance(patch, JointStyleID):
         lines += advice_on_text((patch.content, patch.style), _text_of(guider, len(state)))
-    if math.isclose(sigma, patch.content.sigmas[-1], rel_tol=patch.content.TOLERANCE):
+    if patch.content.ends_at(sigma):
         lines += advice_on_start(patch.content, state)
     return lines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +42,7 @@ class StyleInjection(Replaces, NeedsMemory, Advises):
         return guests if self._acts(plan) else 0
 
     def check(self, plan: RunPlan) -> None:
-        if self._on_a_flow and not plan.takes_state and self._begins_at_the_top(plan):
+        if self._on_a_flow and not plan.takes_state and self.content.ends_at(plan.start):
             raise ValueError(
                 "On a flow model ComfyUI's own samplers scale an inverted picture to nothing before the first step. "
                 "Sample by SamplerCustom with the sampler of the StyleID node."
@@ -91,7 +90,7 @@ class StyleInjection(Replaces, NeedsMemory, Advises):
 
     def _advice_on_the_start(self, plan: RunPlan) -> Sequence[str]:
         """A run of a flow may go on from another, which nothing in its latent tells."""
-        if not self._on_a_flow or self._begins_at_the_top(plan):
+        if not self._on_a_flow or self.content.ends_at(plan.start):
             return ()
         return (
             f"The latent is taken for a state at noise level {plan.start:.2g}. Connect the SIGMAS of StyleID whole, or "
@@ -108,9 +107,6 @@ class StyleInjection(Replaces, NeedsMemory, Advises):
             "The steps of this run are not those of the inversion, so StyleID looks at both pictures between the "
             "states that are known. Connect the SIGMAS of the StyleID node.",
         )
-
-    def _begins_at_the_top(self, plan: RunPlan) -> bool:
-        return math.isclose(plan.start, self.content.sigmas[-1], rel_tol=self.content.TOLERANCE)
 
     def __repr__(self) -> str:
         parts = f"gamma {self.gamma:g}, temperature {self.temperature:g}, strength {self.strength:g}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ class StyleID(StyleInjection, BringsGuests):
         return [_shown(name, trajectory, layout, moment) for name, trajectory in pairs]
 
     def edit_inputs(self, call: AttentionCall, bank: FeatureBank) -> AttentionCall:
-        if not self._wholly(call):
+        if not self.wholly(call):
             return call
         rows = call.layout.host_rows
         query, key, value = self._injected(call, bank)
@@ -55,11 +54,17 @@ class StyleID(StyleInjection, BringsGuests):
         )
 
     def edit_output(self, call: AttentionCall, output: Tensor, attend: Attend, bank: FeatureBank) -> Tensor:
-        if self._wholly(call):
+        if self.wholly(call):
             return output
         query, key, value = self._injected(call, bank)
-        injected = replace(of_the_sampler(call), query=query, key=key, value=value)
-        made = attend_in_groups(injected, partial(_in_the_kernel, attend)) if call.shared else attend(query, key, value)
+        if call.shared:
+            injected = replace(of_the_sampler(call), query=query, key=key, value=value)
+            made = attend_in_groups(
+                injected,
+                lambda query, key, value, images, mask=None, span=slice(None): attend(query, key, value, mask),
+            )
+        else:
+            made = attend(query, key, value)
         return self._mixed(call, output, made, bank)
 
     def check(self, plan: RunPlan) -> None:
@@ -86,19 +91,6 @@ class StyleID(StyleInjection, BringsGuests):
             return seats.start + image % count
 
         return bank.once((name, seats.start, seats.stop, layout.host_rows, layout.images, call.query.device), pair)
-
-
-def _in_the_kernel(
-    attend: Attend,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    images: int,
-    mask: Tensor | None = None,
-    span: slice = slice(None),
-) -> Tensor:
-    """Plain attention of some rows, as `attend_in_groups` asks for it."""
-    return attend(query, key, value, mask)
 
 
 def _shown(name: str, trajectory: ReferenceTrajectory, layout: BatchLayout, moment: Moment) -> Guest:
